@@ -1,0 +1,184 @@
+//! The connections to the instances: making them, hearing what is said.
+
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+
+use log::{debug, error, warn};
+
+use super::complaints::withheld;
+use super::endpoint::{self, Connected, Endpoint};
+use super::{Daemon, FAIR_SHARE, pid};
+use crate::sys::control_dir::{SOCKET_SUFFIX, SocketError};
+use crate::sys::qmp_socket;
+use crate::verdict::{
+    Command, ConnectError, Event, Incarnation, Inode, Moment, Name, Peer, Process, Said,
+};
+use crate::wire::Printable;
+use crate::wire::qmp::{self, Line, LineError, Message};
+
+impl Daemon {
+    pub(super) fn connect(
+        &mut self,
+        now: Moment,
+        incarnation: Incarnation,
+        name: &Name,
+        inode: Inode,
+    ) -> Said {
+        let registry = self.poll.registry();
+        if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
+            return match endpoint.reconnect(registry, incarnation) {
+                // The process is known from the first time.
+                Ok(()) => Said::Connected(Peer { process: None, has_pidfd: false }),
+                Err(error) => self.not_connected(now, name, endpoint::ConnectError::Connect(error)),
+            };
+        }
+        let Some(directory) = &self.directory else {
+            return Said::NotConnected(ConnectError::Gone);
+        };
+        match Endpoint::connect(directory, &self.paths, registry, incarnation, name, inode) {
+            Ok(Connected { endpoint, peer, remark }) => {
+                if let Some(remark) = remark {
+                    warn!("Instance {name}: {}", Printable(remark.as_bytes()));
+                }
+                self.endpoints.insert(incarnation, endpoint);
+                Said::Connected(peer)
+            }
+            Err(error) => self.not_connected(now, name, error),
+        }
+    }
+
+    /// Says what there is to say of a failed attempt, and what it means.
+    fn not_connected(&mut self, now: Moment, name: &Name, error: endpoint::ConnectError) -> Said {
+        let path = self.path(name, SOCKET_SUFFIX);
+        let means = match error {
+            endpoint::ConnectError::Socket(SocketError::Gone) => ConnectError::Gone,
+            endpoint::ConnectError::Socket(error @ SocketError::NotASocket(_)) => {
+                error!("Cannot connect to {path}: {error}");
+                ConnectError::Unfit
+            }
+            endpoint::ConnectError::Socket(SocketError::Io(error))
+            | endpoint::ConnectError::Connect(error) => match error.raw_os_error() {
+                Some(libc::ECONNREFUSED) => ConnectError::Refused,
+                Some(libc::EAGAIN) => ConnectError::Busy,
+                Some(libc::ENOENT) => ConnectError::Gone,
+                Some(libc::EPROTOTYPE) => {
+                    error!("Cannot connect to {path}: {error} (QEMU's are stream sockets)");
+                    ConnectError::Unfit
+                }
+                _ if qmp_socket::is_shortage(&error) => {
+                    if let Some(count) = self.shortages.make(now) {
+                        error!(
+                            "Cannot connect to {path}: {error}; trying again (raise LimitNOFILE, or free memory){}",
+                            withheld(count)
+                        );
+                    }
+                    ConnectError::Busy
+                }
+                _ => {
+                    error!("Cannot connect to {path}: {error}; trying again");
+                    ConnectError::Refused
+                }
+            },
+        };
+        debug!("Not connected to {path}: {means:?}");
+        Said::NotConnected(means)
+    }
+
+    pub(super) fn send(&mut self, incarnation: Incarnation, command: Command) {
+        let bytes = match command {
+            Command::Negotiate => qmp::NEGOTIATE,
+            Command::QueryStatus => qmp::QUERY_STATUS,
+        };
+        let Some(endpoint) = self.endpoints.get_mut(&incarnation) else { return };
+        let Some(stream) = &mut endpoint.stream else { return };
+        // There is room for the few bytes that this ever sends, unless the peer takes nothing in:
+        // then the connection is worth nothing. Its end is read like any other.
+        if !matches!(stream.write(bytes), Ok(written) if written == bytes.len()) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Hears what QEMU has to say, as much as its share. `to_the_end` if there may be no further
+    /// wake-up for what is left: then it is read until it is empty.
+    pub(super) fn read(&mut self, now: Moment, incarnation: Incarnation, to_the_end: bool) {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut share = FAIR_SHARE;
+        while let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
+            let Some(stream) = &mut endpoint.stream else { break };
+            match stream.read(&mut buffer) {
+                Ok(0) => self.closed(now, incarnation),
+                Ok(length) => {
+                    self.take_in(now, incarnation, &buffer[..length]);
+                    share = share.saturating_sub(length);
+                    if share == 0 {
+                        self.unread.push_back(incarnation);
+                        break;
+                    }
+                    // A stream that gives less than was asked for is empty (epoll(7)).
+                    if !to_the_end {
+                        break;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // ECONNRESET: closed by a peer that had not read everything.
+                Err(error) => {
+                    debug!("Connection of instance {}: {error}", endpoint.name);
+                    self.closed(now, incarnation);
+                }
+            }
+        }
+        self.buffer = buffer;
+    }
+
+    /// Takes a piece of the stream apart into lines.
+    fn take_in(&mut self, now: Moment, incarnation: Incarnation, piece: &[u8]) {
+        let Some(endpoint) = self.endpoints.get_mut(&incarnation) else { return };
+        let mut lines = std::mem::take(&mut endpoint.lines);
+        lines.feed(piece, |line| self.heard(now, incarnation, &line));
+        if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
+            endpoint.lines = lines;
+        }
+    }
+
+    fn closed(&mut self, now: Moment, incarnation: Incarnation) {
+        if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
+            endpoint.stream = None;
+            let mut lines = std::mem::take(&mut endpoint.lines);
+            lines.finish(|line| self.heard(now, incarnation, &line));
+        }
+        self.handle(now, Event::Of(incarnation, Said::Closed));
+    }
+
+    fn heard(&mut self, now: Moment, incarnation: Incarnation, line: &Line<'_>) {
+        let (text, parsed) = match line {
+            Line::Whole(text) => (*text, Message::parse(text)),
+            Line::TooLong => (&b""[..], Err(LineError::TooLong)),
+        };
+        match parsed {
+            Ok(message) => {
+                debug!("Receive QMP message: {}", Printable(text));
+                self.handle(now, Event::Of(incarnation, Said::Heard(message)));
+            }
+            Err(error) => {
+                let Some(endpoint) = self.endpoints.get_mut(&incarnation) else { return };
+                if let Some(count) = endpoint.complaints.make(now) {
+                    warn!(
+                        "Instance {} sent what is not a QMP message ({error}): {}{}",
+                        endpoint.name,
+                        Printable(text),
+                        withheld(count)
+                    );
+                }
+            }
+        }
+    }
+
+    pub(super) fn warn_silent(&self, name: &Name, process: Option<Process>) {
+        let path = self.path(name, SOCKET_SUFFIX);
+        warn!(
+            "Instance {name}{} does not answer at {path}: another client holds the connection (see `ss -xp`), or QEMU hangs; waiting",
+            pid(process)
+        );
+    }
+}

@@ -1,0 +1,153 @@
+//! The control directory: finding it, listing it, and the files in it.
+
+use std::os::unix::ffi::OsStrExt;
+
+use log::{debug, error, info, warn};
+
+use super::Daemon;
+use crate::sys::control_dir::{
+    Change as FileChange, ControlDir, FileError, SHUTDOWN_SUFFIX, SOCKET_SUFFIX,
+};
+use crate::sys::directory_watch::{Change, Found};
+use crate::verdict::{Event, FileOutcome, Inode, Moment, Name, RemoveReason};
+use crate::wire::Quoted;
+
+impl Daemon {
+    pub(super) fn look_again(&mut self, now: Moment) {
+        if !self.directory.as_ref().is_some_and(ControlDir::is_in_place) {
+            self.find_directory();
+        }
+        self.list_directory();
+        self.check_connector(now);
+    }
+
+    /// Watches the control directory if it is there, else the nearest parent.
+    fn find_directory(&mut self) {
+        self.directory = None;
+        let path = match self.watch.renew() {
+            Ok(Found::Directory(directory)) => {
+                self.directory = Some(directory);
+                self.paths.control_dir()
+            }
+            Ok(Found::Parent(path)) => path,
+            Err(error) => {
+                error!(
+                    "Cannot watch the directory {}: {error}; trying again in 30 s",
+                    self.paths.control_dir().display()
+                );
+                return;
+            }
+        };
+        if self.watched_path.as_ref() != Some(&path) {
+            info!("Watch directory {}", Quoted(path.as_os_str().as_bytes()));
+            self.watched_path = Some(path);
+        }
+    }
+
+    fn list_directory(&mut self) {
+        let Some(directory) = &self.directory else { return };
+        let events = &mut self.events;
+        let listed = directory.list(|name, inode| events.push_back(Event::Listed { name, inode }));
+        if let Err(error) = listed {
+            error!(
+                "Cannot list the directory {}: {error}; trying again in 30 s",
+                directory.path().display()
+            );
+        }
+    }
+
+    pub(super) fn read_directory_changes(&mut self) {
+        let mut changes = Vec::new();
+        loop {
+            match self.watch.read(|change| changes.push(change)) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    error!("Cannot read inotify events: {error}; looking at everything again");
+                    changes.push(Change::Lost);
+                    break;
+                }
+            }
+        }
+        let mut path_changed = false;
+        let mut lost = false;
+        for change in changes {
+            debug!("Handle event {change:?}");
+            match change {
+                Change::Created(name) => self.created(name),
+                Change::Path => path_changed = true,
+                Change::Lost => lost = true,
+            }
+        }
+        if lost {
+            warn!("inotify lost events; looking at everything again");
+        }
+        if path_changed {
+            self.find_directory();
+        }
+        if lost || path_changed {
+            self.events.push_back(Event::Rescan);
+        }
+    }
+
+    fn created(&mut self, name: Name) {
+        let Some(directory) = &self.directory else { return };
+        match directory.inode(&name) {
+            Ok(Some(inode)) => self.events.push_back(Event::Created { name, inode }),
+            // It is gone again.
+            Ok(None) => {}
+            Err(error) => error!("Cannot look at {}: {error}", self.path(&name, SOCKET_SUFFIX)),
+        }
+    }
+
+    /// The path of a file in the control directory, in quotes.
+    pub(super) fn path(&self, name: &Name, suffix: &[u8]) -> String {
+        let mut path = self.paths.control_dir().into_os_string().into_encoded_bytes();
+        path.extend_from_slice(name.as_bytes());
+        path.extend_from_slice(suffix);
+        Quoted(&path).to_string()
+    }
+
+    pub(super) fn create_file(&mut self, name: &Name, inode: Inode) -> FileOutcome {
+        let path = self.path(name, SHUTDOWN_SUFFIX);
+        info!("Detect user shutdown, creating file {path}");
+        let Some(directory) = &self.directory else {
+            error!("Cannot create {path}: the directory does not exist; trying again");
+            return FileOutcome::Failed;
+        };
+        outcome("create", &path, directory.create_shutdown(name, inode))
+    }
+
+    pub(super) fn remove_file(
+        &mut self,
+        name: &Name,
+        inode: Inode,
+        why: RemoveReason,
+    ) -> FileOutcome {
+        let path = self.path(name, SHUTDOWN_SUFFIX);
+        if why == RemoveReason::NotTheUser {
+            info!("Detect admin shutdown, removing file {path}");
+        }
+        // Without the directory there is no file.
+        let Some(directory) = &self.directory else { return FileOutcome::Done };
+        let change = directory.remove_shutdown(name, inode);
+        if why == RemoveReason::Runs && matches!(change, Ok(FileChange::Made)) {
+            info!("Instance {name} runs, removed stale file {path}");
+        }
+        outcome("remove", &path, change)
+    }
+}
+
+fn outcome(verb: &str, path: &str, change: Result<FileChange, FileError>) -> FileOutcome {
+    match change {
+        Ok(FileChange::Made | FileChange::NothingToDo) => FileOutcome::Done,
+        Ok(FileChange::Superseded) => {
+            info!("Left {path} alone: the instance has been started again");
+            FileOutcome::Superseded
+        }
+        Err(error) => {
+            error!("Cannot {verb} {path}: {error}; trying again");
+            FileOutcome::Failed
+        }
+    }
+}

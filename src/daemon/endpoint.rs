@@ -1,0 +1,159 @@
+//! What is held open for one life of an instance.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+
+use mio::unix::SourceFd;
+use mio::{Interest, Registry, Token};
+
+use super::complaints::Complaints;
+use crate::config::Paths;
+use crate::sys::control_dir::{ControlDir, SocketError};
+use crate::sys::process;
+use crate::sys::qmp_socket::{self, Listener};
+use crate::verdict::{Incarnation, Inode, Name, Peer, Process};
+use crate::wire::qmp::Lines;
+
+/// The two descriptors of one life that can wake the loop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    Qmp,
+    Pidfd,
+}
+
+/// Tokens below this belong to what the node has only one of.
+const FIRST_TOKEN: usize = 16;
+
+pub(super) fn token(incarnation: Incarnation, source: Source) -> Token {
+    Token(FIRST_TOKEN + incarnation.0 as usize * 2 + usize::from(source == Source::Pidfd))
+}
+
+/// Whose token it is; nothing if it belongs to no life.
+pub(super) fn source(token: Token) -> Option<(Incarnation, Source)> {
+    let number = token.0.checked_sub(FIRST_TOKEN)?;
+    let source = if number % 2 == 0 { Source::Qmp } else { Source::Pidfd };
+    Some((Incarnation((number / 2) as u64), source))
+}
+
+#[derive(Debug)]
+pub(super) struct Endpoint {
+    pub(super) name: Name,
+    /// Keeps the inode of the socket from being given to another.
+    socket: OwnedFd,
+    pub(super) stream: Option<UnixStream>,
+    /// Wakes the loop when the process dies, and is not read.
+    _pidfd: Option<OwnedFd>,
+    pub(super) lines: Lines,
+    pub(super) complaints: Complaints,
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub(super) enum ConnectError {
+    Socket(SocketError),
+    Connect(io::Error),
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(error: io::Error) -> Self {
+        Self::Connect(error)
+    }
+}
+
+/// What is known of the process at the other end, with what there is to say about it.
+struct Identity {
+    process: Option<Process>,
+    pidfd: Option<OwnedFd>,
+    remark: Option<String>,
+}
+
+/// A new connection.
+#[derive(Debug)]
+pub(super) struct Connected {
+    pub(super) endpoint: Endpoint,
+    pub(super) peer: Peer,
+    pub(super) remark: Option<String>,
+}
+
+impl Endpoint {
+    /// Connects to the socket `NAME.kvmd` with this inode and identifies its peer. The loop is
+    /// woken by both from now on.
+    pub(super) fn connect(
+        directory: &ControlDir,
+        paths: &Paths,
+        registry: &Registry,
+        incarnation: Incarnation,
+        name: &Name,
+        inode: Inode,
+    ) -> Result<Connected, ConnectError> {
+        let socket = directory.open_socket(name, inode).map_err(ConnectError::Socket)?;
+        let stream = qmp_socket::connect(socket.as_fd())?;
+        let Identity { process, pidfd, remark } = identify(&stream, paths, name)?;
+        register(registry, &stream, token(incarnation, Source::Qmp))?;
+        if let Some(pidfd) = &pidfd {
+            register(registry, pidfd, token(incarnation, Source::Pidfd))?;
+        }
+        let peer = Peer { process, has_pidfd: pidfd.is_some() };
+        let endpoint = Self {
+            name: name.clone(),
+            socket,
+            stream: Some(stream),
+            _pidfd: pidfd,
+            lines: Lines::default(),
+            complaints: Complaints::default(),
+        };
+        Ok(Connected { endpoint, peer, remark })
+    }
+
+    /// Connects again to the socket that is held already, whose process is known.
+    pub(super) fn reconnect(
+        &mut self,
+        registry: &Registry,
+        incarnation: Incarnation,
+    ) -> io::Result<()> {
+        let stream = qmp_socket::connect(self.socket.as_fd())?;
+        register(registry, &stream, token(incarnation, Source::Qmp))?;
+        self.stream = Some(stream);
+        self.lines = Lines::default();
+        Ok(())
+    }
+}
+
+fn register(registry: &Registry, descriptor: &impl AsRawFd, token: Token) -> io::Result<()> {
+    registry.register(&mut SourceFd(&descriptor.as_raw_fd()), token, Interest::READABLE)
+}
+
+/// Asks the kernel who listens, and compares with the pid file. The kernel is right.
+fn identify(stream: &UnixStream, paths: &Paths, name: &Name) -> io::Result<Identity> {
+    let path = paths.pid_file_of(name);
+    let in_pid_file = process::read_pid_file(&path);
+    match qmp_socket::listener(stream)? {
+        Listener::Known { pid, pidfd } => {
+            let remark = match in_pid_file {
+                Ok(Some(other)) if other != pid => Some(format!(
+                    "the pid file {} says {other}, the kernel {pid}; taking the kernel's word",
+                    path.display()
+                )),
+                Err(error) => Some(format!("cannot read the pid file {}: {error}", path.display())),
+                Ok(_) => None,
+            };
+            // Dead and reaped in the meantime: the pidfd tells, or else the first look at it.
+            let process = process::identify(pid).unwrap_or(Process { pid, started: 0 });
+            Ok(Identity { process: Some(process), pidfd, remark })
+        }
+        Listener::Unknown => match in_pid_file {
+            Ok(Some(pid)) if process::is_named(pid, name.as_bytes()) => {
+                let process = process::identify(pid).ok();
+                Ok(Identity { process, pidfd: process::open_pidfd(pid).ok(), remark: None })
+            }
+            _ => {
+                let remark = format!(
+                    "neither the kernel nor the pid file {} names its process",
+                    path.display()
+                );
+                Ok(Identity { process: None, pidfd: None, remark: Some(remark) })
+            }
+        },
+    }
+}

@@ -1,0 +1,251 @@
+//! The kernel's proc connector: how watched processes end.
+//!
+//! One netlink socket in the multicast group of the process events. A classic BPF filter that
+//! holds the watched pids is attached before the group is joined, so that the rest of the
+//! machine's processes never wake the daemon. The socket can lose events (`ENOBUFS`) and can
+//! be refused without a word; both are told apart from silence here.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::time::Duration;
+
+use netlink_sys::protocols::NETLINK_CONNECTOR;
+use netlink_sys::{Socket, SocketAddr};
+use pid_filter::{LONGEST, Program, SHORTEST};
+
+use super::socket_option::{attach_filter, detach_filter};
+use crate::verdict::Moment;
+use crate::wire::proc_event::{self, ProcMessage, Request};
+
+/// The multicast group of the process events, `CN_IDX_PROC` of `linux/connector.h`, as a mask.
+const PROC_GROUP: u32 = 1;
+
+/// How much may be queued, in bytes. Memory is taken only while something is queued; four
+/// megabytes hold the end of about 5000 processes.
+const RECEIVE_BUFFER: usize = 4 << 20;
+
+/// The kernel answers LISTEN before `send(2)` returns. A refusal is not answered at all.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// Since Linux 6.6 a socket counts as one listener however often it says so. Before that each
+/// LISTEN adds one, which nothing takes away when a process dies: asking twice would leave the
+/// machine's process events switched on for ever.
+const IDEMPOTENT_LISTEN: (u32, u32) = (6, 6);
+
+/// Why the kernel will not tell of exits.
+#[derive(Debug)]
+pub enum Unavailable {
+    Socket(io::Error),
+    /// The filter could not be attached, at any size.
+    Filter(io::Error),
+    Bind(io::Error),
+    /// Another network namespace than the initial one (`ECONNREFUSED`), for one.
+    Send(io::Error),
+    /// The kernel's answer to LISTEN, an errno.
+    Refused(i32),
+    /// No answer to LISTEN: another user or pid namespace than the initial one.
+    Silent,
+}
+
+/// What the socket had to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    Message(ProcMessage),
+    /// It listens: the kernel has acknowledged it.
+    Listening,
+    /// The kernel had more to say than the socket could hold.
+    Lost,
+    /// Not from the kernel, or not of the proc connector's form.
+    Foreign,
+}
+
+/// How precisely the watched processes are picked out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Precision {
+    /// Nothing else passes.
+    Exact,
+    /// Some pids share a range with strangers: the kernel's limit, or `net.core.optmem_max`.
+    Ranges,
+    /// Everything passes.
+    Unfiltered,
+}
+
+/// A socket that listens, or has asked to.
+#[derive(Debug)]
+pub struct Connector {
+    // Not to be cloned: both copies would close the one descriptor.
+    socket: Socket,
+    /// The number of the last request, and until when its answer is waited for.
+    request: u32,
+    answer_due: Option<Moment>,
+    is_listening: bool,
+    /// How long a filter the kernel took last, if not one of full length.
+    room: usize,
+}
+
+impl Connector {
+    /// Opens a socket, attaches a filter for `pids`, joins the group and asks to listen.
+    pub fn open(pids: &[u32], now: Moment) -> Result<Self, Unavailable> {
+        let socket = Socket::new(NETLINK_CONNECTOR).map_err(Unavailable::Socket)?;
+        socket.set_non_blocking(true).map_err(Unavailable::Socket)?;
+        // Without CAP_NET_ADMIN the limit of net.core.rmem_max holds; that is worth no error.
+        if rustix::net::sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER).is_err()
+        {
+            let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER);
+        }
+        // The answers to other listeners arrive here too; most of those count from 0.
+        let request = std::process::id() << 8;
+        let mut connector =
+            Self { socket, request, answer_due: None, is_listening: false, room: LONGEST };
+        connector.attach(pids).map_err(Unavailable::Filter)?;
+        let group = SocketAddr::new(0, PROC_GROUP);
+        connector.socket.bind(&group).map_err(Unavailable::Bind)?;
+        connector.ask(now)?;
+        Ok(connector)
+    }
+
+    /// Has the kernel tell of exactly these pids from now on, in one step.
+    ///
+    /// Where there is no room for a filter that long, a shorter one is tried that joins pids
+    /// into ranges; the old one stays in force until a new one is. A watched process is never
+    /// filtered out: if no filter at all can be had, everything passes.
+    pub fn watch(&mut self, pids: &[u32]) -> io::Result<Precision> {
+        match self.attach(pids) {
+            Ok(precision) => Ok(precision),
+            Err(_) => detach_filter(self.socket.as_fd()).map(|()| Precision::Unfiltered),
+        }
+    }
+
+    /// Tries filters of full length again: `net.core.optmem_max` may have been raised.
+    pub fn forget_shortage(&mut self) {
+        self.room = LONGEST;
+    }
+
+    fn attach(&mut self, pids: &[u32]) -> io::Result<Precision> {
+        loop {
+            let program = Program::watching(pids, self.room);
+            match attach_filter(self.socket.as_fd(), &program) {
+                Ok(()) if program.is_exact() => return Ok(Precision::Exact),
+                Ok(()) => return Ok(Precision::Ranges),
+                Err(error)
+                    if error.raw_os_error() == Some(libc::ENOMEM) && program.len() > SHORTEST =>
+                {
+                    self.room = (program.len() / 2).max(SHORTEST);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Asks whether the kernel still tells of exits, where asking again is free. The answer is
+    /// [`Heard::Listening`], or none by [`Connector::deadline`].
+    pub fn ask_again(&mut self, now: Moment) -> Result<(), Unavailable> {
+        if kernel_version() >= IDEMPOTENT_LISTEN { self.ask(now) } else { Ok(()) }
+    }
+
+    fn ask(&mut self, now: Moment) -> Result<(), Unavailable> {
+        self.request = self.request.wrapping_add(2);
+        let request = Request::Listen.to_datagram(self.request);
+        self.socket.send(&request, 0).map_err(Unavailable::Send)?;
+        self.answer_due = Some(now + ANSWER_WITHIN);
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn is_listening(&self) -> bool {
+        self.is_listening
+    }
+
+    /// When silence becomes a refusal.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Moment> {
+        self.answer_due
+    }
+
+    /// The next message; nothing if there is none.
+    pub fn receive(&mut self) -> Result<Option<Heard>, Unavailable> {
+        let mut datagram = [0; proc_event::LONGEST];
+        let received = self.socket.recv_from(&mut &mut datagram[..], libc::MSG_TRUNC);
+        let (length, sender) = match received {
+            Ok(received) => received,
+            Err(error) => {
+                return match error.raw_os_error() {
+                    Some(libc::EAGAIN) => Ok(None),
+                    Some(libc::EINTR) => self.receive(),
+                    Some(libc::ENOBUFS) => Ok(Some(Heard::Lost)),
+                    _ => Err(Unavailable::Socket(error)),
+                };
+            }
+        };
+        // Only the kernel has port 0. With MSG_TRUNC the length is that of the whole datagram.
+        let message = datagram.get(..length).filter(|_| sender.port_number() == 0);
+        let Some(message) = message.and_then(|bytes| ProcMessage::parse(bytes).ok()) else {
+            return Ok(Some(Heard::Foreign));
+        };
+        match message {
+            ProcMessage::Acknowledged { request, errno }
+                if request == self.request.wrapping_add(1) && self.answer_due.is_some() =>
+            {
+                self.answer_due = None;
+                if errno != 0 {
+                    return Err(Unavailable::Refused(errno.cast_signed()));
+                }
+                self.is_listening = true;
+                Ok(Some(Heard::Listening))
+            }
+            message => Ok(Some(Heard::Message(message))),
+        }
+    }
+}
+
+impl Drop for Connector {
+    /// Tells the kernel that there is a listener less; otherwise it would go on making events
+    /// that nobody reads.
+    fn drop(&mut self) {
+        if self.is_listening {
+            let _ = self.socket.send(&Request::Ignore.to_datagram(0), 0);
+        }
+    }
+}
+
+impl AsRawFd for Connector {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// Major and minor version of the running kernel; the oldest one if it cannot be read.
+fn kernel_version() -> (u32, u32) {
+    let system = rustix::system::uname();
+    let release = system.release().to_string_lossy();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor),
+        _ => (0, 0),
+    }
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Socket(error) => write!(f, "netlink socket: {error}"),
+            Self::Filter(error) => write!(f, "attaching the filter: {error}"),
+            Self::Bind(error) => write!(f, "joining the group: {error} (needs CAP_NET_ADMIN)"),
+            Self::Send(error) => write!(
+                f,
+                "asking to listen: {error} (the connector exists in the initial network namespace only)"
+            ),
+            Self::Refused(errno) => write!(
+                f,
+                "asking to listen: {} (needs CAP_NET_ADMIN)",
+                io::Error::from_raw_os_error(*errno)
+            ),
+            Self::Silent => f.write_str(
+                "the kernel did not answer (it does so in the initial user and process namespaces only)",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for Unavailable {}

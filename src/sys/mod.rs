@@ -1,0 +1,12 @@
+//! Everything that touches the system: files, sockets, processes, the kernel's event sources.
+//!
+//! The only home of `unsafe`. Nothing here decides anything: a call is made, what came of it
+//! is returned, and errors keep the kernel's own number.
+
+pub mod clock;
+pub mod connector;
+pub mod control_dir;
+pub mod directory_watch;
+pub mod process;
+pub mod qmp_socket;
+pub mod socket_option;

@@ -1,0 +1,187 @@
+//! The table: what the evidence means.
+//!
+//! Everything here is a function of evidence that is already complete. It must not ask in
+//! which order the sources spoke: that is what makes the verdict the same in every order.
+
+use std::fmt;
+
+use super::conversation::{Conversation, Pending, Shutdown};
+use super::{GuestReset, Settings, SignalShutdown};
+use crate::wire::qmp::Reason;
+use crate::wire::{Printable, Signal, WaitStatus};
+
+/// Why a virtual machine ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cause {
+    /// The guest powered itself off.
+    GuestShutdown,
+    /// The guest reset itself, and QEMU runs with `-no-reboot`.
+    GuestReset,
+    /// The guest obeyed a powerdown request.
+    Powerdown,
+    /// QEMU was asked to end by a signal, which is known only where it died by it.
+    HostSignal(Option<Signal>),
+    /// The host ended it in another way, which QEMU named; or did not (2.10 to 3.1).
+    Host(Option<Reason>),
+    /// QEMU gave up because of an error of the host.
+    HostError,
+    /// The watchdog found the guest hung.
+    Watchdog,
+    GuestPanic,
+    /// SIGKILL.
+    Killed,
+    /// Any other signal that ends a process.
+    Crashed(Signal),
+    /// QEMU exited with this code, other than 0, and did not say why.
+    Failed(i32),
+    /// QEMU exited with 0 and did not say why.
+    Exited,
+    Unknown,
+}
+
+/// Whose doing it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Initiator {
+    User,
+    Admin,
+    /// Nobody's: something broke.
+    Crash,
+    Unknown,
+}
+
+/// What the evidence amounts to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    pub cause: Cause,
+    pub initiator: Initiator,
+}
+
+impl Verdict {
+    fn new(cause: Cause, initiator: Initiator) -> Self {
+        Self { cause, initiator }
+    }
+
+    /// Whether Ganeti is to be told that the user did it.
+    pub(super) fn marks_user_shutdown(&self, settings: &Settings) -> bool {
+        let is_exempt =
+            self.cause == Cause::GuestReset && settings.guest_reset == GuestReset::Restart;
+        self.initiator == Initiator::User && !is_exempt
+    }
+}
+
+/// Judges a life that has ended.
+pub(super) fn judge(
+    said: &Conversation,
+    status: Option<WaitStatus>,
+    settings: &Settings,
+) -> Verdict {
+    match said.shutdown() {
+        Some(shutdown) => judge_shutdown(shutdown, settings),
+        None => judge_silence(said, status),
+    }
+}
+
+/// Judges by a SHUTDOWN event and what had been said before it. It needs nothing else: what
+/// happens to the process while it drains was decided here.
+pub(super) fn judge_shutdown(shutdown: &Shutdown, settings: &Settings) -> Verdict {
+    match (&shutdown.data.reason, shutdown.data.guest) {
+        (Some(Reason::GuestShutdown), _) | (None, Some(true)) => {
+            by_the_guest(shutdown, Cause::GuestShutdown)
+        }
+        (Some(Reason::GuestReset), _) => by_the_guest(shutdown, Cause::GuestReset),
+        (Some(Reason::GuestPanic), _) => Verdict::new(Cause::GuestPanic, Initiator::Crash),
+        (Some(Reason::HostError), _) => Verdict::new(Cause::HostError, Initiator::Crash),
+        (Some(Reason::HostSignal), _) => by_signal(shutdown, settings),
+        // A stopped guest cannot have shut itself down.
+        (None, None) if shutdown.stopped => Verdict::new(Cause::Host(None), Initiator::Admin),
+        (None, None) => by_the_guest(shutdown, Cause::GuestShutdown),
+        (None, Some(false)) => Verdict::new(Cause::Host(None), Initiator::Admin),
+        // What a later QEMU means by it cannot be known, so nobody is named.
+        (Some(reason @ Reason::Unknown(_)), guest) if guest != Some(false) => {
+            Verdict::new(Cause::Host(Some(reason.clone())), Initiator::Unknown)
+        }
+        (Some(reason), _) => Verdict::new(Cause::Host(Some(reason.clone())), Initiator::Admin),
+    }
+}
+
+/// The guest ended itself: of its own will, on request, or because it was broken.
+fn by_the_guest(shutdown: &Shutdown, own_will: Cause) -> Verdict {
+    if shutdown.panicked {
+        Verdict::new(Cause::GuestPanic, Initiator::Crash)
+    } else if own_will == Cause::GuestReset && shutdown.watchdog_reset {
+        Verdict::new(Cause::Watchdog, Initiator::Crash)
+    } else {
+        match shutdown.powerdown {
+            Pending::Nothing => Verdict::new(own_will, Initiator::User),
+            Pending::Requested => Verdict::new(Cause::Powerdown, Initiator::Admin),
+            Pending::ByWatchdog => Verdict::new(Cause::Watchdog, Initiator::Crash),
+        }
+    }
+}
+
+/// `--signal-shutdown=user` takes a signal for the user's, as Ganeti's own tests do, but for
+/// what Ganeti itself does: a shutdown that ran out of time, the end of a migration.
+fn by_signal(shutdown: &Shutdown, settings: &Settings) -> Verdict {
+    let is_users = settings.signal_shutdown == SignalShutdown::User
+        && shutdown.powerdown == Pending::Nothing
+        && !shutdown.stopped;
+    let initiator = if is_users { Initiator::User } else { Initiator::Admin };
+    Verdict::new(Cause::HostSignal(None), initiator)
+}
+
+/// QEMU ended without a SHUTDOWN.
+fn judge_silence(said: &Conversation, status: Option<WaitStatus>) -> Verdict {
+    if said.panicked() {
+        return Verdict::new(Cause::GuestPanic, Initiator::Crash);
+    }
+    let Some(status) = status else {
+        return if said.watchdog_poweroff() {
+            Verdict::new(Cause::Watchdog, Initiator::Crash)
+        } else {
+            Verdict::new(Cause::Unknown, Initiator::Unknown)
+        };
+    };
+    match (status.signal(), status.code()) {
+        (Some(Signal::KILL), _) => Verdict::new(Cause::Killed, Initiator::Admin),
+        (Some(signal), _) if signal.asks_to_end() => {
+            Verdict::new(Cause::HostSignal(Some(signal)), Initiator::Admin)
+        }
+        (Some(signal), _) => Verdict::new(Cause::Crashed(signal), Initiator::Crash),
+        (None, Some(code)) if code != 0 => Verdict::new(Cause::Failed(code), Initiator::Crash),
+        (None, _) if said.watchdog_poweroff() => Verdict::new(Cause::Watchdog, Initiator::Crash),
+        (None, _) => Verdict::new(Cause::Exited, Initiator::Unknown),
+    }
+}
+
+/// The cause's name, in one word: for scripts, for the table in README.md.
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::GuestShutdown => "guest-shutdown",
+            Self::GuestReset => "guest-reset",
+            Self::Powerdown => "powerdown",
+            Self::HostSignal(_) => "host-signal",
+            Self::Host(Some(reason)) => return Printable(reason.name().as_bytes()).fmt(f),
+            Self::Host(None) => "host",
+            Self::HostError => "host-error",
+            Self::Watchdog => "watchdog",
+            Self::GuestPanic => "guest-panic",
+            Self::Killed => "killed",
+            Self::Crashed(_) => "crashed",
+            Self::Failed(_) => "failed",
+            Self::Exited => "exited",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+impl fmt::Display for Initiator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::User => "user",
+            Self::Admin => "admin",
+            Self::Crash => "crash",
+            Self::Unknown => "unknown",
+        })
+    }
+}

@@ -1,0 +1,92 @@
+//! What is known of an instance's end, told so that a person can read it.
+
+use std::fmt;
+
+use super::cause::{Cause, Initiator, Verdict};
+use super::{Name, Process};
+use crate::wire::WaitStatus;
+
+/// The end of one life of an instance.
+#[derive(Clone, Debug)]
+pub struct Death {
+    pub name: Name,
+    /// Absent if the kernel did not show the peer and no pid file named it.
+    pub process: Option<Process>,
+    pub verdict: Verdict,
+    /// Absent if the kernel did not tell.
+    pub status: Option<WaitStatus>,
+    /// The kernel told that the process was dumping core. Whether it wrote one is in `status`.
+    pub dumps_core: bool,
+    /// Evidence that should have been there and was not.
+    pub missing: Vec<Missing>,
+}
+
+/// A piece of evidence that never came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Missing {
+    /// QEMU never said a word: another client has its socket, or it hangs.
+    Conversation,
+    /// The connection outlives the process: somebody else holds it.
+    EndOfConversation,
+    /// Who it was at the other end.
+    Process,
+    /// The process lives on, and its socket belongs to another.
+    EndOfProcess,
+    ExitStatus,
+}
+
+impl fmt::Display for Missing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Conversation => "QEMU's own word",
+            Self::EndOfConversation => "the end of the connection",
+            Self::Process => "the process",
+            Self::EndOfProcess => "the end of the process",
+            Self::ExitStatus => "the exit status",
+        })
+    }
+}
+
+/// One line: what happened in words, then the same in terms that can be searched for.
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Verdict { cause, initiator } = &self.verdict;
+        write!(f, "Instance {}", self.name)?;
+        if let Some(process) = self.process {
+            write!(f, " (pid {})", process.pid)?;
+        }
+        write!(f, " {}: cause {cause}, initiator {initiator}", self.in_words())?;
+        if let Some(status) = self.status {
+            write!(f, ", {status}")?;
+        }
+        if self.dumps_core && !self.status.is_some_and(WaitStatus::core_dumped) {
+            f.write_str(", no core written")?;
+        }
+        for (i, missing) in self.missing.iter().enumerate() {
+            f.write_str(if i == 0 { "; not known: " } else { ", " })?;
+            missing.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl Death {
+    fn in_words(&self) -> &'static str {
+        match (&self.verdict.cause, self.verdict.initiator) {
+            (Cause::GuestShutdown, _) => "was powered off from inside",
+            (Cause::GuestReset, _) => "was reset from inside, and does not reboot",
+            (Cause::Powerdown, _) => "obeyed a powerdown request",
+            (Cause::HostSignal(_), _) => "was asked to end by a signal",
+            (Cause::Host(_), Initiator::Unknown) => "ended for a reason unknown to this version",
+            (Cause::Host(_), _) => "was ended by the host",
+            (Cause::HostError, _) => "gave up because of an error of the host",
+            (Cause::Watchdog, _) => "was ended by its watchdog",
+            (Cause::GuestPanic, _) => "panicked",
+            (Cause::Killed, _) => "was killed",
+            (Cause::Crashed(_), _) => "crashed",
+            (Cause::Failed(_), _) => "failed",
+            (Cause::Exited, _) => "exited without saying why",
+            (Cause::Unknown, _) => "ended, nobody knows why",
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! A node without a system under it: what the sources tell is played to it, and a world of
+//! one directory does what it asks for.
+
+mod interleavings;
+mod life;
+mod table;
+
+use super::*;
+use crate::wire::Signal;
+use crate::wire::qmp::{Answer, Event as Qmp, Reason, Shutdown, WatchdogAction};
+
+const PID: u32 = 4242;
+const PROCESS: Process = Process { pid: PID, started: 1000 };
+const PEER: Peer = Peer { process: Some(PROCESS), has_pidfd: true };
+const EXIT_0: WaitStatus = WaitStatus(0);
+
+fn shutdown(reason: Reason) -> Qmp {
+    let guest = reason.name().starts_with("guest-");
+    Qmp::Shutdown(Shutdown { guest: Some(guest), reason: Some(reason) })
+}
+
+fn shutdown_without_data() -> Qmp {
+    Qmp::Shutdown(Shutdown::default())
+}
+
+fn heard(event: Qmp) -> Said {
+    Said::Heard(Message::Event(event))
+}
+
+/// A node, a clock, and a directory in which `web1.shutdown` is or is not.
+struct World {
+    node: Node,
+    now: Moment,
+    /// The socket `web1.kvmd`, if there is one.
+    socket: Option<Inode>,
+    /// How many of the next attempts to connect are answered so.
+    connect_errors: Vec<ConnectError>,
+    file: bool,
+    file_errors: u32,
+    /// Every time that the file was created or removed.
+    file_actions: Vec<bool>,
+    connects: u32,
+    peer: Peer,
+    process_lives: bool,
+    probes: u32,
+    watched: BTreeSet<u32>,
+    log: Vec<String>,
+    deaths: Vec<Death>,
+    connected: Option<Incarnation>,
+}
+
+impl World {
+    fn new(settings: Settings) -> Self {
+        let now = Moment(Duration::from_secs(1_000_000));
+        let mut world = Self {
+            node: Node::new(settings, now),
+            now,
+            socket: None,
+            connect_errors: Vec::new(),
+            file: false,
+            file_errors: 0,
+            file_actions: Vec::new(),
+            connects: 0,
+            peer: PEER,
+            process_lives: true,
+            probes: 0,
+            watched: BTreeSet::new(),
+            log: Vec::new(),
+            deaths: Vec::new(),
+            connected: None,
+        };
+        world.happens(Event::Exits { are_told: true });
+        world.passes(Duration::ZERO);
+        world
+    }
+
+    fn name() -> Name {
+        Name::new(b"web1")
+    }
+
+    /// The instance is up, has been connected to and runs.
+    fn with_running_instance(settings: Settings) -> Self {
+        let mut world = Self::new(settings);
+        world.binds(Inode(1));
+        world.answers();
+        world
+    }
+
+    fn binds(&mut self, inode: Inode) {
+        self.socket = Some(inode);
+        self.happens(Event::Created { name: Self::name(), inode });
+    }
+
+    /// QEMU greets, negotiates and says that the guest runs.
+    fn answers(&mut self) {
+        self.says(Message::Greeting);
+        self.says(Message::Return(Answer::Done));
+        self.says(Message::Return(Answer::Status { running: true }));
+    }
+
+    fn says(&mut self, message: Message) {
+        self.said(Said::Heard(message));
+    }
+
+    fn said(&mut self, said: Said) {
+        let incarnation = self.connected.expect("nobody is connected to");
+        self.happens(Event::Of(incarnation, said));
+    }
+
+    fn happens(&mut self, event: Event) {
+        let mut actions = Vec::new();
+        self.node.handle(self.now, event, &mut actions);
+        for action in actions {
+            self.perform(action);
+        }
+    }
+
+    /// Lets time pass, with every tick that falls into it.
+    fn passes(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        while self.node.deadline() <= end {
+            self.now = self.node.deadline().max(self.now);
+            self.happens(Event::Tick);
+        }
+        self.now = end;
+    }
+
+    fn perform(&mut self, action: Action) {
+        match action {
+            Action::LookAgain => {
+                if let Some(inode) = self.socket {
+                    self.happens(Event::Listed { name: Self::name(), inode });
+                }
+            }
+            Action::Start { name } => self.log.push(format!("start {name}")),
+            Action::Stop { name } => self.log.push(format!("stop {name}")),
+            Action::Connect { incarnation, inode, .. } => {
+                self.connects += 1;
+                let answer = if self.socket != Some(inode) {
+                    Said::NotConnected(ConnectError::Gone)
+                } else if let Some(error) = self.connect_errors.pop() {
+                    Said::NotConnected(error)
+                } else {
+                    self.connected = Some(incarnation);
+                    Said::Connected(self.peer)
+                };
+                self.happens(Event::Of(incarnation, answer));
+            }
+            Action::Watch { pid } => assert!(self.watched.insert(pid)),
+            Action::Unwatch { pid } => assert!(self.watched.remove(&pid)),
+            Action::Create { incarnation, .. } => self.change_file(incarnation, true),
+            Action::Remove { incarnation, .. } => self.change_file(incarnation, false),
+            Action::WarnSilent { name, .. } => self.log.push(format!("silent {name}")),
+            Action::Record(death) => self.deaths.push(death),
+            Action::Probe { incarnation, .. } => {
+                self.probes += 1;
+                let answer = if self.process_lives { Said::Lives } else { Said::Died };
+                self.happens(Event::Of(incarnation, answer));
+            }
+            Action::Send { .. } | Action::Release { .. } | Action::Answered { .. } => {}
+        }
+    }
+
+    fn change_file(&mut self, incarnation: Incarnation, present: bool) {
+        let outcome = if self.file_errors > 0 {
+            self.file_errors -= 1;
+            FileOutcome::Failed
+        } else {
+            self.file = present;
+            self.file_actions.push(present);
+            FileOutcome::Done
+        };
+        self.happens(Event::Of(incarnation, Said::File(outcome)));
+    }
+
+    fn only_death(&self) -> &Death {
+        assert_eq!(self.deaths.len(), 1, "{:?}", self.deaths);
+        &self.deaths[0]
+    }
+}

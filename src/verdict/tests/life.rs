@@ -1,0 +1,371 @@
+//! One life from its beginning to its end, and from one life to the next.
+
+use super::*;
+
+fn world() -> World {
+    World::with_running_instance(Settings::default())
+}
+
+/// The process ends and everything is told of it.
+fn dies(world: &mut World, status: WaitStatus) {
+    world.said(Said::Closed);
+    world.happens(Event::Exit { pid: PID, status });
+    world.said(Said::Died);
+}
+
+#[test]
+fn a_power_off_is_marked_before_the_process_is_gone() {
+    let mut world = world();
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    assert!(world.file);
+    assert!(world.deaths.is_empty());
+}
+
+#[test]
+fn what_ganeti_removed_in_between_stays_removed() {
+    let mut world = world();
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    world.file = false;
+    dies(&mut world, EXIT_0);
+    world.passes(Duration::from_secs(100));
+    assert!(!world.file);
+}
+
+#[test]
+fn a_shutdown_without_data_is_decided_when_the_connection_ends() {
+    let mut world = world();
+    world.said(heard(shutdown_without_data()));
+    assert_eq!(world.file_actions, [false], "only what the running guest's file was worth");
+    world.said(Said::Closed);
+    assert!(world.file, "the process may live on, as it does in Ganeti's own test");
+}
+
+#[test]
+fn a_guest_that_comes_back_takes_the_verdict_back() {
+    for back in [Qmp::Resume, Qmp::Reset] {
+        let mut world = world();
+        world.said(heard(shutdown(Reason::GuestShutdown)));
+        world.said(heard(Qmp::Stop));
+        world.said(heard(back));
+        assert!(!world.file);
+        dies(&mut world, WaitStatus(9));
+        assert_eq!(world.only_death().verdict.cause, Cause::Killed);
+    }
+}
+
+#[test]
+fn a_guest_that_comes_and_goes_cannot_keep_the_daemon_busy() {
+    let mut world = world();
+    for _ in 0..1000 {
+        world.said(heard(shutdown(Reason::GuestShutdown)));
+        world.said(heard(Qmp::Resume));
+    }
+    assert!(world.file_actions.len() < 50);
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    dies(&mut world, EXIT_0);
+    assert!(world.file, "the verdict comes late, but it comes");
+}
+
+#[test]
+fn answers_that_nobody_asked_for_cause_nothing() {
+    let mut world = world();
+    let before = world.file_actions.len();
+    for _ in 0..1000 {
+        world.says(Message::Return(Answer::Done));
+        world.says(Message::Return(Answer::Status { running: true }));
+    }
+    assert_eq!(world.file_actions.len(), before);
+}
+
+#[test]
+fn a_file_found_beside_a_running_instance_is_stale() {
+    let mut world = World::new(Settings::default());
+    world.file = true;
+    world.binds(Inode(1));
+    assert!(world.file, "it may be going down");
+    world.answers();
+    assert!(!world.file);
+}
+
+#[test]
+fn a_file_found_while_the_instance_goes_down_is_kept() {
+    let mut world = World::new(Settings::default());
+    world.file = true;
+    world.binds(Inode(1));
+    dies(&mut world, EXIT_0);
+    assert!(world.file, "whoever wrote it had heard why");
+    assert_eq!(world.only_death().missing, [Missing::Conversation]);
+}
+
+#[test]
+fn a_file_found_beside_an_instance_that_crashes_is_removed() {
+    let mut world = World::new(Settings::default());
+    world.file = true;
+    world.binds(Inode(1));
+    dies(&mut world, WaitStatus(11));
+    assert!(!world.file);
+}
+
+#[test]
+fn the_moment_between_bind_and_listen_is_outwaited() {
+    let mut world = World::new(Settings::default());
+    world.connect_errors = vec![ConnectError::Refused; 5];
+    world.binds(Inode(1));
+    assert!(world.connected.is_none());
+    world.passes(Duration::from_millis(40));
+    assert!(world.connected.is_some());
+}
+
+#[test]
+fn a_stale_socket_costs_one_attempt_at_each_rescan() {
+    let mut world = World::new(Settings::default());
+    world.connect_errors = vec![ConnectError::Refused; 1000];
+    world.binds(Inode(1));
+    world.passes(Duration::from_secs(120));
+    assert_eq!(world.log, ["start \"web1\"", "stop \"web1\""]);
+    let before = world.connects;
+    world.passes(Duration::from_secs(300));
+    assert_eq!(world.connects - before, 10);
+    assert_eq!(world.log.len(), 2, "and no line in the log");
+}
+
+#[test]
+fn what_a_crash_leaves_behind_is_stale_from_the_start() {
+    let mut world = world();
+    world.connect_errors = vec![ConnectError::Refused; 1000];
+    dies(&mut world, WaitStatus(9));
+    let before = world.connects;
+    world.passes(Duration::from_secs(29));
+    assert_eq!(world.connects, before);
+}
+
+#[test]
+fn a_full_backlog_is_tried_again_for_as_long_as_it_takes() {
+    let mut world = World::new(Settings::default());
+    world.connect_errors = vec![ConnectError::Busy; 100];
+    world.binds(Inode(1));
+    world.passes(Duration::from_secs(600));
+    assert!(world.connected.is_some());
+}
+
+#[test]
+fn a_lost_connection_is_made_again_while_the_process_lives() {
+    let mut world = world();
+    world.said(Said::Closed);
+    world.passes(Duration::from_secs(1));
+    world.answers();
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    assert!(world.file);
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.log, ["start \"web1\"", "stop \"web1\""]);
+    assert_eq!(world.only_death().verdict.initiator, Initiator::User);
+}
+
+#[test]
+fn the_end_of_the_connection_is_not_death() {
+    let mut world = world();
+    world.socket = None;
+    world.said(Said::Closed);
+    world.passes(Duration::from_secs(3600));
+    assert!(world.deaths.is_empty());
+    world.happens(Event::Exit { pid: PID, status: WaitStatus(9) });
+    world.said(Said::Died);
+    assert_eq!(world.only_death().verdict.cause, Cause::Killed);
+}
+
+#[test]
+fn the_exit_of_the_leader_is_not_death() {
+    let mut world = world();
+    world.happens(Event::Exit { pid: PID, status: EXIT_0 });
+    world.passes(Duration::from_secs(60));
+    assert!(world.deaths.is_empty());
+    // It had only left its other threads behind: its status says nothing of theirs.
+    world.said(Said::Closed);
+    world.said(Said::Died);
+    world.passes(Duration::from_secs(3));
+    assert_eq!(world.only_death().missing, [Missing::ExitStatus]);
+}
+
+#[test]
+fn a_status_that_lags_behind_is_waited_for() {
+    let mut world = world();
+    world.said(Said::Closed);
+    world.said(Said::Died);
+    world.passes(Duration::from_millis(1900));
+    assert!(world.deaths.is_empty());
+    world.happens(Event::Exit { pid: PID, status: WaitStatus(9) });
+    assert_eq!(world.only_death().verdict.cause, Cause::Killed);
+}
+
+#[test]
+fn without_the_proc_connector_nothing_is_waited_for() {
+    let mut world = world();
+    world.happens(Event::Exits { are_told: false });
+    world.said(Said::Closed);
+    world.said(Said::Died);
+    assert_eq!(world.only_death().missing, [Missing::ExitStatus]);
+}
+
+#[test]
+fn a_connection_that_outlives_its_process_is_given_two_seconds() {
+    let mut world = world();
+    world.happens(Event::Exit { pid: PID, status: WaitStatus(9) });
+    world.said(Said::Died);
+    assert!(world.deaths.is_empty());
+    world.passes(Duration::from_secs(2));
+    assert_eq!(world.only_death().missing, [Missing::EndOfConversation]);
+}
+
+#[test]
+fn a_verdict_never_touches_the_file_of_the_next_life() {
+    let mut world = world();
+    world.said(Said::Closed);
+    world.said(Said::Died);
+    // The old life still waits for its status when the next one's user powers off.
+    world.binds(Inode(2));
+    world.answers();
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    assert!(world.file);
+    world.happens(Event::Exit { pid: PID, status: WaitStatus(9) });
+    world.passes(Duration::from_secs(3));
+    assert!(world.file);
+    assert_eq!(world.deaths[0].verdict.cause, Cause::Killed);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_tried_again() {
+    let mut world = world();
+    world.file_errors = 3;
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    assert!(!world.file);
+    dies(&mut world, EXIT_0);
+    world.passes(Duration::from_secs(10));
+    assert!(world.file);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_given_up_in_the_end() {
+    let mut world = world();
+    world.file_errors = u32::MAX;
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    dies(&mut world, EXIT_0);
+    world.passes(Duration::from_secs(600));
+    world.file_errors = 0;
+    world.passes(Duration::from_secs(600));
+    assert!(!world.file, "Ganeti has long drawn its conclusion");
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_not_written_for_the_next_life() {
+    let mut world = world();
+    world.file_errors = 1;
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    dies(&mut world, EXIT_0);
+    world.binds(Inode(2));
+    world.passes(Duration::from_secs(60));
+    assert!(!world.file);
+}
+
+#[test]
+fn silence_is_warned_of_once() {
+    let mut world = World::new(Settings::default());
+    world.binds(Inode(1));
+    world.passes(Duration::from_secs(3600));
+    assert_eq!(world.log, ["start \"web1\"", "silent \"web1\""]);
+}
+
+#[test]
+fn a_socket_that_vanishes_before_anybody_answered_leaves_nothing() {
+    let mut world = World::new(Settings::default());
+    world.connect_errors = vec![ConnectError::Refused];
+    world.binds(Inode(1));
+    world.socket = None;
+    world.passes(Duration::from_secs(60));
+    assert!(world.deaths.is_empty());
+    assert_eq!(world.log, ["start \"web1\"", "stop \"web1\""]);
+    assert!(world.node.lives.is_empty() && world.node.current.is_empty());
+}
+
+#[test]
+fn what_is_no_socket_is_looked_at_once() {
+    let mut world = World::new(Settings::default());
+    world.connect_errors = vec![ConnectError::Unfit];
+    world.binds(Inode(1));
+    world.passes(Duration::from_secs(3600));
+    assert_eq!(world.connects, 1);
+}
+
+#[test]
+fn after_an_end_nothing_is_left_but_the_socket_that_may_be_stale() {
+    let mut world = world();
+    world.socket = None;
+    dies(&mut world, EXIT_0);
+    world.passes(Duration::from_secs(31));
+    let node = &world.node;
+    assert!(node.lives.is_empty() && node.current.is_empty());
+    assert!(node.by_pid.is_empty() && node.deadlines.is_empty());
+}
+
+#[test]
+fn a_missed_creation_is_found_by_the_rescan() {
+    let mut world = World::new(Settings::default());
+    world.passes(Duration::from_secs(1));
+    world.socket = Some(Inode(1));
+    world.passes(Duration::from_secs(31));
+    assert!(world.connected.is_some());
+}
+
+#[test]
+fn without_a_pidfd_the_exit_of_the_leader_leads_to_a_look_at_the_process() {
+    let mut world = World::new(Settings::default());
+    world.peer.has_pidfd = false;
+    world.binds(Inode(1));
+    world.answers();
+    world.said(Said::Closed);
+    world.happens(Event::Exit { pid: PID, status: WaitStatus(9) });
+    world.passes(Duration::from_millis(5));
+    assert!(world.deaths.is_empty(), "it is still to be seen");
+    world.process_lives = false;
+    world.passes(Duration::from_millis(100));
+    assert_eq!(world.only_death().verdict.cause, Cause::Killed);
+}
+
+#[test]
+fn without_pidfd_and_proc_connector_the_end_of_the_connection_leads_to_a_look() {
+    let mut world = World::new(Settings::default());
+    world.happens(Event::Exits { are_told: false });
+    world.peer.has_pidfd = false;
+    world.binds(Inode(1));
+    world.answers();
+    world.process_lives = false;
+    world.said(Said::Closed);
+    assert_eq!(world.only_death().missing, [Missing::ExitStatus]);
+}
+
+#[test]
+fn without_a_pidfd_a_process_that_lives_on_is_looked_at_ever_less_often() {
+    let mut world = World::new(Settings::default());
+    world.peer.has_pidfd = false;
+    world.binds(Inode(1));
+    world.answers();
+    world.socket = None;
+    world.said(Said::Closed);
+    world.passes(Duration::from_secs(3600));
+    assert!(world.probes < 150, "{} in an hour", world.probes);
+    world.process_lives = false;
+    world.passes(Duration::from_secs(33));
+    assert_eq!(world.deaths.len(), 1);
+}
+
+#[test]
+fn a_peer_that_nobody_knows_ends_with_its_connection() {
+    let mut world = World::new(Settings::default());
+    world.peer = Peer { process: None, has_pidfd: false };
+    world.binds(Inode(1));
+    world.answers();
+    world.said(heard(shutdown_without_data()));
+    world.socket = None;
+    world.said(Said::Closed);
+    assert!(world.file);
+    assert_eq!(world.only_death().missing, [Missing::Process]);
+}

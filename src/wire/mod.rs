@@ -1,0 +1,13 @@
+//! Bytes from outside, turned into types: QMP lines, proc connector datagrams, wait
+//! statuses, and text fit to print.
+//!
+//! Everything here takes a slice and gives a value or an error. It must not make a system
+//! call, must not panic on any input and must not allocate more than the input's size.
+
+pub mod proc_event;
+pub mod qmp;
+mod text;
+mod wait_status;
+
+pub use text::{Printable, Quoted};
+pub use wait_status::{Signal, WaitStatus};

@@ -1,0 +1,311 @@
+//! QMP, as far as a daemon that only listens needs it: lines to messages.
+//!
+//! The schema is QEMU's `qapi/run-state.json` and `qapi/control.json`; the peer is taken as
+//! hostile. Two older forms are understood as well: `SHUTDOWN` without data (QEMU before
+//! 2.10) or without a reason (before 4.0), and Ganeti's own test, whose stand-in sends no
+//! greeting and bare strings such as `"SHUTDOWN"`.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+/// The first line that a client sends. Nothing is told of before it; Ganeti's own test
+/// expects it to the letter.
+pub const NEGOTIATE: &[u8] = b"{\"execute\": \"qmp_capabilities\"}\n";
+/// Asks whether the guest runs.
+pub const QUERY_STATUS: &[u8] = b"{\"execute\": \"query-status\"}\n";
+
+/// The longest line that is looked at, in bytes. QEMU's events need less than a tenth.
+pub const LONGEST_LINE: usize = 16 * 1024;
+
+/// The most characters kept of a reason that this version does not know.
+const LONGEST_REASON: usize = 64;
+
+/// One line from QEMU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// The first line of a QEMU that has taken the connection.
+    Greeting,
+    /// The answer to a command.
+    Return(Answer),
+    /// A command was refused.
+    Error(String),
+    Event(Event),
+}
+
+/// What a `return` carried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The reply to `query-status`: whether the guest's CPUs run.
+    Status { running: bool },
+    /// Any other reply.
+    Done,
+}
+
+/// An event that says something of the guest's end, or of its going on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    Shutdown(Shutdown),
+    Powerdown,
+    Reset,
+    Stop,
+    Resume,
+    GuestPanicked,
+    Watchdog(WatchdogAction),
+    /// An event that says nothing about the end.
+    Other,
+}
+
+/// The data of `SHUTDOWN`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shutdown {
+    /// Whether the guest asked for it (QEMU 2.10). True for a reset and a panic as well.
+    pub guest: Option<bool>,
+    /// Why (QEMU 4.0).
+    pub reason: Option<Reason>,
+}
+
+/// `ShutdownCause` of `qapi/run-state.json`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reason {
+    None,
+    HostError,
+    HostQmpQuit,
+    HostQmpSystemReset,
+    HostSignal,
+    HostUi,
+    GuestShutdown,
+    GuestReset,
+    GuestPanic,
+    SubsystemReset,
+    SnapshotLoad,
+    /// One of a later QEMU, cut to 64 characters.
+    Unknown(Box<str>),
+}
+
+/// `WatchdogAction` of `qapi/run-state.json`, as far as it ends a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WatchdogAction {
+    Reset,
+    Shutdown,
+    Poweroff,
+    /// `pause`, `debug`, `none`, `inject-nmi`: the guest does not end of it.
+    Other,
+}
+
+/// Why a line is not a QMP message.
+#[derive(Debug)]
+pub enum LineError {
+    /// Longer than [`LONGEST_LINE`]; the rest of it is skipped.
+    TooLong,
+    /// Not JSON, or not of a message's form.
+    Malformed(serde_json::Error),
+    /// JSON, but neither greeting, answer, error nor event.
+    NotAMessage,
+}
+
+impl fmt::Display for LineError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong => write!(f, "longer than {LONGEST_LINE} bytes, skipped"),
+            Self::Malformed(error) => error.fmt(f),
+            Self::NotAMessage => f.write_str("neither greeting, answer, error nor event"),
+        }
+    }
+}
+
+impl std::error::Error for LineError {}
+
+#[derive(Deserialize)]
+struct RawLine<'a> {
+    #[serde(borrow, rename = "QMP")]
+    greeting: Option<&'a RawValue>,
+    #[serde(borrow, rename = "return")]
+    answer: Option<&'a RawValue>,
+    #[serde(borrow)]
+    error: Option<&'a RawValue>,
+    #[serde(borrow)]
+    event: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+}
+
+impl Message {
+    /// Reads one line, without its line feed.
+    pub fn parse(line: &[u8]) -> Result<Self, LineError> {
+        let malformed = LineError::Malformed;
+        if line.trim_ascii_start().first() == Some(&b'"') {
+            let name: Cow<'_, str> = serde_json::from_slice(line).map_err(malformed)?;
+            return Event::parse(&name, None).map(Self::Event);
+        }
+        let raw: RawLine<'_> = serde_json::from_slice(line).map_err(malformed)?;
+        if let Some(name) = raw.event {
+            Event::parse(&name, raw.data.map(RawValue::get)).map(Self::Event)
+        } else if let Some(answer) = raw.answer {
+            Ok(Self::Return(Answer::parse(answer.get())))
+        } else if let Some(error) = raw.error {
+            Ok(Self::Error(error.get().chars().take(LONGEST_REASON * 2).collect()))
+        } else if raw.greeting.is_some() {
+            Ok(Self::Greeting)
+        } else {
+            Err(LineError::NotAMessage)
+        }
+    }
+}
+
+impl Answer {
+    fn parse(json: &str) -> Self {
+        #[derive(Deserialize)]
+        struct StatusInfo {
+            running: bool,
+        }
+        serde_json::from_str::<StatusInfo>(json)
+            .map_or(Self::Done, |status| Self::Status { running: status.running })
+    }
+}
+
+impl Event {
+    fn parse(name: &str, data: Option<&str>) -> Result<Self, LineError> {
+        Ok(match name {
+            "SHUTDOWN" => Self::Shutdown(Shutdown::parse(data)?),
+            "POWERDOWN" => Self::Powerdown,
+            "RESET" => Self::Reset,
+            "STOP" => Self::Stop,
+            "RESUME" => Self::Resume,
+            "GUEST_PANICKED" => Self::GuestPanicked,
+            "WATCHDOG" => Self::Watchdog(WatchdogAction::parse(data)?),
+            _ => Self::Other,
+        })
+    }
+}
+
+impl Shutdown {
+    fn parse(data: Option<&str>) -> Result<Self, LineError> {
+        #[derive(Deserialize)]
+        struct Data<'a> {
+            guest: Option<bool>,
+            #[serde(borrow)]
+            reason: Option<Cow<'a, str>>,
+        }
+        let Some(data) = data else { return Ok(Self::default()) };
+        let data: Data<'_> = serde_json::from_str(data).map_err(LineError::Malformed)?;
+        Ok(Self { guest: data.guest, reason: data.reason.map(|reason| Reason::parse(&reason)) })
+    }
+}
+
+impl Reason {
+    const NAMES: [(&str, Self); 11] = [
+        ("none", Self::None),
+        ("host-error", Self::HostError),
+        ("host-qmp-quit", Self::HostQmpQuit),
+        ("host-qmp-system-reset", Self::HostQmpSystemReset),
+        ("host-signal", Self::HostSignal),
+        ("host-ui", Self::HostUi),
+        ("guest-shutdown", Self::GuestShutdown),
+        ("guest-reset", Self::GuestReset),
+        ("guest-panic", Self::GuestPanic),
+        ("subsystem-reset", Self::SubsystemReset),
+        ("snapshot-load", Self::SnapshotLoad),
+    ];
+
+    fn parse(name: &str) -> Self {
+        match Self::NAMES.iter().find(|(known, _)| *known == name) {
+            Some((_, reason)) => reason.clone(),
+            None => Self::Unknown(name.chars().take(LONGEST_REASON).collect()),
+        }
+    }
+
+    /// The name in the schema; for an unknown one, what the peer said, unescaped.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        if let Self::Unknown(name) = self {
+            return name;
+        }
+        Self::NAMES.iter().find(|(_, reason)| reason == self).map_or("", |(name, _)| name)
+    }
+}
+
+impl WatchdogAction {
+    fn parse(data: Option<&str>) -> Result<Self, LineError> {
+        #[derive(Deserialize)]
+        struct Data<'a> {
+            #[serde(borrow)]
+            action: Cow<'a, str>,
+        }
+        let Some(data) = data else { return Ok(Self::Other) };
+        let data: Data<'_> = serde_json::from_str(data).map_err(LineError::Malformed)?;
+        Ok(match &*data.action {
+            "reset" => Self::Reset,
+            "shutdown" => Self::Shutdown,
+            "poweroff" => Self::Poweroff,
+            _ => Self::Other,
+        })
+    }
+}
+
+/// A piece of the stream, cut at a line feed.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Line<'a> {
+    Whole(&'a [u8]),
+    /// The line grew past [`LONGEST_LINE`]. Said once a line; its bytes are gone.
+    TooLong,
+}
+
+/// Cuts a stream into lines, whatever pieces it comes in, and holds at most
+/// [`LONGEST_LINE`] bytes of it; none at all while no line is incomplete.
+#[derive(Debug, Default)]
+pub struct Lines {
+    incomplete: Vec<u8>,
+    skipping: bool,
+}
+
+impl Lines {
+    /// Takes the next piece of the stream and hands every line that it completes to `each`.
+    /// Empty lines are passed over.
+    pub fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(Line<'_>)) {
+        while let Some(end) = memchr::memchr(b'\n', bytes) {
+            let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
+            bytes = rest;
+            if self.skipping {
+                self.skipping = false;
+            } else if self.incomplete.len() + line.len() > LONGEST_LINE {
+                self.incomplete = Vec::new();
+                each(Line::TooLong);
+            } else if self.incomplete.is_empty() {
+                give(line, &mut each);
+            } else {
+                let mut whole = std::mem::take(&mut self.incomplete);
+                whole.extend_from_slice(line);
+                give(&whole, &mut each);
+            }
+        }
+        if self.skipping || bytes.is_empty() {
+            return;
+        }
+        if self.incomplete.len() + bytes.len() > LONGEST_LINE {
+            self.incomplete = Vec::new();
+            self.skipping = true;
+            each(Line::TooLong);
+        } else {
+            self.incomplete.extend_from_slice(bytes);
+        }
+    }
+
+    /// The stream has ended: hands over what was left without a line feed.
+    pub fn finish(&mut self, mut each: impl FnMut(Line<'_>)) {
+        let last = std::mem::take(self);
+        give(&last.incomplete, &mut each);
+    }
+}
+
+fn give(line: &[u8], each: &mut impl FnMut(Line<'_>)) {
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    if !line.is_empty() {
+        each(Line::Whole(line));
+    }
+}
+
+#[cfg(test)]
+mod tests;

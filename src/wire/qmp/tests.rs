@@ -1,0 +1,164 @@
+use super::*;
+use proptest::prelude::*;
+
+fn parse(line: &str) -> Message {
+    Message::parse(line.as_bytes()).unwrap_or_else(|error| panic!("{line}: {error}"))
+}
+
+fn shutdown(guest: Option<bool>, reason: Option<Reason>) -> Message {
+    Message::Event(Event::Shutdown(Shutdown { guest, reason }))
+}
+
+#[test]
+fn the_greeting_of_a_real_qemu() {
+    let line = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian 1:7.2"}, "capabilities": ["oob"]}}"#;
+    assert_eq!(parse(line), Message::Greeting);
+}
+
+#[test]
+fn shutdown_in_every_form_that_qemu_ever_sent() {
+    let today = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}"#;
+    assert_eq!(parse(today), shutdown(Some(true), Some(Reason::GuestShutdown)));
+    let since_2_10 = r#"{"event": "SHUTDOWN", "data": {"guest": false}}"#;
+    assert_eq!(parse(since_2_10), shutdown(Some(false), None));
+    let before = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "SHUTDOWN"}"#;
+    assert_eq!(parse(before), shutdown(None, None));
+    assert_eq!(parse(r#""SHUTDOWN""#), shutdown(None, None));
+}
+
+#[test]
+fn every_reason_keeps_its_name() {
+    for (name, reason) in Reason::NAMES {
+        let line =
+            format!(r#"{{"event": "SHUTDOWN", "data": {{"guest": false, "reason": "{name}"}}}}"#);
+        assert_eq!(parse(&line), shutdown(Some(false), Some(reason.clone())));
+        assert_eq!(reason.name(), name);
+    }
+}
+
+#[test]
+fn a_reason_of_a_later_qemu_is_kept_and_bounded() {
+    let line = format!(
+        r#"{{"event": "SHUTDOWN", "data": {{"guest": true, "reason": "guest-{}"}}}}"#,
+        "é".repeat(500)
+    );
+    let Message::Event(Event::Shutdown(Shutdown { reason: Some(reason), .. })) = parse(&line)
+    else {
+        panic!("not a shutdown");
+    };
+    assert!(reason.name().starts_with("guest-é"));
+    assert!(reason.name().chars().count() <= LONGEST_REASON);
+}
+
+#[test]
+fn the_answer_to_query_status_tells_whether_the_guest_runs() {
+    let line = r#"{"return": {"status": "running", "singlestep": false, "running": true}}"#;
+    assert_eq!(parse(line), Message::Return(Answer::Status { running: true }));
+    assert_eq!(parse(r#"{"return": {}}"#), Message::Return(Answer::Done));
+    assert_eq!(parse(r#"{"return": [1, 2]}"#), Message::Return(Answer::Done));
+}
+
+#[test]
+fn other_events_are_recognised_as_such() {
+    assert_eq!(
+        parse(r#"{"event": "RTC_CHANGE", "data": {"offset": 0}}"#),
+        Message::Event(Event::Other)
+    );
+    assert_eq!(
+        parse(r#"{"event": "WATCHDOG", "data": {"action": "poweroff"}}"#),
+        Message::Event(Event::Watchdog(WatchdogAction::Poweroff))
+    );
+    assert_eq!(
+        parse(r#"{"event": "WATCHDOG", "data": {"action": "inject-nmi"}}"#),
+        Message::Event(Event::Watchdog(WatchdogAction::Other))
+    );
+}
+
+#[test]
+fn an_event_named_inside_other_data_is_not_that_event() {
+    let line = r#"{"event": "DEVICE_DELETED", "data": {"path": "\"SHUTDOWN\""}}"#;
+    assert_eq!(parse(line), Message::Event(Event::Other));
+}
+
+#[test]
+fn what_is_not_a_message_is_an_error() {
+    for line in [
+        "{",
+        "5",
+        "[]",
+        "{}",
+        "{\"event\": 5}",
+        "{\"event\": \"SHUTDOWN\", \"data\": 5}",
+        "\u{0}",
+        "\"SHUTDOWN",
+    ] {
+        assert!(Message::parse(line.as_bytes()).is_err(), "{line:?}");
+    }
+    assert!(Message::parse(b"{\"event\": \"\xff\"}").is_err());
+}
+
+#[test]
+fn nesting_does_not_exhaust_the_stack() {
+    for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+        let deep = format!(
+            "{{\"event\": \"STOP\", \"data\": {}1{}}}",
+            open.repeat(10_000),
+            close.repeat(10_000)
+        );
+        // Whether it is taken or refused is the JSON library's affair; that it ends is ours.
+        let _ = Message::parse(deep.as_bytes());
+        let _ = Message::parse(open.repeat(100_000).as_bytes());
+    }
+}
+
+/// The lines of a stream that comes in the given pieces.
+fn lines(pieces: &[&[u8]]) -> Vec<Option<Vec<u8>>> {
+    let mut found = Vec::new();
+    let mut collect = |line: Line<'_>| match line {
+        Line::Whole(line) => found.push(Some(line.to_vec())),
+        Line::TooLong => found.push(None),
+    };
+    let mut stream = Lines::default();
+    for piece in pieces {
+        stream.feed(piece, &mut collect);
+        assert!(stream.incomplete.len() <= LONGEST_LINE);
+    }
+    stream.finish(&mut collect);
+    found
+}
+
+#[test]
+fn a_line_too_long_is_said_once_and_the_next_is_whole() {
+    let long = vec![b'x'; LONGEST_LINE + 1];
+    let found = lines(&[&long, &long, b"\nnext\n"]);
+    assert_eq!(found, [None, Some(b"next".to_vec())]);
+    let at_the_limit = &long[1..];
+    assert_eq!(lines(&[at_the_limit, b"\n"]), [Some(at_the_limit.to_vec())]);
+}
+
+#[test]
+fn the_last_line_needs_no_line_feed() {
+    assert_eq!(lines(&[b"\r\none\r", b"\ntwo"]), [Some(b"one".to_vec()), Some(b"two".to_vec())]);
+}
+
+proptest! {
+    #[test]
+    fn the_lines_do_not_depend_on_the_pieces(text in "[ab\n]{0,60}", cuts in prop::collection::vec(0usize..60, 0..6)) {
+        let bytes = text.as_bytes();
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
+        cuts.extend([0, bytes.len()]);
+        cuts.sort_unstable();
+        let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
+        prop_assert_eq!(lines(&pieces), lines(&[bytes]));
+    }
+
+    #[test]
+    fn no_line_makes_the_parser_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
+        let _ = Message::parse(&line);
+    }
+
+    #[test]
+    fn no_json_makes_the_parser_panic(event in "SHUTDOWN|WATCHDOG|STOP", data in "[\\[\\]{}\",:a-z0-9]{0,40}") {
+        let _ = Message::parse(format!(r#"{{"event": "{event}", "data": {data}}}"#).as_bytes());
+    }
+}

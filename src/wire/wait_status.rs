@@ -1,0 +1,89 @@
+//! How a process ended, as `wait(2)` and the proc connector report it.
+
+use std::fmt;
+
+/// A raw wait status: the low seven bits are the signal that the process died *by* (0 if it
+/// exited), 0x80 says that core was dumped, the next eight bits are the exit code.
+///
+/// A QEMU that was told to go with SIGTERM catches it and exits with 0: that signal is not
+/// to be found here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WaitStatus(pub i32);
+
+impl WaitStatus {
+    /// The exit code, 0 to 255, or nothing if a signal ended the process.
+    #[must_use]
+    pub fn code(self) -> Option<i32> {
+        self.signal().is_none().then_some((self.0 >> 8) & 0xff)
+    }
+
+    /// The signal that ended the process, or nothing if it exited.
+    #[must_use]
+    pub fn signal(self) -> Option<Signal> {
+        Some(self.0 & 0x7f).filter(|&number| number != 0).map(Signal)
+    }
+
+    #[must_use]
+    pub fn core_dumped(self) -> bool {
+        self.signal().is_some() && self.0 & 0x80 != 0
+    }
+}
+
+impl fmt::Display for WaitStatus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.signal(), self.code()) {
+            (Some(signal), _) if self.core_dumped() => write!(f, "{signal} (core dumped)"),
+            (Some(signal), _) => signal.fmt(f),
+            (None, code) => write!(f, "exit status {}", code.unwrap_or_default()),
+        }
+    }
+}
+
+/// A signal's number, 1 to 64 (`signal(7)`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Signal(pub i32);
+
+impl Signal {
+    pub const HUP: Self = Self(1);
+    pub const INT: Self = Self(2);
+    pub const KILL: Self = Self(9);
+    pub const TERM: Self = Self(15);
+
+    /// Whether this is one of the signals that QEMU takes as a request to end in good order.
+    #[must_use]
+    pub fn asks_to_end(self) -> bool {
+        matches!(self, Self::TERM | Self::INT | Self::HUP)
+    }
+}
+
+impl fmt::Display for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The numbers of `asm-generic/signal.h`, which every architecture that runs KVM shares
+        // (MIPS numbers some of them differently).
+        const NAMES: [&str; 31] = [
+            "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV",
+            "USR2", "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN",
+            "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+        ];
+        let name = usize::try_from(self.0 - 1).ok().and_then(|index| NAMES.get(index));
+        match name {
+            Some(name) => write!(f, "SIG{name}"),
+            None => write!(f, "signal {}", self.0),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_as_the_kernel_reports_them() {
+        assert_eq!(WaitStatus(0).to_string(), "exit status 0");
+        assert_eq!(WaitStatus(0x300).code(), Some(3));
+        assert_eq!(WaitStatus(0x9).signal(), Some(Signal::KILL));
+        assert_eq!(WaitStatus(0x9).code(), None);
+        assert_eq!(WaitStatus(0x8b).to_string(), "SIGSEGV (core dumped)");
+        assert_eq!(WaitStatus(0x22).to_string(), "signal 34");
+    }
+}

@@ -1,0 +1,231 @@
+//! A process that behaves like QEMU as far as the daemon can see: it serves QMP at a socket,
+//! ends in good order on SIGTERM, and dies of everything else.
+//!
+//! Usage: `stand_in_vm SOCKET [--no-greeting] [--drain=MS] [--listen-late] [--never-accept]`
+//!
+//! It says `bound`, `listening` and `connected` on stdout when it is so, and obeys the lines
+//! that it reads from stdin:
+//!
+//!   event NAME [DATA]   send an event             line TEXT    send a line as it is
+//!   bytes COUNT         send so many x            nest COUNT   send an event with deep data
+//!   flood COUNT         send so many events       trickle      send a byte for each line read
+//!   shutdown REASON     as QEMU goes down: the event, the draining, the end
+//!   listen              listen (after --listen-late)
+//!   close               close the connection      hang-up      and the socket, and live on
+//!   exit CODE           end with this code
+
+use std::io::{self, BufRead, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::process::exit;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use signal_hook_mio::v1_0::Signals;
+
+enum Happening {
+    Connected(UnixStream),
+    Heard(String),
+    Closed,
+    Command(String),
+    EndOfCommands,
+    Terminate,
+}
+
+struct StandIn {
+    socket: String,
+    greets: bool,
+    drain: Duration,
+    client: Option<UnixStream>,
+}
+
+fn main() {
+    let mut arguments = std::env::args().skip(1);
+    let socket = arguments.next().expect("the path of the socket");
+    let options: Vec<String> = arguments.collect();
+    let has = |option: &str| options.iter().any(|given| given == option);
+    let drain = options.iter().find_map(|option| option.strip_prefix("--drain="));
+    let drain = drain.map_or(0, |drain| drain.parse().expect("milliseconds"));
+
+    let (sender, happenings) = mpsc::channel();
+    thread::spawn({
+        let sender = sender.clone();
+        move || await_sigterm(&sender)
+    });
+    let descriptor = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
+    rustix::net::bind(&descriptor, &SocketAddrUnix::new(&*socket).unwrap()).unwrap();
+    say("bound");
+    let listener = UnixListener::from(descriptor);
+    thread::spawn({
+        let sender = sender.clone();
+        move || read_commands(&sender)
+    });
+    let mut unheard = None;
+    if has("--listen-late") {
+        unheard = Some(listener);
+    } else {
+        listen(listener, has("--never-accept"), sender.clone());
+    }
+
+    let mut stand_in = StandIn {
+        socket,
+        greets: !has("--no-greeting"),
+        drain: Duration::from_millis(drain),
+        client: None,
+    };
+    for happening in happenings {
+        if let Happening::Command(command) = &happening
+            && command == "listen"
+        {
+            listen(unheard.take().expect("--listen-late"), false, sender.clone());
+            continue;
+        }
+        stand_in.happens(happening, &sender);
+    }
+}
+
+fn say(word: &str) {
+    let mut stdout = io::stdout();
+    let _ = writeln!(stdout, "{word}").and_then(|()| stdout.flush());
+}
+
+fn listen(listener: UnixListener, never_accept: bool, sender: Sender<Happening>) {
+    rustix::net::listen(&listener, 1).unwrap();
+    say("listening");
+    thread::spawn(move || {
+        while !never_accept {
+            let Ok((client, _)) = listener.accept() else { return };
+            let _ = sender.send(Happening::Connected(client));
+        }
+        loop {
+            thread::park();
+        }
+    });
+}
+
+fn await_sigterm(sender: &Sender<Happening>) {
+    let mut signals = Signals::new([libc::SIGTERM]).unwrap();
+    let mut poll = mio::Poll::new().unwrap();
+    poll.registry().register(&mut signals, mio::Token(0), mio::Interest::READABLE).unwrap();
+    let mut events = mio::Events::with_capacity(1);
+    while poll.poll(&mut events, None).is_err() {}
+    let _ = sender.send(Happening::Terminate);
+}
+
+fn read_commands(sender: &Sender<Happening>) {
+    for line in io::stdin().lock().lines().map_while(Result::ok) {
+        let _ = sender.send(Happening::Command(line));
+    }
+    let _ = sender.send(Happening::EndOfCommands);
+}
+
+impl StandIn {
+    fn happens(&mut self, happening: Happening, sender: &Sender<Happening>) {
+        match happening {
+            Happening::Connected(client) => {
+                let reader = client.try_clone().unwrap();
+                self.client = Some(client);
+                if self.greets {
+                    self.send(r#"{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 9}, "package": ""}, "capabilities": []}}"#);
+                }
+                let sender = sender.clone();
+                thread::spawn(move || hear(reader, &sender));
+            }
+            Happening::Heard(line) => self.answer(&line),
+            Happening::Closed => self.client = None,
+            Happening::Command(command) => self.obey(&command),
+            // Whoever started this process has gone.
+            Happening::EndOfCommands => exit(0),
+            Happening::Terminate => self.go_down("host-signal"),
+        }
+    }
+
+    fn answer(&mut self, line: &str) {
+        if line.contains("qmp_capabilities") {
+            if self.greets {
+                self.send(r#"{"return": {}}"#);
+            }
+            say("connected");
+        } else if line.contains("query-status") {
+            self.send(r#"{"return": {"status": "running", "singlestep": false, "running": true}}"#);
+        }
+    }
+
+    fn obey(&mut self, command: &str) {
+        let (word, rest) = command.split_once(' ').unwrap_or((command, ""));
+        match word {
+            "event" => self.event(rest),
+            "line" => self.send(rest),
+            "bytes" => {
+                let mut left: usize = rest.parse().unwrap();
+                let piece = vec![b'x'; 1 << 16];
+                while left > 0 && self.write(&piece[..left.min(piece.len())]) {
+                    left = left.saturating_sub(piece.len());
+                }
+            }
+            "nest" => {
+                let depth = rest.parse().unwrap();
+                let data = format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+                self.send(&format!(r#"{{"event": "DEEP", "data": {data}}}"#));
+            }
+            "flood" => {
+                let event = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "RTC_CHANGE", "data": {"offset": 0}}"#;
+                for _ in 0..rest.parse().unwrap() {
+                    self.send(event);
+                }
+            }
+            "trickle" => {
+                self.write(b"x");
+            }
+            "shutdown" => self.go_down(rest),
+            "close" => self.close(),
+            "hang-up" => {
+                let _ = std::fs::remove_file(&self.socket);
+                self.close();
+            }
+            "exit" => exit(rest.parse().unwrap()),
+            _ => panic!("unknown command {command:?}"),
+        }
+    }
+
+    fn event(&mut self, rest: &str) {
+        let (name, data) = rest.split_once(' ').unwrap_or((rest, "{}"));
+        self.send(&format!(
+            r#"{{"timestamp": {{"seconds": 1, "microseconds": 2}}, "event": "{name}", "data": {data}}}"#
+        ));
+    }
+
+    /// As QEMU does it: the event at once, then the draining, the sockets, the end.
+    fn go_down(&mut self, reason: &str) {
+        let guest = reason.starts_with("guest-");
+        self.event(&format!(r#"SHUTDOWN {{"guest": {guest}, "reason": "{reason}"}}"#));
+        thread::sleep(self.drain);
+        let _ = std::fs::remove_file(&self.socket);
+        exit(0);
+    }
+
+    fn close(&mut self) {
+        if let Some(client) = self.client.take() {
+            let _ = client.shutdown(std::net::Shutdown::Both);
+        }
+    }
+
+    fn send(&mut self, line: &str) {
+        self.write(format!("{line}\r\n").as_bytes());
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> bool {
+        self.client.as_mut().is_some_and(|client| client.write_all(bytes).is_ok())
+    }
+}
+
+fn hear(client: UnixStream, sender: &Sender<Happening>) {
+    let mut lines = io::BufReader::new(client);
+    let mut line = Vec::new();
+    while lines.by_ref().take(1 << 16).read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+        let _ = sender.send(Happening::Heard(String::from_utf8_lossy(&line).into_owned()));
+        line.clear();
+    }
+    let _ = sender.send(Happening::Closed);
+}

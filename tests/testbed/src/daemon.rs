@@ -1,0 +1,257 @@
+//! The daemon under test: a process, and what it says.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use crate::node::Node;
+use crate::{PATIENCE, Signal, send_signal};
+
+/// What the daemon has written to stderr so far.
+#[derive(Debug, Default)]
+struct Log {
+    lines: Mutex<(Vec<String>, bool)>,
+    grew: Condvar,
+}
+
+/// A running daemon; killed when dropped.
+#[derive(Debug)]
+pub struct Daemon {
+    child: Child,
+    log: Arc<Log>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// What the daemon's log says of an instance's end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Death {
+    pub name: String,
+    pub cause: String,
+    pub initiator: String,
+    /// The whole line, after its time and level.
+    pub line: String,
+}
+
+impl Daemon {
+    pub(crate) fn start(node: &Node, wrapper: &[&str], arguments: &[&str]) -> Self {
+        let program = node.program().to_str().expect("a program's path in UTF-8");
+        let words: Vec<&str> = wrapper.iter().chain(&[program]).copied().collect();
+        let mut child = Command::new(words[0])
+            .args(&words[1..])
+            .args(["-f", "--no-user-checks"])
+            .args(arguments)
+            .env("GANETI_ROOTDIR", node.root())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {words:?}: {error}"));
+        let log = Arc::new(Log::default());
+        let stderr = child.stderr.take().expect("stderr is piped");
+        let reader = std::thread::spawn({
+            let log = Arc::clone(&log);
+            move || log.collect(stderr)
+        });
+        let daemon = Self { child, log, reader: Some(reader) };
+        daemon.await_line("Watch directory");
+        daemon.await_line("proc connector");
+        daemon
+    }
+
+    /// The pid of the process that was started; a wrapper's where there is one that stays.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything said so far.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        self.log.lines.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+    }
+
+    /// How many lines so far contain `text`.
+    #[must_use]
+    pub fn count(&self, text: &str) -> usize {
+        self.lines().iter().filter(|line| line.contains(text)).count()
+    }
+
+    /// Waits for a line that contains `text` and returns the first.
+    ///
+    /// # Panics
+    /// If none comes in time.
+    pub fn await_line(&self, text: &str) -> String {
+        self.await_lines(text, 1).swap_remove(0)
+    }
+
+    /// Waits until `count` lines contain `text` and returns them all.
+    ///
+    /// # Panics
+    /// If they do not come in time.
+    pub fn await_lines(&self, text: &str, count: usize) -> Vec<String> {
+        self.await_matching(&format!("{count} lines with {text:?}"), |lines| {
+            let found: Vec<String> =
+                lines.iter().filter(|line| line.contains(text)).cloned().collect();
+            (found.len() >= count).then_some(found)
+        })
+    }
+
+    /// Waits for the end of this instance, the first one told of.
+    ///
+    /// # Panics
+    /// If it is not told of in time.
+    pub fn await_death(&self, name: &str) -> Death {
+        self.await_deaths(name, 1).swap_remove(0)
+    }
+
+    /// Waits until `count` ends of this instance have been told of.
+    ///
+    /// # Panics
+    /// If they are not told of in time.
+    pub fn await_deaths(&self, name: &str, count: usize) -> Vec<Death> {
+        self.await_matching(&format!("{count} ends of {name}"), |lines| {
+            let deaths = lines.iter().filter_map(|line| Death::parse(line));
+            let deaths: Vec<Death> = deaths.filter(|death| death.name == name).collect();
+            (deaths.len() >= count).then_some(deaths)
+        })
+    }
+
+    /// Waits until as many ends have been told of, of whatever instances.
+    ///
+    /// # Panics
+    /// If they are not told of in time.
+    pub fn await_any_deaths(&self, count: usize) -> Vec<Death> {
+        self.await_matching(&format!("{count} ends"), |lines| {
+            let deaths: Vec<Death> = lines.iter().filter_map(|line| Death::parse(line)).collect();
+            (deaths.len() >= count).then_some(deaths)
+        })
+    }
+
+    fn await_matching<T>(&self, what: &str, find: impl Fn(&[String]) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.log.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(found) = find(&lines.0) {
+                return found;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if lines.1 || left.is_zero() {
+                let ended = if lines.1 { "the daemon has ended" } else { "it did not come" };
+                let mut text = format!("waiting for {what}: {ended}. The log:\n");
+                for line in &lines.0 {
+                    let _ = writeln!(text, "  {line}");
+                }
+                drop(lines);
+                panic!("{text}");
+            }
+            lines =
+                self.log.grew.wait_timeout(lines, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// A number from `/proc/PID/status`, such as `VmRSS` (kB) or `voluntary_ctxt_switches`.
+    ///
+    /// # Panics
+    /// If there is none.
+    #[must_use]
+    pub fn status(&self, field: &str) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))
+            .expect("read the daemon's status");
+        let fields: HashMap<&str, &str> =
+            status.lines().filter_map(|line| line.split_once(':')).collect();
+        let value = fields.get(field).and_then(|value| value.split_whitespace().next());
+        value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {field}"))
+    }
+
+    /// How often the daemon has been woken, or has made way for others.
+    #[must_use]
+    pub fn context_switches(&self) -> u64 {
+        self.status("voluntary_ctxt_switches") + self.status("nonvoluntary_ctxt_switches")
+    }
+
+    /// The CPU time that it has used, in clock ticks.
+    ///
+    /// # Panics
+    /// If the kernel does not tell.
+    #[must_use]
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("read stat");
+        let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        [11, 12].iter().map(|&field| fields[field].parse::<u64>().expect("a number")).sum()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        send_signal(self.pid(), signal);
+    }
+
+    /// Asks it to end with SIGTERM and waits until it has.
+    ///
+    /// # Panics
+    /// If it cannot be waited for.
+    pub fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.child.wait().expect("wait for the daemon")
+    }
+
+    /// Kills it with SIGKILL and waits until it is gone.
+    ///
+    /// # Panics
+    /// If it cannot be waited for.
+    pub fn kill(mut self) {
+        self.child.kill().expect("kill the daemon");
+        self.child.wait().expect("wait for the daemon");
+    }
+
+    /// Fails if it has ended.
+    ///
+    /// # Panics
+    /// If it has.
+    pub fn assert_alive(&mut self) {
+        let ended = self.child.try_wait().expect("look at the daemon");
+        assert_eq!(ended, None, "the daemon has ended");
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Log {
+    fn collect(&self, stderr: ChildStderr) {
+        for line in BufReader::new(stderr).split(b'\n').map_while(Result::ok) {
+            let line = String::from_utf8_lossy(&line).into_owned();
+            self.lines.lock().unwrap_or_else(PoisonError::into_inner).0.push(line);
+            self.grew.notify_all();
+        }
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).1 = true;
+        self.grew.notify_all();
+    }
+}
+
+impl Death {
+    fn parse(line: &str) -> Option<Self> {
+        let (_, line) = line.split_once(" INFO Instance \"")?;
+        let (verdict, cause) = line.split_once(": cause ")?;
+        let (name, _) = verdict.split_once('"')?;
+        let (cause, rest) = cause.split_once(", initiator ")?;
+        let initiator = rest.split([',', ';']).next()?;
+        Some(Self {
+            name: name.into(),
+            cause: cause.into(),
+            initiator: initiator.into(),
+            line: format!("Instance \"{line}"),
+        })
+    }
+}

@@ -1,0 +1,244 @@
+//! Real QEMU, with a guest of one boot sector.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
+
+use tempfile::TempDir;
+
+use crate::node::Node;
+use crate::{PATIENCE, Signal, send_signal};
+
+/// A guest that is yet to be booted.
+#[derive(Debug)]
+pub struct GuestBuilder<'a> {
+    node: &'a Node,
+    name: String,
+    arguments: Vec<String>,
+    is_daemonized: bool,
+}
+
+/// A running guest; killed when dropped.
+#[derive(Debug)]
+pub struct Guest {
+    name: String,
+    /// Absent where QEMU has detached itself.
+    child: Option<Child>,
+    pid: u32,
+    serial: UnixStream,
+    qmp: PathBuf,
+}
+
+impl<'a> GuestBuilder<'a> {
+    pub(crate) fn new(node: &'a Node, name: &str) -> Self {
+        Self { node, name: name.into(), arguments: Vec::new(), is_daemonized: false }
+    }
+
+    /// More arguments for QEMU, separated by spaces.
+    #[must_use]
+    pub fn with(mut self, arguments: &str) -> Self {
+        self.arguments.extend(arguments.split_whitespace().map(String::from));
+        self
+    }
+
+    /// QEMU detaches itself, as it does under Ganeti: then it is nobody's child but init's.
+    #[must_use]
+    pub fn daemonized(mut self) -> Self {
+        self.is_daemonized = true;
+        self
+    }
+
+    /// Boots it and waits until its guest is ready.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    #[must_use]
+    pub fn boot(self) -> Guest {
+        self.launch().await_ready()
+    }
+
+    /// Starts QEMU without waiting for the guest.
+    ///
+    /// # Panics
+    /// If QEMU cannot be started.
+    #[must_use]
+    pub fn launch(self) -> Booting {
+        let serial_path = self.node.path(format!("{}.serial", self.name));
+        let _ = fs::remove_file(&serial_path);
+        let serial = UnixListener::bind(&serial_path).expect("bind the serial line");
+        let qmp = self.node.control_dir().join(format!("{}.qmp", self.name));
+        let pid_file = self.node.pid_dir().join(&self.name);
+        let mut command = Command::new("qemu-system-x86_64");
+        command
+            .args(["-accel", "tcg", "-display", "none", "-nodefaults", "-m", "16"])
+            .args(["-name", &self.name])
+            .arg("-drive")
+            .arg(format!("file={},format=raw,if=ide,file.locking=off", image().display()))
+            .arg("-serial")
+            .arg(format!("unix:{}", serial_path.display()))
+            .arg("-qmp")
+            .arg(format!("unix:{},server,nowait", qmp.display()))
+            .arg("-qmp")
+            .arg(format!("unix:{},server,nowait", self.node.socket(&self.name).display()))
+            .arg("-pidfile")
+            .arg(&pid_file)
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        if self.is_daemonized {
+            command.arg("-daemonize");
+        }
+        let mut child = command.spawn().expect("start qemu-system-x86_64");
+        let (child, pid) = if self.is_daemonized {
+            assert!(child.wait().expect("wait for QEMU to detach").success());
+            let pid = fs::read_to_string(&pid_file).expect("read QEMU's pid file");
+            (None, pid.trim().parse().expect("a pid"))
+        } else {
+            let pid = child.id();
+            (Some(child), pid)
+        };
+        Booting { name: self.name, child, pid, serial, qmp }
+    }
+}
+
+/// QEMU runs; its guest is not ready yet.
+#[derive(Debug)]
+pub struct Booting {
+    name: String,
+    child: Option<Child>,
+    pid: u32,
+    serial: UnixListener,
+    qmp: PathBuf,
+}
+
+impl Booting {
+    /// Waits until the guest is ready.
+    ///
+    /// # Panics
+    /// If it does not become ready.
+    #[must_use]
+    pub fn await_ready(self) -> Guest {
+        let (serial, _) = self.serial.accept().expect("accept the serial line");
+        serial.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+        let Self { name, child, pid, qmp, .. } = self;
+        let mut guest = Guest { name, child, pid, serial, qmp };
+        guest.await_letter(b'R');
+        guest
+    }
+}
+
+impl Guest {
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Gives the guest one of the commands of `tests/guest/guest.S`.
+    ///
+    /// # Panics
+    /// If the serial line is closed.
+    pub fn tell(&mut self, command: u8) {
+        self.serial.write_all(&[command]).expect("write to the serial line");
+    }
+
+    /// Makes the guest deaf to the power button.
+    ///
+    /// # Panics
+    /// If it does not confirm.
+    pub fn deafen(&mut self) {
+        self.tell(b'd');
+        self.await_letter(b'!');
+    }
+
+    /// Waits until it has booted again after a reset.
+    ///
+    /// # Panics
+    /// If it does not.
+    pub fn await_reboot(&mut self) {
+        self.await_letter(b'R');
+    }
+
+    fn await_letter(&mut self, expected: u8) {
+        let mut letter = [0];
+        self.serial.read_exact(&mut letter).expect("the guest says something");
+        assert_eq!(letter, [expected]);
+    }
+
+    /// Has QEMU execute QMP commands over Ganeti's own monitor, one after the other.
+    ///
+    /// # Panics
+    /// If one is refused. A QEMU that is gone before it answers is none.
+    pub fn execute(&self, commands: &[&str]) {
+        let stream = UnixStream::connect(&self.qmp).expect("connect to the monitor");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+        let mut lines = BufReader::new(&stream).lines();
+        let greeting = lines.next().expect("a greeting").expect("a greeting");
+        assert!(greeting.contains("QMP"), "{greeting}");
+        for command in ["qmp_capabilities"].iter().chain(commands) {
+            let request = format!("{{\"execute\": \"{command}\"}}\n");
+            (&stream).write_all(request.as_bytes()).expect("write to the monitor");
+            let answer =
+                lines.by_ref().map_while(Result::ok).find(|line| !line.contains("\"event\""));
+            let answer = answer.unwrap_or_default();
+            assert!(!answer.contains("\"error\""), "{command}: {answer}");
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        send_signal(self.pid, signal);
+    }
+
+    /// Waits until QEMU has ended, and reaps it.
+    ///
+    /// # Panics
+    /// If it has detached itself: then it is not this process's to wait for.
+    pub fn wait(mut self) -> ExitStatus {
+        let child = self.child.as_mut().expect("QEMU has not detached itself");
+        child.wait().expect("wait for QEMU")
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.child {
+            let _ = child.kill();
+            let _ = child.wait();
+        } else if is_qemu(self.pid) {
+            send_signal(self.pid, Signal::KILL);
+        }
+    }
+}
+
+fn is_qemu(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("qemu"))
+}
+
+/// The guest's boot sector, assembled once in each test program.
+fn image() -> &'static Path {
+    static IMAGE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
+    let (_, path) = IMAGE.get_or_init(|| {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest/guest.S");
+        let directory = tempfile::tempdir().expect("create a directory");
+        let (object, image) = (directory.path().join("guest.o"), directory.path().join("guest"));
+        run(Command::new("as").args(["--32", "-o"]).arg(&object).arg(source));
+        run(Command::new("ld")
+            .args(["-m", "elf_i386", "-Ttext", "0x7c00", "--oformat", "binary", "-o"])
+            .args([&image, &object]));
+        (directory, image)
+    });
+    path
+}
+
+fn run(command: &mut Command) {
+    let status = command.status();
+    assert!(status.as_ref().is_ok_and(ExitStatus::success), "{command:?}: {status:?}");
+}

@@ -1,0 +1,46 @@
+//! What the end-to-end tests are played on.
+//!
+//! A [`Node`] is a directory that the daemon takes for the machine's root, and in which it
+//! runs for real. [`Guest`]s are real QEMU processes, [`StandIn`]s are processes that speak
+//! QMP and die as QEMU does, for tests that need hundreds. A [`Witness`] says what was there
+//! when a process ended. Nothing here waits by sleeping: events are awaited, and what does
+//! not come within a minute fails the test with the daemon's log.
+//!
+//! The library knows nothing of the daemon's code: it sees what an administrator sees.
+
+mod daemon;
+mod guest;
+mod needs;
+mod node;
+mod stand_in;
+mod witness;
+
+use std::time::Duration;
+
+pub use daemon::{Daemon, Death};
+pub use guest::{Guest, GuestBuilder};
+pub use needs::{Need, can_run};
+pub use node::Node;
+pub use rustix::process::Signal;
+pub use stand_in::{StandIn, StandInBuilder};
+pub use witness::{Seen, Witness};
+
+/// How long a test waits for what must come. Never measured, only exceeded by a failure.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Sends a signal to a process of the test's own.
+pub fn send_signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
+    let sent = pid.map(|pid| rustix::process::kill_process(pid, signal));
+    assert_eq!(sent, Some(Ok(())), "cannot send {signal:?}");
+}
+
+/// Leaves the test, named as not run, unless everything is there that it needs.
+#[macro_export]
+macro_rules! needs {
+    ($($need:ident),+ $(,)?) => {
+        if !$crate::can_run(&[$($crate::Need::$need),+]) {
+            return;
+        }
+    };
+}

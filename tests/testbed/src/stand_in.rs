@@ -1,0 +1,137 @@
+//! Processes that behave like QEMU as far as the daemon can see, for tests that need hundreds
+//! of them, or one that misbehaves. See `tests/stand_in_vm.rs`.
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+
+use crate::node::Node;
+use crate::{Signal, send_signal};
+
+/// A stand-in that is yet to be started.
+#[derive(Debug)]
+pub struct StandInBuilder<'a> {
+    node: &'a Node,
+    name: String,
+    options: Vec<String>,
+}
+
+/// A running stand-in; killed when dropped.
+#[derive(Debug)]
+pub struct StandIn {
+    name: String,
+    child: Child,
+    stdin: ChildStdin,
+    stdout: BufReader<ChildStdout>,
+}
+
+impl<'a> StandInBuilder<'a> {
+    pub(crate) fn new(node: &'a Node, name: &str) -> Self {
+        Self { node, name: name.into(), options: Vec::new() }
+    }
+
+    /// Adds an option of `tests/stand_in_vm.rs`.
+    #[must_use]
+    pub fn with(mut self, option: &str) -> Self {
+        self.options.push(option.into());
+        self
+    }
+
+    /// Starts it and waits until its socket is bound.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn start(self) -> StandIn {
+        let mut child = Command::new(program())
+            .arg(self.node.socket(&self.name))
+            .args(&self.options)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("start the stand-in");
+        let stdin = child.stdin.take().expect("stdin is piped");
+        let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let mut stand_in = StandIn { name: self.name, child, stdin, stdout };
+        stand_in.await_word("bound");
+        stand_in
+    }
+
+    /// Starts it and waits until the daemon has connected to it.
+    ///
+    /// # Panics
+    /// If that fails.
+    #[must_use]
+    pub fn connected(self) -> StandIn {
+        let mut stand_in = self.start();
+        stand_in.await_word("connected");
+        stand_in
+    }
+}
+
+impl StandIn {
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it says this word.
+    ///
+    /// # Panics
+    /// If it ends without saying it.
+    pub fn await_word(&mut self, word: &str) {
+        let mut line = String::new();
+        while line.trim_end() != word {
+            line.clear();
+            let read = self.stdout.read_line(&mut line).expect("read what the stand-in says");
+            assert_ne!(read, 0, "{} ended before it said {word:?}", self.name);
+        }
+    }
+
+    /// Gives it a command.
+    ///
+    /// # Panics
+    /// If it has ended.
+    pub fn tell(&mut self, command: &str) {
+        writeln!(self.stdin, "{command}").expect("tell the stand-in");
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        send_signal(self.pid(), signal);
+    }
+
+    /// Whether it has ended; it is reaped then.
+    ///
+    /// # Panics
+    /// If it cannot be looked at.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("look at the stand-in").is_some()
+    }
+
+    /// Waits until it has ended, and reaps it.
+    ///
+    /// # Panics
+    /// If it cannot be waited for.
+    pub fn wait(mut self) -> ExitStatus {
+        self.child.wait().expect("wait for the stand-in")
+    }
+}
+
+impl Drop for StandIn {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The stand-in's program: an example of the package, built with its tests.
+fn program() -> PathBuf {
+    let this = std::env::current_exe().expect("this program's path");
+    let target = this.ancestors().find(|path| path.join("examples").is_dir());
+    target.expect("the directory of the examples").join("examples/stand_in_vm")
+}
