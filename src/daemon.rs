@@ -29,7 +29,9 @@ use crate::sys::connector::{Connector, Precision};
 use crate::sys::control_dir::{ControlDir, SOCKET_SUFFIX};
 use crate::sys::directory_watch::DirectoryWatch;
 use crate::sys::{clock, process};
-use crate::verdict::{Action, Event, Incarnation, Moment, Node, Process, Said, Settings};
+use crate::verdict::{
+    Action, Command, Event, FileOutcome, Incarnation, Moment, Node, Process, Said, Settings,
+};
 use complaints::Complaints;
 use endpoint::{Endpoint, Source};
 
@@ -84,10 +86,12 @@ pub struct Daemon {
     endpoints: HashMap<Incarnation, Endpoint>,
     /// Connections that have more to say than their share.
     unread: VecDeque<Incarnation>,
-    /// Events not yet handled, and actions not yet done; empty between two wake-ups.
+    /// Events not yet handled, actions not yet done and commands not yet sent; empty between two
+    /// wake-ups.
     events: VecDeque<Event>,
     actions: Vec<Action>,
     buffer: Box<[u8]>,
+    outbox: Vec<(Incarnation, Command)>,
     shortages: Complaints,
     is_stopping: bool,
 }
@@ -128,6 +132,7 @@ impl Daemon {
             events: VecDeque::new(),
             actions: Vec::new(),
             buffer: vec![0; FAIR_SHARE].into(),
+            outbox: Vec::new(),
             shortages: Complaints::default(),
             is_stopping: false,
         })
@@ -138,6 +143,7 @@ impl Daemon {
         let mut woken = Events::with_capacity(WAKE_UP);
         // The first tick is due at once: it looks at everything.
         self.tick(clock::now());
+        self.speak();
         while !self.is_stopping {
             match self.poll.poll(&mut woken, Some(self.patience())) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -155,9 +161,7 @@ impl Daemon {
                 }
             }
             self.tick(now);
-            if self.filter_lacks_one {
-                self.update_filter();
-            }
+            self.speak();
         }
         Ok(())
     }
@@ -219,6 +223,17 @@ impl Daemon {
         }
     }
 
+    /// Sends what is to be said to the instances, after the kernel has been asked to tell of
+    /// them: a QEMU that has heard the daemon does not end without its being told how.
+    fn speak(&mut self) {
+        if self.filter_lacks_one {
+            self.update_filter();
+        }
+        for (incarnation, command) in std::mem::take(&mut self.outbox) {
+            self.send(incarnation, command);
+        }
+    }
+
     /// Has the node handle an event and all that comes of it. Not to be called by an action.
     fn handle(&mut self, now: Moment, event: Event) {
         self.events.push_back(event);
@@ -247,7 +262,7 @@ impl Daemon {
                 let said = self.connect(now, incarnation, &name, inode);
                 self.events.push_back(Event::Of(incarnation, said));
             }
-            Action::Send { incarnation, command } => self.send(incarnation, command),
+            Action::Send { incarnation, command } => self.outbox.push((incarnation, command)),
             Action::Probe { incarnation, process } => {
                 let said = if process::is_alive(process) { Said::Lives } else { Said::Died };
                 self.events.push_back(Event::Of(incarnation, said));
@@ -261,8 +276,11 @@ impl Daemon {
             Action::Unwatch { pid } => {
                 self.watched_pids.remove(&pid);
             }
-            Action::Create { incarnation, name, inode } => {
-                let outcome = self.create_file(&name, inode);
+            Action::Create { incarnation, name, inode, only_in_time } => {
+                let mut outcome = self.create_file(&name, inode);
+                if only_in_time && outcome == FileOutcome::Done {
+                    outcome = self.remove_if_too_late(incarnation, &name, inode);
+                }
                 self.events.push_back(Event::Of(incarnation, Said::File(outcome)));
             }
             Action::Remove { incarnation, name, inode, why } => {

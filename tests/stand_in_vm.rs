@@ -94,12 +94,13 @@ fn listen(listener: UnixListener, never_accept: bool, sender: Sender<Happening>)
     rustix::net::listen(&listener, 1).unwrap();
     say("listening");
     thread::spawn(move || {
-        while !never_accept {
-            let Ok((client, _)) = listener.accept() else { return };
-            let _ = sender.send(Happening::Connected(client));
+        if never_accept {
+            loop {
+                thread::park();
+            }
         }
-        loop {
-            thread::park();
+        while let Ok((client, _)) = listener.accept() {
+            let _ = sender.send(Happening::Connected(client));
         }
     });
 }

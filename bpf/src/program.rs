@@ -310,3 +310,60 @@ impl fmt::Display for Program {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Follows every jump: none may lead backwards (they cannot) or out of the program.
+    fn ends_on_every_path(program: &Program) -> bool {
+        program.iter().enumerate().all(|(line, instruction)| {
+            let next = line + 1;
+            let targets = match instruction.code {
+                code::RET_K => return true,
+                code::JA => vec![next + instruction.k as usize],
+                code::JEQ_K | code::JGT_K | code::JGE_K | code::JEQ_X => {
+                    vec![next + usize::from(instruction.jt), next + usize::from(instruction.jf)]
+                }
+                _ => vec![next],
+            };
+            targets.into_iter().all(|target| target < program.len())
+        })
+    }
+
+    fn spread(count: u32) -> Vec<u32> {
+        (1..=count).map(|pid| pid * 100).collect()
+    }
+
+    #[test]
+    fn the_length_is_what_was_reckoned() {
+        for count in [1, 2, 3, 125, 126, 127, 252, 253, 1000, 2000] {
+            let program = Program::watching(&spread(count), LONGEST);
+            let reckoned = prologue_length() + tree_length(count as usize) + LOWER_BOUND;
+            assert_eq!(program.len(), reckoned, "{count}");
+            assert!(ends_on_every_path(&program), "{count}");
+        }
+    }
+
+    #[test]
+    fn two_thousand_pids_are_named_one_by_one() {
+        assert!(Program::watching(&spread(2000), LONGEST).is_exact());
+    }
+
+    #[test]
+    fn in_any_room_the_program_fits() {
+        for room in (0..LONGEST + 100).step_by(37) {
+            let program = Program::watching(&spread(3000), room);
+            assert!(program.len() <= room.clamp(SHORTEST, LONGEST), "{room}");
+            assert!(ends_on_every_path(&program), "{room}");
+        }
+    }
+
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn the_listing_in_the_readme_is_true() {
+        let listing = Program::watching(&[4242, 5000, 5001, 5002, 70_000], LONGEST).to_string();
+        let readme = include_str!("../README.md");
+        assert!(readme.contains(&listing), "README.md should have:\n{listing}");
+    }
+}

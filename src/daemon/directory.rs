@@ -5,11 +5,12 @@ use std::os::unix::ffi::OsStrExt;
 use log::{debug, error, info, warn};
 
 use super::Daemon;
+use super::endpoint::Endpoint;
 use crate::sys::control_dir::{
     Change as FileChange, ControlDir, FileError, SHUTDOWN_SUFFIX, SOCKET_SUFFIX,
 };
 use crate::sys::directory_watch::{Change, Found};
-use crate::verdict::{Event, FileOutcome, Inode, Moment, Name, RemoveReason};
+use crate::verdict::{Event, FileOutcome, Incarnation, Inode, Moment, Name, RemoveReason};
 use crate::wire::Quoted;
 
 impl Daemon {
@@ -38,7 +39,9 @@ impl Daemon {
                 return;
             }
         };
-        if self.watched_path.as_ref() != Some(&path) {
+        // Another directory in the place of the old one is worth a line; to wait at the same
+        // parent as before is not.
+        if self.directory.is_some() || self.watched_path.as_ref() != Some(&path) {
             info!("Watch directory {}", Quoted(path.as_os_str().as_bytes()));
             self.watched_path = Some(path);
         }
@@ -118,6 +121,26 @@ impl Daemon {
         outcome("create", &path, directory.create_shutdown(name, inode))
     }
 
+    /// The file was to be there before the process is dead. If that is dead by now, nobody can
+    /// tell which came first.
+    pub(super) fn remove_if_too_late(
+        &mut self,
+        incarnation: Incarnation,
+        name: &Name,
+        inode: Inode,
+    ) -> FileOutcome {
+        if self.endpoints.get(&incarnation).is_some_and(Endpoint::is_alive) {
+            return FileOutcome::Done;
+        }
+        let path = self.path(name, SHUTDOWN_SUFFIX);
+        info!("Removing file {path}: the instance was gone before it was marked");
+        let Some(directory) = &self.directory else { return FileOutcome::Done };
+        match outcome("remove", &path, directory.remove_shutdown(name, inode)) {
+            FileOutcome::Done => FileOutcome::LeftAlone,
+            other => other,
+        }
+    }
+
     pub(super) fn remove_file(
         &mut self,
         name: &Name,
@@ -143,7 +166,7 @@ fn outcome(verb: &str, path: &str, change: Result<FileChange, FileError>) -> Fil
         Ok(FileChange::Made | FileChange::NothingToDo) => FileOutcome::Done,
         Ok(FileChange::Superseded) => {
             info!("Left {path} alone: the instance has been started again");
-            FileOutcome::Superseded
+            FileOutcome::LeftAlone
         }
         Err(error) => {
             error!("Cannot {verb} {path}: {error}; trying again");

@@ -42,8 +42,8 @@ pub(super) struct Endpoint {
     /// Keeps the inode of the socket from being given to another.
     socket: OwnedFd,
     pub(super) stream: Option<UnixStream>,
-    /// Wakes the loop when the process dies, and is not read.
-    _pidfd: Option<OwnedFd>,
+    process: Option<Process>,
+    pidfd: Option<OwnedFd>,
     pub(super) lines: Lines,
     pub(super) complaints: Complaints,
 }
@@ -99,7 +99,8 @@ impl Endpoint {
             name: name.clone(),
             socket,
             stream: Some(stream),
-            _pidfd: pidfd,
+            process,
+            pidfd,
             lines: Lines::default(),
             complaints: Complaints::default(),
         };
@@ -117,6 +118,15 @@ impl Endpoint {
         self.stream = Some(stream);
         self.lines = Lines::default();
         Ok(())
+    }
+
+    /// Whether the process lives, as far as anybody knows.
+    pub(super) fn is_alive(&self) -> bool {
+        match (&self.pidfd, self.process) {
+            (Some(pidfd), _) => !process::has_ended(pidfd.as_fd()),
+            (None, Some(process)) => process::is_alive(process),
+            (None, None) => true,
+        }
     }
 }
 

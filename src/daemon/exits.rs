@@ -1,6 +1,6 @@
 //! The proc connector: whether the kernel tells how processes end, and what it tells.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 
 use log::{Level, debug, error, info, warn};
 use mio::Interest;
@@ -30,7 +30,7 @@ impl Daemon {
     fn open_connector(&mut self, now: Moment) {
         let pids: Vec<u32> = self.watched_pids.iter().copied().collect();
         let opened = Connector::open(&pids, now).and_then(|connector| {
-            let descriptor = connector.as_raw_fd();
+            let descriptor = connector.as_fd().as_raw_fd();
             self.poll
                 .registry()
                 .register(&mut SourceFd(&descriptor), CONNECTOR, Interest::READABLE)

@@ -2,9 +2,10 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::verdict::Process;
@@ -16,6 +17,13 @@ use crate::verdict::Process;
 pub fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
     let pid = to_pid(pid).ok_or(io::ErrorKind::InvalidInput)?;
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Whether the process of a pidfd is dead.
+pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
+    let mut ends = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
+    let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut ends, Some(&at_once)).is_ok_and(|ready| ready > 0)
 }
 
 fn to_pid(pid: u32) -> Option<Pid> {
@@ -83,6 +91,7 @@ fn has_name(arguments: &[u8], name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
 
     #[test]
     fn a_name_may_look_like_the_rest_of_the_line() {
@@ -104,9 +113,9 @@ mod tests {
         let mut child = std::process::Command::new("true").spawn().unwrap();
         let process = identify(child.id()).unwrap();
         let pidfd = open_pidfd(child.id()).unwrap();
-        let mut ends = [rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN)];
-        rustix::event::poll(&mut ends, None).unwrap();
-        assert!(!is_alive(process));
+        let mut ends = [PollFd::new(&pidfd, PollFlags::IN)];
+        poll(&mut ends, None).unwrap();
+        assert!(has_ended(pidfd.as_fd()) && !is_alive(process));
         child.wait().unwrap();
         assert!(!is_alive(process));
     }

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::conversation::{Conversation, Pending, Shutdown};
+use super::file::Decision;
 use super::{GuestReset, Settings, SignalShutdown};
 use crate::wire::qmp::Reason;
 use crate::wire::{Printable, Signal, WaitStatus};
@@ -62,10 +63,16 @@ impl Verdict {
     }
 
     /// Whether Ganeti is to be told that the user did it.
-    pub(super) fn marks_user_shutdown(&self, settings: &Settings) -> bool {
-        let is_exempt =
-            self.cause == Cause::GuestReset && settings.guest_reset == GuestReset::Restart;
-        self.initiator == Initiator::User && !is_exempt
+    pub(super) fn file(&self, settings: &Settings) -> Decision {
+        match (self.initiator, &self.cause) {
+            (Initiator::User, Cause::GuestReset) if settings.guest_reset == GuestReset::Restart => {
+                Decision::Absent
+            }
+            // It may have been Ganeti's own signal.
+            (Initiator::User, Cause::HostSignal(_)) => Decision::PresentInTime,
+            (Initiator::User, _) => Decision::Present,
+            _ => Decision::Absent,
+        }
     }
 }
 

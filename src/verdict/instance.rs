@@ -9,24 +9,14 @@ use std::time::Duration;
 use super::cause::{self, Verdict};
 use super::conversation::{Conversation, Turn};
 use super::death::{Death, Missing};
+use super::file::{Decision, File};
+use super::link::Link;
 use super::{
-    Action, Command, ConnectError, Context, FileOutcome, Inode, Moment, Name, Peer, Process,
-    RemoveReason, Said,
+    Action, Command, ConnectError, Context, Inode, Moment, Name, Peer, Process, RemoveReason, Said,
 };
 use crate::wire::WaitStatus;
 use crate::wire::qmp::{Answer, Message};
 
-/// Between `bind()` and `listen()` lie microseconds, on a busy host milliseconds: so the first
-/// attempts follow each other closely, each waiting twice as long as the one before.
-const FIRST_WAIT: Duration = Duration::from_millis(1);
-/// After this many refusals (32 seconds in all) the socket is taken for a stale one, of which
-/// a crashed QEMU leaves one behind, and is only looked at again at each rescan.
-const MOST_REFUSALS: u32 = 15;
-/// The longest wait for a peer that listens and has no room.
-const LONGEST_BUSY_WAIT: Duration = Duration::from_secs(5);
-/// QEMU closes its sockets milliseconds before it is gone. Only if it still lives after
-/// 128 ms (the wait of the eighth attempt) is there somebody to connect to again.
-const RECONNECT_TRY: u32 = 7;
 /// How long QEMU may take to answer before that is worth a warning.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How long a source may lag behind the end of the process.
@@ -34,54 +24,14 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// A leader that ended this long before its process, with status 0, has only left its other
 /// threads behind (`pthread_exit`): its status is not the process's.
 const LEADER_AHEAD: Duration = Duration::from_secs(1);
-/// Without a pidfd: the longest wait between two looks at a process that is about to end.
+/// Without a pidfd: the waits between two looks at a process that is about to end, each twice
+/// as long as the one before, and after how many it is only looked at at each rescan.
+const FIRST_PROBE_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_PROBE_WAIT: Duration = Duration::from_secs(1);
-/// A file that could not be written or removed is tried again, at most this far apart, ...
-const LONGEST_FILE_WAIT: Duration = Duration::from_secs(30);
-/// ... and for this long: after that Ganeti has long drawn its conclusion.
-const FILE_PATIENCE: Duration = Duration::from_secs(300);
-
+const MOST_PROBES: u32 = 15;
 /// A guest that goes down and comes back more often than this in one life (`-no-shutdown`)
 /// has its file decided at the end only: nobody can keep the daemon busy with files.
 const MOST_TAKEN_BACK: u32 = 16;
-
-#[derive(Debug)]
-enum Link {
-    /// Not connected. `next` is the time of the next attempt; without one, the next rescan.
-    Down { tries: u32, next: Option<Moment> },
-    /// Connected. `warn_at` is when silence becomes worth a warning, `awaits` the command that
-    /// has not been answered yet.
-    Up { warn_at: Option<Moment>, awaits: Option<Command> },
-    /// What bears the socket's name is no socket.
-    Unfit,
-}
-
-/// What was decided about the file, if anything was.
-#[derive(Debug, Default)]
-struct File {
-    /// Whether it is to be there.
-    decided: Option<bool>,
-    is_being_done: bool,
-    first_failed: Option<Moment>,
-    tries: u32,
-    retry: Option<Moment>,
-}
-
-impl File {
-    fn is_settled(&self) -> bool {
-        !self.is_being_done && self.retry.is_none()
-    }
-
-    /// Plans another attempt, unless there have been enough.
-    fn failed(&mut self, now: Moment) {
-        let first = *self.first_failed.get_or_insert(now);
-        if now.since(first) < FILE_PATIENCE {
-            let wait = Duration::from_secs(1 << self.tries.min(5)).min(LONGEST_FILE_WAIT);
-            self.retry = Some(now + wait);
-            self.tries += 1;
-        }
-    }
-}
 
 #[derive(Debug)]
 pub(super) struct Instance {
@@ -160,24 +110,22 @@ impl Instance {
 
     /// When [`Instance::tick`] is to be called.
     pub(super) fn deadline(&self) -> Option<Moment> {
-        let link = match self.link {
-            Link::Down { next, .. } => next,
-            Link::Up { warn_at, .. } => warn_at,
-            Link::Unfit => None,
-        };
         let last_words = self.died.filter(|_| !self.is_recorded).map(|died| died + LAST_WORDS);
-        [link, last_words, self.probe_at, self.file.retry].into_iter().flatten().min()
+        [self.link.deadline(), last_words, self.probe_at, self.file.retry_at()]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// What is left under the name when this life is over: a socket that may be stale.
     pub(super) fn remains(&self) -> Option<Self> {
-        let tries = match self.link {
+        let link = match self.process {
             _ if !self.was_connected => return None,
+            Some(_) => Link::stale(),
             // Whoever it was, it may still be there.
-            _ if self.process.is_none() => 0,
-            _ => MOST_REFUSALS,
+            None => Link::Down { tries: 0, next: None },
         };
-        Some(Self::with_link(self.name.clone(), self.inode, Link::Down { tries, next: None }))
+        Some(Self::with_link(self.name.clone(), self.inode, link))
     }
 
     pub(super) fn begun(&mut self, context: &mut Context<'_>) {
@@ -200,8 +148,8 @@ impl Instance {
 
     /// The name belongs to another socket now.
     pub(super) fn superseded(&mut self, context: &mut Context<'_>) {
-        self.file.retry = None;
-        let is_closed = !matches!(self.link, Link::Up { .. });
+        self.file.give_up();
+        let is_closed = !self.link.is_up();
         if is_closed && self.process.is_none() {
             self.stop(context);
             self.is_gone = true;
@@ -233,8 +181,7 @@ impl Instance {
             self.probe_at = None;
             self.probe(context);
         }
-        if is_due(self.file.retry) {
-            self.file.retry = None;
+        if is_due(self.file.retry_at()) {
             self.act_on_file(context);
         }
         if !self.is_recorded && is_due(self.died.map(|died| died + LAST_WORDS)) {
@@ -250,7 +197,7 @@ impl Instance {
             Said::Closed => self.closed(context),
             Said::Died => self.died(context),
             Said::Lives => self.lives(context),
-            Said::File(outcome) => self.file_answered(outcome, context),
+            Said::File(outcome) => self.file.answered(context.now, outcome),
         }
     }
 
@@ -306,17 +253,8 @@ impl Instance {
 
     fn not_connected(&mut self, error: ConnectError, context: &mut Context<'_>) {
         let Link::Down { tries, .. } = self.link else { return };
-        let wait = FIRST_WAIT.saturating_mul(1 << tries.min(MOST_REFUSALS));
-        let next = match error {
-            ConnectError::Refused if tries < MOST_REFUSALS => Some(context.now + wait),
-            ConnectError::Busy => Some(context.now + wait.min(LONGEST_BUSY_WAIT)),
-            ConnectError::Refused | ConnectError::Gone | ConnectError::Unfit => None,
-        };
-        self.link = match error {
-            ConnectError::Unfit => Link::Unfit,
-            _ => Link::Down { tries: (tries + 1).min(MOST_REFUSALS), next },
-        };
-        if next.is_none() && self.process.is_none() {
+        self.link = Link::after(error, tries, context.now);
+        if self.link.deadline().is_none() && self.process.is_none() {
             self.stop(context);
             self.is_gone = error == ConnectError::Gone;
         }
@@ -377,9 +315,10 @@ impl Instance {
     }
 
     fn closed(&mut self, context: &mut Context<'_>) {
-        let next = Some(context.now + FIRST_WAIT * (1 << RECONNECT_TRY));
-        let next = next.filter(|_| self.died.is_none());
-        self.link = Link::Down { tries: RECONNECT_TRY, next };
+        self.link = match self.died {
+            None => Link::lost(context.now),
+            Some(_) => Link::stale(),
+        };
         if self.conversation.shutdown().is_some() {
             let verdict = self.verdict(context);
             self.decide_file(&verdict, context);
@@ -407,9 +346,9 @@ impl Instance {
 
     /// Without a pidfd: it does. If there are signs that it is about to end, asks again soon.
     fn lives(&mut self, context: &mut Context<'_>) {
-        let is_ending = self.status.is_some() || !matches!(self.link, Link::Up { .. });
-        if is_ending && self.probes < MOST_REFUSALS {
-            let wait = FIRST_WAIT * (1 << self.probes);
+        let is_ending = self.status.is_some() || !self.link.is_up();
+        if is_ending && self.probes < MOST_PROBES {
+            let wait = FIRST_PROBE_WAIT * (1 << self.probes);
             self.probe_at = Some(context.now + wait.min(LONGEST_PROBE_WAIT));
             self.probes += 1;
         }
@@ -429,7 +368,7 @@ impl Instance {
     /// Finishes if nothing more is to be expected. A life without a known process ends with
     /// its connection.
     fn finish_if_complete(&mut self, context: &mut Context<'_>) {
-        let is_closed = self.was_connected && !matches!(self.link, Link::Up { .. });
+        let is_closed = self.was_connected && !self.link.is_up();
         let is_dead = self.died.is_some() || self.process.is_none();
         let waits_for_status =
             context.exits_are_told && self.process.is_some() && self.process_status().is_none();
@@ -465,7 +404,7 @@ impl Instance {
         let mut missing = Vec::new();
         if !self.has_spoken {
             missing.push(Missing::Conversation);
-        } else if matches!(self.link, Link::Up { .. }) {
+        } else if self.link.is_up() {
             missing.push(Missing::EndOfConversation);
         }
         match (self.process, self.died) {
@@ -488,25 +427,25 @@ impl Instance {
         }
     }
 
-    /// Decides about the file, once: what Ganeti does with it afterwards stays done.
     fn decide_file(&mut self, verdict: &Verdict, context: &mut Context<'_>) {
-        if self.file.decided.is_none() {
-            self.file.decided = Some(verdict.marks_user_shutdown(context.settings));
+        if self.file.decide(verdict.file(context.settings)) {
             self.act_on_file(context);
         }
     }
 
     fn act_on_file(&mut self, context: &mut Context<'_>) {
-        // A later life has the name: its file is none of ours.
-        let Some(present) = self.file.decided.filter(|_| context.is_current) else { return };
-        self.file.is_being_done = true;
-        if present {
-            let (name, inode) = (self.name.clone(), self.inode);
-            let incarnation = context.incarnation;
-            context.actions.push(Action::Create { incarnation, name, inode });
-        } else {
-            self.remove_file(RemoveReason::NotTheUser, context);
+        // If a later life has the name, its file is none of ours.
+        if !context.is_current {
+            return;
         }
+        let only_in_time = match self.file.attempt() {
+            None => return,
+            Some(Decision::Absent) => return self.remove_file(RemoveReason::NotTheUser, context),
+            Some(Decision::Present) => false,
+            Some(Decision::PresentInTime) => true,
+        };
+        let (name, inode, incarnation) = (self.name.clone(), self.inode, context.incarnation);
+        context.actions.push(Action::Create { incarnation, name, inode, only_in_time });
     }
 
     fn remove_file(&self, why: RemoveReason, context: &mut Context<'_>) {
@@ -519,15 +458,9 @@ impl Instance {
 
     /// The guest runs again: what was decided no longer holds.
     fn take_back(&mut self, context: &mut Context<'_>) {
-        if std::mem::take(&mut self.file).decided == Some(true) {
+        if std::mem::take(&mut self.file).is_to_be_there() {
             self.remove_file(RemoveReason::Runs, context);
         }
         self.times_taken_back += 1;
-    }
-
-    fn file_answered(&mut self, outcome: FileOutcome, context: &Context<'_>) {
-        if std::mem::take(&mut self.file.is_being_done) && outcome == FileOutcome::Failed {
-            self.file.failed(context.now);
-        }
     }
 }

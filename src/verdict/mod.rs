@@ -10,9 +10,11 @@
 mod cause;
 mod conversation;
 mod death;
+mod file;
 mod instance;
+mod link;
+mod node;
 
-use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Add;
 use std::sync::Arc;
@@ -20,13 +22,10 @@ use std::time::Duration;
 
 pub use cause::{Cause, Initiator, Verdict};
 pub use death::{Death, Missing};
+pub use node::Node;
 
 use crate::wire::qmp::Message;
 use crate::wire::{Quoted, WaitStatus};
-use instance::Instance;
-
-/// How often everything is looked at again, so that nothing stays missed for ever.
-const RESCAN: Duration = Duration::from_secs(30);
 
 /// What can be read in two ways, and how it is to be read.
 #[derive(Clone, Debug)]
@@ -188,8 +187,8 @@ pub enum ConnectError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileOutcome {
     Done,
-    /// The name belongs to a later life: nothing was touched.
-    Superseded,
+    /// It is not to be done any more: the name belongs to a later life, or it is too late.
+    LeftAlone,
     /// It will be tried again.
     Failed,
 }
@@ -230,11 +229,13 @@ pub enum Action {
     Unwatch {
         pid: u32,
     },
-    /// Create `NAME.shutdown`, unless the name belongs to another socket than this by now.
+    /// Create `NAME.shutdown`, unless the name belongs to another socket than this by now. With
+    /// `only_in_time` it must not stay if the process is dead already.
     Create {
         incarnation: Incarnation,
         name: Name,
         inode: Inode,
+        only_in_time: bool,
     },
     /// Remove it, unless the name belongs to another socket than this by now.
     Remove {
@@ -277,20 +278,6 @@ pub enum RemoveReason {
     Runs,
 }
 
-/// All instances of this node.
-#[derive(Debug)]
-pub struct Node {
-    settings: Settings,
-    exits_are_told: bool,
-    lives: HashMap<Incarnation, Instance>,
-    /// The latest life under each name.
-    current: HashMap<Name, Incarnation>,
-    by_pid: BTreeSet<(u32, Incarnation)>,
-    deadlines: BTreeSet<(Moment, Incarnation)>,
-    rescan_at: Moment,
-    last: Incarnation,
-}
-
 /// What an instance may look at and add to while it handles an event.
 struct Context<'a> {
     now: Moment,
@@ -299,208 +286,6 @@ struct Context<'a> {
     exits_are_told: bool,
     settings: &'a Settings,
     actions: &'a mut Vec<Action>,
-}
-
-impl Node {
-    #[must_use]
-    pub fn new(settings: Settings, now: Moment) -> Self {
-        Self {
-            settings,
-            exits_are_told: false,
-            lives: HashMap::new(),
-            current: HashMap::new(),
-            by_pid: BTreeSet::new(),
-            deadlines: BTreeSet::new(),
-            rescan_at: now,
-            last: Incarnation(0),
-        }
-    }
-
-    /// When the next [`Event::Tick`] is due.
-    #[must_use]
-    pub fn deadline(&self) -> Moment {
-        self.deadlines.first().map_or(self.rescan_at, |&(first, _)| first.min(self.rescan_at))
-    }
-
-    /// How many lives are being watched whose process is known and not dead.
-    #[must_use]
-    pub fn watched(&self) -> usize {
-        self.by_pid.len()
-    }
-
-    /// Takes one event and appends what is to be done about it to `actions`.
-    pub fn handle(&mut self, now: Moment, event: Event, actions: &mut Vec<Action>) {
-        match event {
-            Event::Created { name, inode } => self.found(now, name, inode, true, actions),
-            Event::Listed { name, inode } => self.found(now, name, inode, false, actions),
-            Event::Rescan => self.rescan(now, actions),
-            Event::Exits { are_told } => {
-                self.exits_are_told = are_told;
-                self.each(now, actions, Instance::exits_changed);
-            }
-            Event::Exit { pid, status } => {
-                self.each_of(pid, now, actions, |life, context| life.exited(status, context));
-            }
-            Event::CoreDump { pid } => {
-                self.each_of(pid, now, actions, |life, _| life.dumps_core());
-            }
-            Event::Of(incarnation, said) => {
-                self.with(incarnation, now, actions, |life, context| life.hear(said, context));
-            }
-            Event::Tick => self.tick(now, actions),
-        }
-    }
-
-    fn tick(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        while let Some(&(_, incarnation)) = self.deadlines.first().filter(|(at, _)| *at <= now) {
-            self.with(incarnation, now, actions, Instance::tick);
-        }
-        if self.rescan_at <= now {
-            self.rescan(now, actions);
-        }
-    }
-
-    fn rescan(&mut self, now: Moment, actions: &mut Vec<Action>) {
-        self.rescan_at = now + RESCAN;
-        actions.push(Action::LookAgain);
-        self.each(now, actions, Instance::rescan);
-    }
-
-    /// A socket was seen under `name`.
-    fn found(
-        &mut self,
-        now: Moment,
-        name: Name,
-        inode: Inode,
-        is_new: bool,
-        actions: &mut Vec<Action>,
-    ) {
-        if let Some(&incarnation) = self.current.get(&name) {
-            let same = self.lives.get(&incarnation).is_some_and(|life| life.is_at(inode));
-            if same {
-                if is_new {
-                    self.with(incarnation, now, actions, Instance::found_again);
-                }
-                return;
-            }
-        }
-        let previous = self.begin(now, Instance::new(name, inode, now), actions);
-        if let Some(previous) = previous {
-            self.with(previous, now, actions, Instance::superseded);
-        }
-    }
-
-    /// Begins a life; returns the one that held the name before.
-    fn begin(
-        &mut self,
-        now: Moment,
-        life: Instance,
-        actions: &mut Vec<Action>,
-    ) -> Option<Incarnation> {
-        self.last.0 += 1;
-        let incarnation = self.last;
-        let previous = self.current.insert(life.name().clone(), incarnation);
-        self.lives.insert(incarnation, life);
-        self.with(incarnation, now, actions, Instance::begun);
-        previous
-    }
-
-    fn each(
-        &mut self,
-        now: Moment,
-        actions: &mut Vec<Action>,
-        mut handle: impl FnMut(&mut Instance, &mut Context<'_>),
-    ) {
-        let mut incarnations: Vec<Incarnation> = self.lives.keys().copied().collect();
-        incarnations.sort_unstable();
-        for incarnation in incarnations {
-            self.with(incarnation, now, actions, &mut handle);
-        }
-    }
-
-    fn each_of(
-        &mut self,
-        pid: u32,
-        now: Moment,
-        actions: &mut Vec<Action>,
-        mut handle: impl FnMut(&mut Instance, &mut Context<'_>),
-    ) {
-        let mut after = Incarnation(0);
-        while let Some(&(_, incarnation)) =
-            self.by_pid.range((pid, after)..=(pid, Incarnation(u64::MAX))).next()
-        {
-            self.with(incarnation, now, actions, &mut handle);
-            after = Incarnation(incarnation.0 + 1);
-        }
-    }
-
-    /// Has one life handle something, and keeps the indices true to what became of it.
-    fn with(
-        &mut self,
-        incarnation: Incarnation,
-        now: Moment,
-        actions: &mut Vec<Action>,
-        handle: impl FnOnce(&mut Instance, &mut Context<'_>),
-    ) {
-        let Some(life) = self.lives.get_mut(&incarnation) else { return };
-        let (pid_before, deadline_before) = (life.watched_pid(), life.deadline());
-        let is_current = self.current.get(life.name()) == Some(&incarnation);
-        let exits_are_told = self.exits_are_told;
-        let settings = &self.settings;
-        let mut context =
-            Context { now, incarnation, is_current, exits_are_told, settings, actions };
-        handle(life, &mut context);
-
-        let (pid, deadline) = (life.watched_pid(), life.deadline());
-        if deadline != deadline_before {
-            deadline_before.map(|at| self.deadlines.remove(&(at, incarnation)));
-            deadline.map(|at| self.deadlines.insert((at, incarnation)));
-        }
-        let over = life.is_over().then(|| (life.name().clone(), life.remains()));
-        if pid != pid_before {
-            if let Some(pid) = pid_before {
-                self.by_pid.remove(&(pid, incarnation));
-                if !self.is_watched(pid) {
-                    actions.push(Action::Unwatch { pid });
-                }
-            }
-            if let Some(pid) = pid {
-                if !self.is_watched(pid) {
-                    actions.push(Action::Watch { pid });
-                }
-                self.by_pid.insert((pid, incarnation));
-            }
-        }
-        if let Some((name, remains)) = over {
-            self.end(now, incarnation, &name, remains, actions);
-        }
-    }
-
-    fn is_watched(&self, pid: u32) -> bool {
-        self.by_pid.range((pid, Incarnation(0))..=(pid, Incarnation(u64::MAX))).next().is_some()
-    }
-
-    fn end(
-        &mut self,
-        now: Moment,
-        incarnation: Incarnation,
-        name: &Name,
-        remains: Option<Instance>,
-        actions: &mut Vec<Action>,
-    ) {
-        if let Some(life) = self.lives.remove(&incarnation)
-            && let Some(at) = life.deadline()
-        {
-            self.deadlines.remove(&(at, incarnation));
-        }
-        actions.push(Action::Release { incarnation });
-        if self.current.get(name) == Some(&incarnation) {
-            self.current.remove(name);
-            if let Some(remains) = remains {
-                self.begin(now, remains, actions);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

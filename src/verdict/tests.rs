@@ -5,6 +5,8 @@ mod interleavings;
 mod life;
 mod table;
 
+use std::collections::BTreeSet;
+
 use super::*;
 use crate::wire::Signal;
 use crate::wire::qmp::{Answer, Event as Qmp, Reason, Shutdown, WatchdogAction};

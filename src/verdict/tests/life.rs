@@ -283,7 +283,7 @@ fn a_socket_that_vanishes_before_anybody_answered_leaves_nothing() {
     world.passes(Duration::from_secs(60));
     assert!(world.deaths.is_empty());
     assert_eq!(world.log, ["start \"web1\"", "stop \"web1\""]);
-    assert!(world.node.lives.is_empty() && world.node.current.is_empty());
+    assert!(world.node.holds_nothing());
 }
 
 #[test]
@@ -301,9 +301,7 @@ fn after_an_end_nothing_is_left_but_the_socket_that_may_be_stale() {
     world.socket = None;
     dies(&mut world, EXIT_0);
     world.passes(Duration::from_secs(31));
-    let node = &world.node;
-    assert!(node.lives.is_empty() && node.current.is_empty());
-    assert!(node.by_pid.is_empty() && node.deadlines.is_empty());
+    assert!(world.node.holds_nothing());
 }
 
 #[test]

@@ -4,10 +4,13 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
+
+use rustix::process::{Pid, kill_process_group};
 
 use crate::node::Node;
 use crate::{PATIENCE, Signal, send_signal};
@@ -49,6 +52,8 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
+            // With a wrapper that stays, both are killed together.
+            .process_group(0)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {words:?}: {error}"));
         let log = Arc::new(Log::default());
@@ -82,17 +87,11 @@ impl Daemon {
     }
 
     /// Waits for a line that contains `text` and returns the first.
-    ///
-    /// # Panics
-    /// If none comes in time.
     pub fn await_line(&self, text: &str) -> String {
         self.await_lines(text, 1).swap_remove(0)
     }
 
     /// Waits until `count` lines contain `text` and returns them all.
-    ///
-    /// # Panics
-    /// If they do not come in time.
     pub fn await_lines(&self, text: &str, count: usize) -> Vec<String> {
         self.await_matching(&format!("{count} lines with {text:?}"), |lines| {
             let found: Vec<String> =
@@ -102,17 +101,11 @@ impl Daemon {
     }
 
     /// Waits for the end of this instance, the first one told of.
-    ///
-    /// # Panics
-    /// If it is not told of in time.
     pub fn await_death(&self, name: &str) -> Death {
         self.await_deaths(name, 1).swap_remove(0)
     }
 
     /// Waits until `count` ends of this instance have been told of.
-    ///
-    /// # Panics
-    /// If they are not told of in time.
     pub fn await_deaths(&self, name: &str, count: usize) -> Vec<Death> {
         self.await_matching(&format!("{count} ends of {name}"), |lines| {
             let deaths = lines.iter().filter_map(|line| Death::parse(line));
@@ -122,9 +115,6 @@ impl Daemon {
     }
 
     /// Waits until as many ends have been told of, of whatever instances.
-    ///
-    /// # Panics
-    /// If they are not told of in time.
     pub fn await_any_deaths(&self, count: usize) -> Vec<Death> {
         self.await_matching(&format!("{count} ends"), |lines| {
             let deaths: Vec<Death> = lines.iter().filter_map(|line| Death::parse(line)).collect();
@@ -155,9 +145,6 @@ impl Daemon {
     }
 
     /// A number from `/proc/PID/status`, such as `VmRSS` (kB) or `voluntary_ctxt_switches`.
-    ///
-    /// # Panics
-    /// If there is none.
     #[must_use]
     pub fn status(&self, field: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid()))
@@ -175,9 +162,6 @@ impl Daemon {
     }
 
     /// The CPU time that it has used, in clock ticks.
-    ///
-    /// # Panics
-    /// If the kernel does not tell.
     #[must_use]
     pub fn cpu_ticks(&self) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("read stat");
@@ -191,27 +175,18 @@ impl Daemon {
     }
 
     /// Asks it to end with SIGTERM and waits until it has.
-    ///
-    /// # Panics
-    /// If it cannot be waited for.
     pub fn stop(mut self) -> ExitStatus {
         self.signal(Signal::TERM);
         self.child.wait().expect("wait for the daemon")
     }
 
     /// Kills it with SIGKILL and waits until it is gone.
-    ///
-    /// # Panics
-    /// If it cannot be waited for.
     pub fn kill(mut self) {
         self.child.kill().expect("kill the daemon");
         self.child.wait().expect("wait for the daemon");
     }
 
     /// Fails if it has ended.
-    ///
-    /// # Panics
-    /// If it has.
     pub fn assert_alive(&mut self) {
         let ended = self.child.try_wait().expect("look at the daemon");
         assert_eq!(ended, None, "the daemon has ended");
@@ -220,7 +195,8 @@ impl Daemon {
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.child.kill();
+        let group = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        let _ = group.map(|group| kill_process_group(group, Signal::KILL));
         let _ = self.child.wait();
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();

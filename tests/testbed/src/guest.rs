@@ -52,18 +52,12 @@ impl<'a> GuestBuilder<'a> {
     }
 
     /// Boots it and waits until its guest is ready.
-    ///
-    /// # Panics
-    /// If it does not become ready.
     #[must_use]
     pub fn boot(self) -> Guest {
         self.launch().await_ready()
     }
 
     /// Starts QEMU without waiting for the guest.
-    ///
-    /// # Panics
-    /// If QEMU cannot be started.
     #[must_use]
     pub fn launch(self) -> Booting {
         let serial_path = self.node.path(format!("{}.serial", self.name));
@@ -117,9 +111,6 @@ pub struct Booting {
 
 impl Booting {
     /// Waits until the guest is ready.
-    ///
-    /// # Panics
-    /// If it does not become ready.
     #[must_use]
     pub fn await_ready(self) -> Guest {
         let (serial, _) = self.serial.accept().expect("accept the serial line");
@@ -143,26 +134,17 @@ impl Guest {
     }
 
     /// Gives the guest one of the commands of `tests/guest/guest.S`.
-    ///
-    /// # Panics
-    /// If the serial line is closed.
     pub fn tell(&mut self, command: u8) {
         self.serial.write_all(&[command]).expect("write to the serial line");
     }
 
     /// Makes the guest deaf to the power button.
-    ///
-    /// # Panics
-    /// If it does not confirm.
     pub fn deafen(&mut self) {
         self.tell(b'd');
         self.await_letter(b'!');
     }
 
     /// Waits until it has booted again after a reset.
-    ///
-    /// # Panics
-    /// If it does not.
     pub fn await_reboot(&mut self) {
         self.await_letter(b'R');
     }
@@ -174,9 +156,6 @@ impl Guest {
     }
 
     /// Has QEMU execute QMP commands over Ganeti's own monitor, one after the other.
-    ///
-    /// # Panics
-    /// If one is refused. A QEMU that is gone before it answers is none.
     pub fn execute(&self, commands: &[&str]) {
         let stream = UnixStream::connect(&self.qmp).expect("connect to the monitor");
         stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
@@ -197,10 +176,13 @@ impl Guest {
         send_signal(self.pid, signal);
     }
 
+    /// Whether QEMU has ended; it is reaped then.
+    pub fn has_ended(&mut self) -> bool {
+        let child = self.child.as_mut().expect("QEMU has not detached itself");
+        child.try_wait().expect("look at QEMU").is_some()
+    }
+
     /// Waits until QEMU has ended, and reaps it.
-    ///
-    /// # Panics
-    /// If it has detached itself: then it is not this process's to wait for.
     pub fn wait(mut self) -> ExitStatus {
         let child = self.child.as_mut().expect("QEMU has not detached itself");
         child.wait().expect("wait for QEMU")

@@ -8,6 +8,9 @@
 //!
 //! The library knows nothing of the daemon's code: it sees what an administrator sees.
 
+// Here everything that goes wrong fails the test.
+#![allow(clippy::missing_panics_doc)]
+
 mod daemon;
 mod guest;
 mod needs;
@@ -18,7 +21,7 @@ mod witness;
 use std::time::Duration;
 
 pub use daemon::{Daemon, Death};
-pub use guest::{Guest, GuestBuilder};
+pub use guest::{Booting, Guest, GuestBuilder};
 pub use needs::{Need, can_run};
 pub use node::Node;
 pub use rustix::process::Signal;

@@ -38,9 +38,6 @@ impl<'a> StandInBuilder<'a> {
     }
 
     /// Starts it and waits until its socket is bound.
-    ///
-    /// # Panics
-    /// If that fails.
     #[must_use]
     pub fn start(self) -> StandIn {
         let mut child = Command::new(program())
@@ -58,9 +55,6 @@ impl<'a> StandInBuilder<'a> {
     }
 
     /// Starts it and waits until the daemon has connected to it.
-    ///
-    /// # Panics
-    /// If that fails.
     #[must_use]
     pub fn connected(self) -> StandIn {
         let mut stand_in = self.start();
@@ -81,9 +75,6 @@ impl StandIn {
     }
 
     /// Waits until it says this word.
-    ///
-    /// # Panics
-    /// If it ends without saying it.
     pub fn await_word(&mut self, word: &str) {
         let mut line = String::new();
         while line.trim_end() != word {
@@ -94,9 +85,6 @@ impl StandIn {
     }
 
     /// Gives it a command.
-    ///
-    /// # Panics
-    /// If it has ended.
     pub fn tell(&mut self, command: &str) {
         writeln!(self.stdin, "{command}").expect("tell the stand-in");
     }
@@ -106,17 +94,11 @@ impl StandIn {
     }
 
     /// Whether it has ended; it is reaped then.
-    ///
-    /// # Panics
-    /// If it cannot be looked at.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().expect("look at the stand-in").is_some()
     }
 
     /// Waits until it has ended, and reaps it.
-    ///
-    /// # Panics
-    /// If it cannot be waited for.
     pub fn wait(mut self) -> ExitStatus {
         self.child.wait().expect("wait for the stand-in")
     }

@@ -30,8 +30,6 @@ pub struct Seen {
 }
 
 impl Witness {
-    /// # Panics
-    /// If there is no such process.
     #[must_use]
     pub fn new(node: &Node, name: &str, pid: u32) -> Self {
         let flags = inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC;
@@ -44,9 +42,6 @@ impl Witness {
     }
 
     /// Waits for the end of the process.
-    ///
-    /// # Panics
-    /// If it does not end in time.
     #[must_use]
     pub fn observe(self) -> Seen {
         let mut created = None;
