@@ -62,7 +62,7 @@ fn two_hundred_stand_ins_stopped_by_force_at_once_leave_no_file() {
             let stand_ins: Vec<StandIn> = (0..200)
                 .map(|i| {
                     let drain = format!("--drain={}", i % 25);
-                    node.stand_in(&format!("web{i}")).with(&drain).start()
+                    node.stand_in(format!("web{i}")).with(&drain).start()
                 })
                 .collect();
             daemon.await_lines("is connected and runs", round * 200);

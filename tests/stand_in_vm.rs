@@ -16,6 +16,7 @@
 
 use std::io::{self, BufRead, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
 use std::process::exit;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
@@ -34,16 +35,16 @@ enum Happening {
 }
 
 struct StandIn {
-    socket: String,
+    socket: PathBuf,
     greets: bool,
     drain: Duration,
     client: Option<UnixStream>,
 }
 
 fn main() {
-    let mut arguments = std::env::args().skip(1);
-    let socket = arguments.next().expect("the path of the socket");
-    let options: Vec<String> = arguments.collect();
+    let mut arguments = std::env::args_os().skip(1);
+    let socket = PathBuf::from(arguments.next().expect("the path of the socket"));
+    let options: Vec<String> = arguments.filter_map(|option| option.into_string().ok()).collect();
     let has = |option: &str| options.iter().any(|given| given == option);
     let drain = options.iter().find_map(|option| option.strip_prefix("--drain="));
     let drain = drain.map_or(0, |drain| drain.parse().expect("milliseconds"));
@@ -54,7 +55,7 @@ fn main() {
         move || await_sigterm(&sender)
     });
     let descriptor = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&descriptor, &SocketAddrUnix::new(&*socket).unwrap()).unwrap();
+    rustix::net::bind(&descriptor, &SocketAddrUnix::new(&socket).unwrap()).unwrap();
     say("bound");
     let listener = UnixListener::from(descriptor);
     thread::spawn({

@@ -50,7 +50,7 @@ fn a_hundred_instances_at_once() {
 fn instances_that_run_already_are_found_at_start() {
     needs!(Root);
     let node = node();
-    let stand_ins: Vec<_> = (0..200).map(|i| node.stand_in(&format!("web{i}")).start()).collect();
+    let stand_ins: Vec<_> = (0..200).map(|i| node.stand_in(format!("web{i}")).start()).collect();
     let daemon = node.start();
     daemon.await_lines("is connected and runs", 200);
     drop(stand_ins);
@@ -140,11 +140,11 @@ fn the_control_directory_vanishes_and_comes_back() {
         }
         fs::create_dir_all(node.control_dir()).unwrap();
         fs::create_dir_all(node.pid_dir()).unwrap();
-        let mut stand_in = node.stand_in(&format!("web{i}")).connected();
+        let mut stand_in = node.stand_in(format!("web{i}")).connected();
         daemon.await_line(&format!("Instance \"web{i}\" (pid {}) is connected", stand_in.pid()));
         stand_in.tell("shutdown guest-shutdown");
         daemon.await_death(&format!("web{i}"));
-        assert!(node.has_shutdown_file(&format!("web{i}")));
+        assert!(node.has_shutdown_file(format!("web{i}")));
     }
 }
 
@@ -159,7 +159,7 @@ fn the_control_directory_is_moved_away_and_another_takes_its_place() {
         fs::rename(moved, node.path(format!("old{i}"))).unwrap();
         fs::create_dir_all(node.control_dir()).unwrap();
         fs::create_dir_all(node.pid_dir()).unwrap();
-        let stand_in = node.stand_in(&format!("web{i}")).connected();
+        let stand_in = node.stand_in(format!("web{i}")).connected();
         daemon.await_line(&format!("Instance \"web{i}\" (pid {}) is connected", stand_in.pid()));
     }
 }

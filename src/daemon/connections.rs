@@ -13,8 +13,8 @@ use crate::sys::qmp_socket;
 use crate::verdict::{
     Command, ConnectError, Event, Incarnation, Inode, Moment, Name, Peer, Process, Said,
 };
-use crate::wire::Printable;
 use crate::wire::qmp::{self, Line, LineError, Message};
+use crate::wire::{Excerpt, Printable};
 
 impl Daemon {
     pub(super) fn connect(
@@ -166,7 +166,7 @@ impl Daemon {
                     warn!(
                         "Instance {} sent what is not a QMP message ({error}): {}{}",
                         endpoint.name,
-                        Printable(text),
+                        Excerpt(text),
                         withheld(count)
                     );
                 }

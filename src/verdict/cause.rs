@@ -9,7 +9,7 @@ use super::conversation::{Conversation, Pending, Shutdown};
 use super::file::Decision;
 use super::{GuestReset, Settings, SignalShutdown};
 use crate::wire::qmp::Reason;
-use crate::wire::{Printable, Signal, WaitStatus};
+use crate::wire::{Signal, WaitStatus};
 
 /// Why a virtual machine ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,7 +168,7 @@ impl fmt::Display for Cause {
             Self::GuestReset => "guest-reset",
             Self::Powerdown => "powerdown",
             Self::HostSignal(_) => "host-signal",
-            Self::Host(Some(reason)) => return Printable(reason.name().as_bytes()).fmt(f),
+            Self::Host(Some(reason)) => reason.name(),
             Self::Host(None) => "host",
             Self::HostError => "host-error",
             Self::Watchdog => "watchdog",

@@ -299,19 +299,19 @@ impl Instance {
     }
 
     fn told_status(&mut self, running: bool, context: &mut Context<'_>) {
+        if running {
+            if self.conversation.runs() == Turn::TakenBack {
+                self.take_back(context);
+            }
+            // Whatever file there is was made for an earlier life.
+            self.remove_file(RemoveReason::Runs, context);
+        } else {
+            self.conversation.is_held();
+        }
         if !std::mem::replace(&mut self.has_answered, true) {
             let (name, process) = (self.name.clone(), self.process);
             context.actions.push(Action::Answered { name, process, running });
         }
-        if !running {
-            self.conversation.is_held();
-            return;
-        }
-        if self.conversation.runs() == Turn::TakenBack {
-            self.take_back(context);
-        }
-        // Whatever file there is was made for an earlier life.
-        self.remove_file(RemoveReason::Runs, context);
     }
 
     fn closed(&mut self, context: &mut Context<'_>) {

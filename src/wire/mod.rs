@@ -9,5 +9,5 @@ pub mod qmp;
 mod text;
 mod wait_status;
 
-pub use text::{Printable, Quoted};
+pub use text::{Excerpt, Printable, Quoted};
 pub use wait_status::{Signal, WaitStatus};

@@ -81,7 +81,8 @@ pub enum Reason {
     GuestPanic,
     SubsystemReset,
     SnapshotLoad,
-    /// One of a later QEMU, cut to 64 characters.
+    /// One of a later QEMU: cut to 64 characters, and those that no name in QEMU's schema has
+    /// are `?`.
     Unknown(Box<str>),
 }
 
@@ -211,13 +212,15 @@ impl Reason {
     ];
 
     fn parse(name: &str) -> Self {
-        match Self::NAMES.iter().find(|(known, _)| *known == name) {
-            Some((_, reason)) => reason.clone(),
-            None => Self::Unknown(name.chars().take(LONGEST_REASON).collect()),
+        if let Some((_, reason)) = Self::NAMES.iter().find(|(known, _)| *known == name) {
+            return reason.clone();
         }
+        let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        let kept = name.chars().take(LONGEST_REASON);
+        Self::Unknown(kept.map(|c| if plain(c) { c } else { '?' }).collect())
     }
 
-    /// The name in the schema; for an unknown one, what the peer said, unescaped.
+    /// The name in the schema.
     #[must_use]
     pub fn name(&self) -> &str {
         if let Self::Unknown(name) = self {

@@ -18,6 +18,11 @@ pub struct Printable<'a>(pub &'a [u8]);
 #[derive(Clone, Copy, Debug)]
 pub struct Quoted<'a>(pub &'a [u8]);
 
+/// Foreign text in double quotes, cut after 200 bytes: it cannot be taken for the line around
+/// it.
+#[derive(Clone, Copy, Debug)]
+pub struct Excerpt<'a>(pub &'a [u8]);
+
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = &self.0[..self.0.len().min(LONGEST)];
@@ -31,6 +36,14 @@ impl fmt::Display for Quoted<'_> {
         f.write_char('"')?;
         write_escaped(f, self.0, |c| c == '\\' || c == '"')?;
         f.write_char('"')
+    }
+}
+
+impl fmt::Display for Excerpt<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &self.0[..self.0.len().min(LONGEST)];
+        Quoted(shown).fmt(f)?;
+        if shown.len() < self.0.len() { f.write_str("...") } else { Ok(()) }
     }
 }
 
@@ -89,5 +102,6 @@ mod tests {
         let shown = Printable(&[b'x'; 1000]).to_string();
         assert_eq!(shown.len(), LONGEST + 3);
         assert!(shown.ends_with("..."));
+        assert!(Excerpt(&[b'"'; 1000]).to_string().ends_with("\\\"\"..."));
     }
 }

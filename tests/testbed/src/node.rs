@@ -1,5 +1,6 @@
 //! A directory that the daemon takes for the machine's root.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -62,17 +63,23 @@ impl Node {
     }
 
     #[must_use]
-    pub fn socket(&self, name: &str) -> PathBuf {
-        self.control_dir().join(format!("{name}.kvmd"))
+    pub fn socket(&self, name: impl AsRef<OsStr>) -> PathBuf {
+        self.in_control_dir(name.as_ref(), ".kvmd")
     }
 
     #[must_use]
-    pub fn shutdown_file(&self, name: &str) -> PathBuf {
-        self.control_dir().join(format!("{name}.shutdown"))
+    pub fn shutdown_file(&self, name: impl AsRef<OsStr>) -> PathBuf {
+        self.in_control_dir(name.as_ref(), ".shutdown")
+    }
+
+    fn in_control_dir(&self, name: &OsStr, suffix: &str) -> PathBuf {
+        let mut file = name.to_os_string();
+        file.push(suffix);
+        self.control_dir().join(file)
     }
 
     #[must_use]
-    pub fn has_shutdown_file(&self, name: &str) -> bool {
+    pub fn has_shutdown_file(&self, name: impl AsRef<OsStr>) -> bool {
         self.shutdown_file(name).exists()
     }
 
@@ -112,7 +119,7 @@ impl Node {
 
     /// A process that behaves like QEMU as far as the daemon can see, yet to be started.
     #[must_use]
-    pub fn stand_in(&self, name: &str) -> StandInBuilder<'_> {
-        StandInBuilder::new(self, name)
+    pub fn stand_in(&self, name: impl AsRef<OsStr>) -> StandInBuilder<'_> {
+        StandInBuilder::new(self, name.as_ref())
     }
 }

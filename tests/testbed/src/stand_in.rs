@@ -1,6 +1,7 @@
 //! Processes that behave like QEMU as far as the daemon can see, for tests that need hundreds
 //! of them, or one that misbehaves. See `tests/stand_in_vm.rs`.
 
+use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -12,7 +13,7 @@ use crate::{Signal, send_signal};
 #[derive(Debug)]
 pub struct StandInBuilder<'a> {
     node: &'a Node,
-    name: String,
+    name: OsString,
     options: Vec<String>,
 }
 
@@ -26,7 +27,7 @@ pub struct StandIn {
 }
 
 impl<'a> StandInBuilder<'a> {
-    pub(crate) fn new(node: &'a Node, name: &str) -> Self {
+    pub(crate) fn new(node: &'a Node, name: &OsStr) -> Self {
         Self { node, name: name.into(), options: Vec::new() }
     }
 
@@ -49,7 +50,8 @@ impl<'a> StandInBuilder<'a> {
             .expect("start the stand-in");
         let stdin = child.stdin.take().expect("stdin is piped");
         let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
-        let mut stand_in = StandIn { name: self.name, child, stdin, stdout };
+        let mut stand_in =
+            StandIn { name: self.name.to_string_lossy().into_owned(), child, stdin, stdout };
         stand_in.await_word("bound");
         stand_in
     }

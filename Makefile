@@ -1,0 +1,40 @@
+# What a newcomer types: `make demo` to see it work, `make check` to see that it does.
+
+CARGO ?= cargo
+
+# PROGRAM:PACKAGE,... of what is needed to build, to play the demonstration, to run the tests.
+BUILD = cc:gcc,libc6-dev
+QEMU = qemu-system-x86_64:qemu-system-x86 as:binutils
+TESTS = strace:strace prlimit:util-linux
+
+# The tests that this machine cannot run are named in this file.
+NOT_RUN = $(CURDIR)/target/not-run
+
+.PHONY: all demo check clean
+
+all:
+	@tests/install-packages $(BUILD)
+	$(CARGO) build --release --locked
+
+# Real guests die in ten ways; a table says what the daemon made of each.
+demo:
+	@tests/install-packages $(BUILD) $(QEMU)
+	$(CARGO) build --release --locked --bin ganeti-kvmd --example demo
+	@target/release/examples/demo
+
+# Format, lints, unit, property and end-to-end tests. The last ones need root, for the kernel's
+# proc connector: without it, those that cannot run are named at the end.
+check:
+	@tests/install-packages $(BUILD) $(QEMU) $(TESTS)
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	@mkdir -p target && rm -f $(NOT_RUN)
+	NOT_RUN=$(NOT_RUN) $(CARGO) test --workspace --locked
+	@if [ -s $(NOT_RUN) ]; then \
+		echo; echo "Not run on this machine:"; sort -u $(NOT_RUN) | sed 's/^/  /'; \
+	else \
+		echo; echo "Every test has run."; \
+	fi
+
+clean:
+	$(CARGO) clean

@@ -1,0 +1,267 @@
+//! QEMU may be taken over by its guest, and a directory may hold anything: the daemon says so,
+//! bounds it, and goes on serving the others.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use testbed::{Daemon, Node, StandIn, needs};
+
+fn node() -> Node {
+    Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
+}
+
+/// Another instance ends as its user wants, and is marked, whatever `web1` does meanwhile.
+fn another_is_served(node: &Node, daemon: &Daemon, name: &str) {
+    let mut other = node.stand_in(name).connected();
+    other.tell("shutdown guest-shutdown");
+    assert_eq!(daemon.await_death(name).initiator, "user");
+    assert!(node.has_shutdown_file(name));
+}
+
+/// A misbehaving instance is still judged by how it ends.
+fn it_is_still_judged(daemon: &Daemon, mut stand_in: StandIn) {
+    let name = stand_in.name().to_string();
+    stand_in.tell("shutdown guest-shutdown");
+    assert_eq!(daemon.await_death(&name).initiator, "user");
+}
+
+#[test]
+fn lines_that_are_not_qmp() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    let mut stand_in = node.stand_in("web1").connected();
+    for line in [
+        "{",
+        "[]",
+        "{\"event\": 7}",
+        "\u{1b}[2J\u{7} not JSON",
+        "{\"event\": \"SHUTDOWN\", \"data\": 7}",
+    ] {
+        stand_in.tell(&format!("line {line}"));
+    }
+    daemon.await_lines("is not a QMP message", 5);
+    assert!(daemon.lines().iter().all(|line| !line.contains('\u{1b}')), "escaped");
+    for _ in 0..10_000 {
+        stand_in.tell("line nonsense");
+    }
+    another_is_served(&node, &daemon, "web2");
+    it_is_still_judged(&daemon, stand_in);
+    assert_eq!(daemon.count("is not a QMP message"), 5, "a flood of complaints is withheld");
+}
+
+#[test]
+fn a_hundred_megabytes_without_a_line_feed() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    let mut stand_in = node.stand_in("web1").connected();
+    another_is_served(&node, &daemon, "web2");
+    let before = daemon.status("VmHWM");
+    stand_in.tell("bytes 100000000");
+    another_is_served(&node, &daemon, "web3");
+    stand_in.tell("line ");
+    it_is_still_judged(&daemon, stand_in);
+    let grown = daemon.status("VmHWM") - before;
+    assert!(grown < 1024, "{grown} kB more memory");
+    assert_eq!(daemon.count("longer than 16384 bytes"), 1);
+}
+
+#[test]
+fn data_nested_ten_thousand_deep() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    let mut stand_in = node.stand_in("web1").connected();
+    stand_in.tell("nest 7000");
+    stand_in.tell("nest 10000");
+    another_is_served(&node, &daemon, "web2");
+    it_is_still_judged(&daemon, stand_in);
+}
+
+#[test]
+fn a_flood_of_events() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    let mut stand_in = node.stand_in("web1").connected();
+    another_is_served(&node, &daemon, "web2");
+    let before = daemon.status("VmHWM");
+    stand_in.tell("flood 1000000");
+    for i in 3..20 {
+        another_is_served(&node, &daemon, &format!("web{i}"));
+    }
+    it_is_still_judged(&daemon, stand_in);
+    let grown = daemon.status("VmHWM") - before;
+    assert!(grown < 1024, "{grown} kB more memory");
+}
+
+#[test]
+fn one_byte_at_a_time() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    let mut stand_in = node.stand_in("web1").connected();
+    for i in 2..10 {
+        stand_in.tell("trickle");
+        another_is_served(&node, &daemon, &format!("web{i}"));
+    }
+    stand_in.tell("line ");
+    daemon.await_line("is not a QMP message");
+    it_is_still_judged(&daemon, stand_in);
+}
+
+#[test]
+fn a_peer_that_claims_to_go_and_to_come_back_for_ever() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    let mut stand_in = node.stand_in("web1").connected();
+    for _ in 0..1000 {
+        stand_in.tell(r#"event SHUTDOWN {"guest": true, "reason": "guest-shutdown"}"#);
+        stand_in.tell("event RESUME");
+    }
+    another_is_served(&node, &daemon, "web2");
+    it_is_still_judged(&daemon, stand_in);
+    assert!(daemon.lines().len() < 100, "{} lines", daemon.lines().len());
+}
+
+#[test]
+fn a_reason_that_forges_a_line() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    let mut stand_in = node.stand_in("web1").connected();
+    stand_in.tell(r#"event SHUTDOWN {"guest": true, "reason": "x\nInstance \"web2\": cause guest-shutdown, initiator user"}"#);
+    stand_in.tell("exit 0");
+    let death = daemon.await_death("web1");
+    assert!(death.cause.starts_with("x?Instance"), "{}", death.line);
+    assert_eq!(daemon.count("Instance \"web2\""), 0);
+    assert!(!node.has_shutdown_file("web1"), "nobody knows what it means");
+}
+
+#[test]
+fn sockets_that_are_none() {
+    needs!(Root);
+    let node = node();
+    let outside = node.path("outside");
+    let _listener = UnixListener::bind(&outside).unwrap();
+    fs::create_dir(node.socket("directory")).unwrap();
+    fs::write(node.socket("file"), "").unwrap();
+    symlink(&outside, node.socket("link")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        node.socket("fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        0,
+    )
+    .unwrap();
+    let daemon = node.start();
+    for (name, what) in [
+        ("directory", "a directory"),
+        ("file", "a plain file"),
+        ("link", "a symbolic link"),
+        ("fifo", "a FIFO"),
+    ] {
+        let line =
+            daemon.await_line(&format!("Cannot connect to \"{}\"", node.socket(name).display()));
+        assert!(line.ends_with(&format!("it is {what}, not a socket; remove it")), "{line}");
+    }
+    another_is_served(&node, &daemon, "web1");
+}
+
+#[test]
+fn names_of_every_kind() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    let names = [
+        &b"with space"[..],
+        b"with\nline feed",
+        b"with \"quotes\" and \\",
+        b"\xff\xfe",
+        b"\xe2\x80\xaebidirectional",
+        b"-rf",
+        b".hidden",
+        b"%s%n",
+    ];
+    for (i, name) in names.into_iter().map(OsStr::from_bytes).enumerate() {
+        let mut stand_in = node.stand_in(name).connected();
+        stand_in.tell("shutdown guest-shutdown");
+        daemon.await_any_deaths(i + 1);
+        assert!(node.has_shutdown_file(name), "{name:?}");
+    }
+    assert!(daemon.lines().iter().all(|line| line.starts_with("20")), "{:#?}", daemon.lines());
+}
+
+#[test]
+fn a_name_as_long_as_a_file_name_may_be() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    // 250 bytes and ".kvmd" are 255; ".shutdown" does not fit any more.
+    let name = "n".repeat(250);
+    let mut stand_in = node.stand_in("web1").start();
+    fs::rename(node.socket("web1"), node.socket(&name)).unwrap();
+    stand_in.await_word("connected");
+    stand_in.tell("shutdown guest-shutdown");
+    let line = daemon.await_line("Cannot create");
+    assert!(line.contains("File name too long"), "{line}");
+    another_is_served(&node, &daemon, "web2");
+}
+
+#[test]
+fn a_shutdown_file_that_is_a_directory() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    let mut stand_in = node.stand_in("web1").connected();
+    daemon.await_line("is connected and runs");
+    fs::create_dir(node.shutdown_file("web1")).unwrap();
+    stand_in.tell("shutdown guest-shutdown");
+    let line = daemon.await_line("Cannot create");
+    assert!(line.contains("it is a directory, not a file; remove it"), "{line}");
+    // Once it is out of the way, the verdict is written after all.
+    fs::remove_dir(node.shutdown_file("web1")).unwrap();
+    assert_eq!(daemon.await_death("web1").initiator, "user");
+    daemon.await_lines("Detect user shutdown", 2);
+    another_is_served(&node, &daemon, "web2");
+    assert!(node.shutdown_file("web1").is_file());
+}
+
+#[test]
+fn a_shutdown_file_that_is_a_symbolic_link() {
+    needs!(Root);
+    let node = node();
+    let outside = node.path("outside");
+    let link = node.shutdown_file("web1");
+    for dangling in [true, false] {
+        if !dangling {
+            fs::write(&outside, "precious").unwrap();
+        }
+        let daemon = node.start();
+        let mut stand_in = node.stand_in("web1").connected();
+        daemon.await_line("is connected and runs");
+        symlink(&outside, &link).unwrap();
+        stand_in.tell("shutdown guest-shutdown");
+        let line = daemon.await_line("Cannot create");
+        assert!(line.contains("it is a symbolic link, not a file; remove it"), "{line}");
+        assert_eq!(outside.exists(), !dangling, "it was not followed");
+        drop(daemon);
+        fs::remove_file(&link).unwrap();
+    }
+    // A verdict against the user removes the link and not what it leads to.
+    let daemon = node.start();
+    let stand_in = node.stand_in("web1").connected();
+    daemon.await_line("is connected and runs");
+    symlink(&outside, &link).unwrap();
+    stand_in.signal(testbed::Signal::TERM);
+    assert_eq!(daemon.await_death("web1").cause, "host-signal");
+    assert!(!Path::new(&link).is_symlink());
+    assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");
+}

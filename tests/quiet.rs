@@ -1,0 +1,81 @@
+//! What does not concern the daemon does not wake it.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+
+use testbed::{Node, needs};
+
+/// How many processes this machine has ever started.
+fn processes_so_far() -> u64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap();
+    let line = stat.lines().find_map(|line| line.strip_prefix("processes ")).unwrap();
+    line.parse().unwrap()
+}
+
+/// Has `count` processes come and go.
+fn storm(count: usize) {
+    let script = format!("i=0; while [ $i -lt {} ]; do (:); i=$((i+1)); done", count / 2);
+    thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+            });
+        }
+    });
+}
+
+/// Where forkstat is woken 10,000 times and extrace 80,000 times.
+#[test]
+fn fifty_thousand_processes_come_and_go() {
+    needs!(Root);
+    let node = Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"));
+    let mut daemon = node.start();
+    let stand_ins: Vec<_> = (0..20).map(|i| node.stand_in(format!("web{i}")).connected()).collect();
+    daemon.await_lines("is connected and runs", 20);
+    let (switches, ticks, processes) =
+        (daemon.context_switches(), daemon.cpu_ticks(), processes_so_far());
+    storm(50_000);
+    let storm = processes_so_far() - processes;
+    let switches = daemon.context_switches() - switches;
+    let ticks = daemon.cpu_ticks() - ticks;
+    println!("{storm} processes: {switches} context switches, {ticks} clock ticks");
+    assert!(storm >= 50_000);
+    assert!(switches <= 5 && ticks <= 1, "{switches} context switches, {ticks} clock ticks");
+    daemon.assert_alive();
+    drop(stand_ins);
+    daemon.await_any_deaths(20);
+}
+
+/// Between two looks at everything, every 30 seconds, it sleeps.
+/// Two hundred stale sockets change nothing of that.
+#[test]
+fn an_idle_daemon_sleeps_between_its_checks() {
+    needs!(Root, Strace);
+    let node = Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"));
+    for i in 0..200 {
+        drop(std::os::unix::net::UnixListener::bind(node.socket(format!("stale{i}"))).unwrap());
+    }
+    let trace = node.path("trace");
+    let daemon = node.start_wrapped(
+        &["strace", "-f", "-r", "-o", trace.to_str().unwrap(), "--trace=epoll_wait"],
+        &[],
+    );
+    let _stand_in = node.stand_in("web1").connected();
+    daemon.await_lines("Stop monitor", 200);
+    // From here on it is idle. The next thing that it does is the check; wait for two of them.
+    let sleeps = || {
+        let trace = fs::read_to_string(&trace).unwrap();
+        trace.lines().map(String::from).collect::<Vec<_>>()
+    };
+    let before = sleeps().len();
+    let started = std::time::Instant::now();
+    while sleeps().len() < before + 2 {
+        assert!(started.elapsed() < testbed::PATIENCE * 2, "it does not wake for its checks");
+        thread::sleep(std::time::Duration::from_millis(500));
+    }
+    let elapsed = started.elapsed().as_secs();
+    let woken = sleeps().len() - before;
+    println!("woken {woken} times in {elapsed} s");
+    assert!(elapsed >= 30, "woken {woken} times in {elapsed} s: {:?}", &sleeps()[before..]);
+}

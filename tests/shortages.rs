@@ -1,0 +1,76 @@
+//! A full disk, no descriptors left: said, tried again, and no verdict lost.
+
+use std::fs;
+
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use testbed::{Node, needs};
+
+fn node() -> Node {
+    Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
+}
+
+/// A file system of its own over the control directory, with room for a few files.
+struct SmallDisk<'a>(&'a Node);
+
+impl<'a> SmallDisk<'a> {
+    fn new(node: &'a Node) -> Self {
+        mount("tmpfs", node.control_dir(), "tmpfs", MountFlags::empty(), Some(c"nr_inodes=16"))
+            .expect("mount a small file system");
+        Self(node)
+    }
+
+    /// Leaves no room for another file.
+    fn fill(&self) {
+        let fill = |i| fs::write(self.0.control_dir().join(format!("filler{i}")), "");
+        let full = (0..100).map(fill).find_map(Result::err).expect("the disk fills up");
+        assert_eq!(full.raw_os_error(), Some(libc::ENOSPC));
+    }
+
+    fn make_room(&self) {
+        fs::remove_file(self.0.control_dir().join("filler0")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let _ = unmount(self.0.control_dir(), UnmountFlags::DETACH);
+    }
+}
+
+#[test]
+fn a_full_disk() {
+    needs!(Root);
+    let node = node();
+    let disk = SmallDisk::new(&node);
+    let daemon = node.start();
+    let mut stand_in = node.stand_in("web1").with("--drain=100").connected();
+    daemon.await_line("is connected and runs");
+    disk.fill();
+    stand_in.tell("shutdown guest-shutdown");
+    let line = daemon.await_line("Cannot create");
+    assert!(line.contains("No space left on device") && line.contains("trying again"), "{line}");
+    disk.make_room();
+    assert_eq!(daemon.await_death("web1").initiator, "user");
+    daemon.await_lines("Detect user shutdown", 2);
+    // Served in turn: when the next instance is connected, the file has been written.
+    let _next = node.stand_in("web2").connected();
+    assert!(node.has_shutdown_file("web1"));
+}
+
+#[test]
+fn no_descriptors_left() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start_wrapped(&["prlimit", "--nofile=24:24"], &[]);
+    let mut stand_ins: Vec<_> = (0..10).map(|i| node.stand_in(format!("web{i}")).start()).collect();
+    let line = daemon.await_line("Cannot connect");
+    assert!(line.contains("Too many open files") && line.contains("LimitNOFILE"), "{line}");
+    // Whoever is connected is judged, and its end makes room for the others.
+    for stand_in in &mut stand_ins {
+        stand_in.await_word("connected");
+        stand_in.tell("shutdown guest-shutdown");
+        assert_eq!(daemon.await_death(stand_in.name()).initiator, "user");
+        assert!(node.has_shutdown_file(stand_in.name()));
+    }
+    assert!(daemon.count("Too many open files") <= 6, "said, and not again and again");
+}
