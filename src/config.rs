@@ -1,10 +1,19 @@
-//! Where Ganeti keeps its files on this node.
+//! What Ganeti has to say: where its files are on this node, and whether to run here at all.
+
+mod ssconf;
 
 use std::ffi::{OsStr, OsString};
+use std::fmt;
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+pub use ssconf::{
+    Family, SsconfError, has_kvm, is_user_shutdown_enabled, is_vm_capable, primary_family,
+};
+
 use crate::verdict::Name;
+use crate::wire::Quoted;
 
 /// Ganeti's paths, each below `GANETI_ROOTDIR` where that is set (its virtual clusters).
 #[derive(Clone, Debug)]
@@ -37,9 +46,20 @@ impl Paths {
         self.at("/var/run/ganeti/kvm-hypervisor/pid").join(OsStr::from_bytes(name.as_bytes()))
     }
 
+    /// The daemon's own pid file.
+    #[must_use]
+    pub fn pid_file(&self) -> PathBuf {
+        self.at("/var/run/ganeti/ganeti-kvmd.pid")
+    }
+
     #[must_use]
     pub fn log_file(&self) -> PathBuf {
         self.at("/var/log/ganeti/kvm-daemon.log")
+    }
+
+    /// A file in which Ganeti's master tells its nodes of the cluster.
+    fn ssconf(&self, key: &str) -> PathBuf {
+        self.at("/var/lib/ganeti").join(format!("ssconf_{key}"))
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -49,18 +69,170 @@ impl Paths {
     }
 }
 
+/// Why the daemon is not to run on this node. Not an error: it exits with 0.
+#[derive(Debug)]
+pub enum WhyNot {
+    NoKvm,
+    NoUserShutdown,
+    NotVmCapable(String),
+    /// A file that says so cannot be read.
+    Unreadable(PathBuf, io::Error),
+    /// A file that says so is not what Ganeti writes.
+    Malformed(SsconfError),
+}
+
+/// Whether there is something to do here: KVM is enabled in the cluster, so is the detection
+/// of users' shutdowns, and this node may have instances. `node_name` is asked for last, since
+/// it may take the name service to answer.
+pub fn should_run(
+    paths: &Paths,
+    node_name: impl FnOnce(Option<Family>) -> String,
+) -> Result<(), WhyNot> {
+    let read = |key| {
+        let path = paths.ssconf(key);
+        ssconf::read(&path).map_err(|error| WhyNot::Unreadable(path, error))
+    };
+    if !has_kvm(&read("hypervisor_list")?).map_err(WhyNot::Malformed)? {
+        return Err(WhyNot::NoKvm);
+    }
+    if !is_user_shutdown_enabled(&read("enabled_user_shutdown")?).map_err(WhyNot::Malformed)? {
+        return Err(WhyNot::NoUserShutdown);
+    }
+    let capable = read("node_vm_capable")?;
+    // Ganeti takes a missing file for IPv4, and asks for no particular family on a bad one.
+    let family = match read("primary_ip_family") {
+        Ok(text) => primary_family(&text).ok(),
+        Err(_) => Some(Family::V4),
+    };
+    let node = node_name(family);
+    if is_vm_capable(&capable, &node).map_err(WhyNot::Malformed)? {
+        Ok(())
+    } else {
+        Err(WhyNot::NotVmCapable(node))
+    }
+}
+
+/// The lines that Ganeti's own daemon writes; scripts know them.
+impl fmt::Display for WhyNot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoKvm => f.write_str("KVM not enabled, exiting"),
+            Self::NoUserShutdown => f.write_str("User shutdown not enabled, exiting"),
+            Self::NotVmCapable(node) => {
+                write!(f, "Node {} is not VM capable, exiting", Quoted(node.as_bytes()))
+            }
+            Self::Unreadable(path, error) => {
+                write!(f, "{}: openFile: {}", path.display(), GanetisWords(error))
+            }
+            Self::Malformed(error) => error.fmt(f),
+        }
+    }
+}
+
+impl WhyNot {
+    /// What to do about it, for an administrator who expected otherwise.
+    #[must_use]
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::NoKvm => "To have it run: gnt-cluster modify --enabled-hypervisors=kvm,...",
+            Self::NoUserShutdown => {
+                "To have it run: gnt-cluster modify --user-shutdown=yes; and for each instance whose user may shut it down: gnt-instance modify -H user_shutdown=True"
+            }
+            Self::NotVmCapable(_) => "To have it run: gnt-node modify --vm-capable=yes NODE",
+            Self::Unreadable(..) | Self::Malformed(_) => {
+                "To have Ganeti write its files on this node again: gnt-cluster redist-conf"
+            }
+        }
+    }
+}
+
+/// A system's error in the words of Ganeti's Haskell daemons, which scripts know.
+#[derive(Debug)]
+pub struct GanetisWords<'a>(pub &'a io::Error);
+
+impl fmt::Display for GanetisWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind = match self.0.raw_os_error() {
+            Some(libc::ENOENT) => "does not exist",
+            Some(libc::EEXIST) => "already exists",
+            Some(libc::EACCES | libc::EPERM | libc::EROFS) => "permission denied",
+            Some(libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::ENOSPC) => {
+                "resource exhausted"
+            }
+            Some(libc::EBUSY) => "resource busy",
+            Some(libc::EISDIR | libc::ENOTDIR) => "inappropriate type",
+            Some(libc::EINVAL | libc::ELOOP | libc::ENAMETOOLONG) => "invalid argument",
+            _ => "failed",
+        };
+        let text = self.0.to_string();
+        let text = text.split(" (os error").next().unwrap_or_default();
+        write!(f, "{kind} ({text})")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn every_path_is_below_the_root() {
         let name = Name::new(b"web1");
         let paths = Paths::below(OsStr::new("/tmp/cluster"));
-        for path in [paths.control_dir(), paths.log_file(), paths.pid_file_of(&name)] {
-            assert!(path.starts_with("/tmp/cluster/var"), "{path:?}");
+        for path in [
+            paths.control_dir(),
+            paths.log_file(),
+            paths.pid_file(),
+            paths.pid_file_of(&name),
+            paths.ssconf("x"),
+        ] {
+            assert!(path.starts_with("/tmp/cluster/var"), "{}", path.display());
         }
         let real = Paths::below(OsStr::new(""));
         assert_eq!(real.log_file(), Path::new("/var/log/ganeti/kvm-daemon.log"));
+    }
+
+    #[test]
+    fn errors_in_ganetis_words() {
+        let said = |number| GanetisWords(&io::Error::from_raw_os_error(number)).to_string();
+        assert_eq!(said(libc::ENOENT), "does not exist (No such file or directory)");
+        assert_eq!(said(libc::EAGAIN), "resource exhausted (Resource temporarily unavailable)");
+    }
+
+    /// A cluster of its own, and the answer that it gives.
+    fn answer(files: &[(&str, &str)]) -> String {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::below(root.path().as_os_str());
+        fs::create_dir_all(root.path().join("var/lib/ganeti")).unwrap();
+        for (key, text) in files {
+            fs::write(paths.ssconf(key), text).unwrap();
+        }
+        match should_run(&paths, |_| "node1".into()) {
+            Ok(()) => "run".into(),
+            Err(why) => why.to_string().replace(root.path().to_str().unwrap(), ""),
+        }
+    }
+
+    const KVM: (&str, &str) = ("hypervisor_list", "xen-pvm\nkvm\n");
+    const ENABLED: (&str, &str) = ("enabled_user_shutdown", "True\n");
+    const CAPABLE: (&str, &str) = ("node_vm_capable", "node0=False\nnode1=True\n");
+
+    #[test]
+    fn it_runs_where_all_three_files_say_so() {
+        assert_eq!(answer(&[KVM, ENABLED, CAPABLE]), "run");
+    }
+
+    #[test]
+    fn the_first_no_is_told_in_ganetis_words() {
+        let no_kvm = ("hypervisor_list", "xen-pvm\n");
+        assert_eq!(answer(&[no_kvm]), "KVM not enabled, exiting");
+        let disabled = ("enabled_user_shutdown", "False");
+        assert_eq!(answer(&[KVM, disabled]), "User shutdown not enabled, exiting");
+        let incapable = ("node_vm_capable", "node1=False\nnode1=True\n");
+        assert_eq!(answer(&[KVM, ENABLED, incapable]), "Node \"node1\" is not VM capable, exiting");
+        assert_eq!(
+            answer(&[KVM, ENABLED]),
+            "/var/lib/ganeti/ssconf_node_vm_capable: openFile: does not exist (No such file or directory)"
+        );
     }
 }

@@ -219,7 +219,7 @@ impl Daemon {
                     self.paths.log_file().display()
                 );
             }
-            info!(target: crate::log::NOTICE, "Reopening log files after receiving SIGHUP");
+            info!("Reopening log files after receiving SIGHUP");
         }
     }
 

@@ -1,21 +1,23 @@
-//! The log, in the line format of Ganeti's daemons, to a file and to stderr.
+//! The log, in the line format of Ganeti's daemons: to a file, to stderr, to syslog.
 //!
 //! What each level means here:
 //! - error: something is wrong that a person must put right; the line says how;
 //! - warning: something is missing or reduced, and the daemon goes on without it;
 //! - notice: the daemon starts and ends;
 //! - info: what is watched, what was decided, why an instance ended;
-//! - debug: every event of the directory and every QMP message.
+//! - debug: every event of the directory and every QMP message; never to syslog.
 
-use std::fs::{File, OpenOptions};
+mod outputs;
+
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use env_logger::{Builder, Target};
 use jiff::Timestamp;
 use log::{Level, LevelFilter, Record};
+
+use outputs::{FileOutput, Outputs, SyslogOutput};
 
 /// The target of a line of level NOTICE, which the `log` crate does not have:
 /// `info!(target: NOTICE, ...)`.
@@ -24,87 +26,91 @@ pub const NOTICE: &str = "kvmd::notice";
 /// Who writes the lines.
 const PROGRAM: &str = "ganeti-kvmd";
 
-/// Where lines go.
-#[derive(Debug, Default)]
-struct Outputs {
-    stderr: bool,
-    path: PathBuf,
-    file: Option<File>,
-    /// The file ends in a part of a line: there was no room for the rest.
-    file_is_torn: bool,
-}
-
 /// The running log.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Log {
     outputs: Arc<Mutex<Outputs>>,
 }
 
-/// Starts the log, to the file at `path` and, if asked for, to stderr. Called once.
-///
-/// A file that cannot be opened is an error to be reported, and does not keep the log from
-/// being started without it.
-pub fn start(path: &Path, stderr: bool, debug: bool) -> (Log, io::Result<()>) {
-    let outputs = Outputs { stderr, path: path.to_path_buf(), ..Outputs::default() };
-    let log = Log { outputs: Arc::new(Mutex::new(outputs)) };
-    let opened = log.reopen();
-    Builder::new()
-        .filter_module("kvmd", if debug { LevelFilter::Debug } else { LevelFilter::Info })
-        .target(Target::Pipe(Box::new(log.clone())))
-        .format(|line, record| write_line(line, Timestamp::now(), record))
-        .init();
-    (log, opened)
-}
-
 impl Log {
+    /// A log that goes nowhere yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Has every line of the whole program go to this log from now on. Called once.
+    pub fn start(&self, debug: bool) {
+        Builder::new()
+            .filter_module("kvmd", if debug { LevelFilter::Debug } else { LevelFilter::Info })
+            .target(Target::Pipe(Box::new(self.clone())))
+            .format(|line, record| write_line(line, Timestamp::now(), record))
+            .init();
+    }
+
+    /// Has lines go to the file at `path` as well. If it cannot be opened, that will be tried
+    /// again by [`Log::reopen`].
+    pub fn to_file(&self, path: &Path) -> io::Result<()> {
+        self.outputs().file.insert(FileOutput::new(path)).open()
+    }
+
+    /// Has lines go to stderr as well.
+    pub fn to_stderr(&self) {
+        self.outputs().stderr = true;
+    }
+
+    /// Has lines go to the syslog as well.
+    pub fn to_syslog(&self) -> io::Result<()> {
+        self.outputs().syslog = Some(SyslogOutput::connect()?);
+        Ok(())
+    }
+
+    /// Has stdout and stderr lead to the log's file, where nothing else is to be seen.
+    pub fn take_output(&self) -> io::Result<()> {
+        let mut outputs = self.outputs();
+        outputs.takes_output = true;
+        outputs.redirect()
+    }
+
     /// Opens the file anew, as after its rotation. On an error the old one stays in use.
     pub fn reopen(&self) -> io::Result<()> {
-        let mut outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&outputs.path)?;
-        outputs.file = Some(file);
-        outputs.file_is_torn = false;
-        Ok(())
+        let mut outputs = self.outputs();
+        if let Some(file) = &mut outputs.file {
+            file.open()?;
+        }
+        outputs.redirect()
+    }
+
+    fn outputs(&self) -> MutexGuard<'_, Outputs> {
+        self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn write_line(line: &mut impl Write, time: Timestamp, record: &Record<'_>) -> io::Result<()> {
-    let level = match record.level() {
+fn level_name(record: &Record<'_>) -> &'static str {
+    match record.level() {
         Level::Error => "ERROR",
         Level::Warn => "WARNING",
         Level::Info if record.target() == NOTICE => "NOTICE",
         Level::Info => "INFO",
         Level::Debug | Level::Trace => "DEBUG",
-    };
+    }
+}
+
+fn write_line(line: &mut impl Write, time: Timestamp, record: &Record<'_>) -> io::Result<()> {
     let time = time.strftime("%Y-%m-%d %H:%M:%S,%9f000 UTC");
-    let pid = std::process::id();
+    let (pid, level) = (std::process::id(), level_name(record));
     writeln!(line, "{time}: {PROGRAM} pid={pid}/ThreadId 1 {level} {}", record.args())
 }
 
 /// Each call gets one whole line. Errors are not returned: nobody could be told of them.
 impl Write for Log {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let mut outputs = self.outputs.lock().unwrap_or_else(PoisonError::into_inner);
-        outputs.write_to_file(line);
-        if outputs.stderr {
-            let _ = io::stderr().write_all(line);
-        }
+        self.outputs().write(line);
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
-    }
-}
-
-impl Outputs {
-    /// Writes the line with one call, so that no other process's line can come between. Where
-    /// a full disk took only a part of the line before, that part gets its line feed first.
-    fn write_to_file(&mut self, line: &[u8]) {
-        let Some(file) = &mut self.file else { return };
-        if self.file_is_torn && file.write(b"\n").is_err() {
-            return;
-        }
-        self.file_is_torn = matches!(file.write(line), Ok(written) if written < line.len());
     }
 }
 

@@ -1,7 +1,10 @@
 //! A process that behaves like QEMU as far as the daemon can see: it serves QMP at a socket,
 //! ends in good order on SIGTERM, and dies of everything else.
 //!
-//! Usage: `stand_in_vm SOCKET [--no-greeting] [--drain=MS] [--listen-late] [--never-accept]`
+//! Usage: `stand_in_vm SOCKET [--no-greeting] [--drain=MS] [--ready | --listen-late] [--never-accept]`
+//!
+//! With `--ready` it listens already when its socket appears, with `--listen-late` only when it
+//! is told to; else right after, as QEMU does.
 //!
 //! It says `bound`, `listening` and `connected` on stdout when it is so, and obeys the lines
 //! that it reads from stdin:
@@ -55,7 +58,15 @@ fn main() {
         move || await_sigterm(&sender)
     });
     let descriptor = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
-    rustix::net::bind(&descriptor, &SocketAddrUnix::new(&socket).unwrap()).unwrap();
+    if has("--ready") {
+        let elsewhere = socket.with_extension("elsewhere");
+        rustix::net::bind(&descriptor, &SocketAddrUnix::new(&elsewhere).unwrap()).unwrap();
+        rustix::net::listen(&descriptor, 1).unwrap();
+        std::fs::hard_link(&elsewhere, &socket).unwrap();
+        std::fs::remove_file(&elsewhere).unwrap();
+    } else {
+        rustix::net::bind(&descriptor, &SocketAddrUnix::new(&socket).unwrap()).unwrap();
+    }
     say("bound");
     let listener = UnixListener::from(descriptor);
     thread::spawn({

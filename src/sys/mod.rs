@@ -6,7 +6,11 @@
 pub mod clock;
 pub mod connector;
 pub mod control_dir;
+pub mod daemonize;
 pub mod directory_watch;
+pub mod node_name;
+pub mod pid_file;
 pub mod process;
 pub mod qmp_socket;
 pub mod socket_option;
+pub mod users;

@@ -1,5 +1,6 @@
 //! Processes: which one is meant, and whether it lives.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -9,6 +10,12 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::verdict::Process;
+
+/// Gives this process another name, as `/proc/PID/comm` shows it: 15 bytes at most.
+pub fn set_name(name: &CStr) {
+    // It can fail for a bad pointer only.
+    let _ = rustix::thread::set_name(name);
+}
 
 /// A descriptor that becomes readable when the process dies (Linux 5.3).
 ///

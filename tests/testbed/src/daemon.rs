@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -13,7 +15,7 @@ use std::time::Instant;
 use rustix::process::{Pid, kill_process_group};
 
 use crate::node::Node;
-use crate::{PATIENCE, Signal, send_signal};
+use crate::{Signal, patience, send_signal};
 
 /// What the daemon has written to stderr so far.
 #[derive(Debug, Default)]
@@ -48,7 +50,7 @@ impl Daemon {
             .args(&words[1..])
             .args(["-f", "--no-user-checks"])
             .args(arguments)
-            .env("GANETI_ROOTDIR", node.root())
+            .envs(node.environment())
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -64,7 +66,6 @@ impl Daemon {
         });
         let daemon = Self { child, log, reader: Some(reader) };
         daemon.await_line("Watch directory");
-        daemon.await_line("proc connector");
         daemon
     }
 
@@ -123,7 +124,7 @@ impl Daemon {
     }
 
     fn await_matching<T>(&self, what: &str, find: impl Fn(&[String]) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + patience();
         let mut lines = self.log.lines.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             if let Some(found) = find(&lines.0) {
@@ -153,6 +154,18 @@ impl Daemon {
             status.lines().filter_map(|line| line.split_once(':')).collect();
         let value = fields.get(field).and_then(|value| value.split_whitespace().next());
         value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no {field}"))
+    }
+
+    /// Whether it has an inotify watch on this directory, as the kernel shows it.
+    #[must_use]
+    pub fn watches(&self, directory: &Path) -> bool {
+        let inode = fs::metadata(directory).expect("look at the directory").ino();
+        let shown = format!(" ino:{inode:x} ");
+        let descriptors = fs::read_dir(format!("/proc/{}/fdinfo", self.pid()));
+        descriptors.into_iter().flatten().flatten().any(|descriptor| {
+            let info = fs::read_to_string(descriptor.path()).unwrap_or_default();
+            info.lines().any(|line| line.starts_with("inotify ") && line.contains(&shown))
+        })
     }
 
     /// How often the daemon has been woken, or has made way for others.

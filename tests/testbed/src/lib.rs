@@ -16,6 +16,7 @@ mod guest;
 mod needs;
 mod node;
 mod stand_in;
+pub mod suite;
 mod witness;
 
 use std::time::Duration;
@@ -23,13 +24,21 @@ use std::time::Duration;
 pub use daemon::{Daemon, Death};
 pub use guest::{Booting, Guest, GuestBuilder};
 pub use needs::{Need, can_run};
-pub use node::Node;
+pub use node::{NODE_NAME, Node};
 pub use rustix::process::Signal;
 pub use stand_in::{StandIn, StandInBuilder};
+pub use suite::in_private_mounts;
 pub use witness::{Seen, Witness};
 
 /// How long a test waits for what must come. Never measured, only exceeded by a failure.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The same, but shorter where failures are expected (`TESTBED_PATIENCE`, in seconds).
+#[must_use]
+pub fn patience() -> Duration {
+    let seconds = std::env::var("TESTBED_PATIENCE").ok().and_then(|text| text.parse().ok());
+    seconds.map_or(PATIENCE, Duration::from_secs)
+}
 
 /// Sends a signal to a process of the test's own.
 pub fn send_signal(pid: u32, signal: Signal) {

@@ -13,6 +13,8 @@ pub enum Need {
     Root,
     /// `strace`, to make system calls fail.
     Strace,
+    /// The daemon that comes with Ganeti, to be compared with.
+    Original,
 }
 
 /// Whether this machine has all of it. If not, the running test is named on stderr and in the
@@ -41,6 +43,7 @@ impl Need {
             Self::Qemu => has_program("qemu-system-x86_64") && has_program("as"),
             Self::Root => rustix::process::geteuid().is_root(),
             Self::Strace => has_program("strace"),
+            Self::Original => has_program("/usr/lib/ganeti/3.0/usr/sbin/ganeti-kvmd"),
         }
     }
 
@@ -49,6 +52,7 @@ impl Need {
             Self::Qemu => "qemu-system-x86_64 and binutils (packages qemu-system-x86, binutils)",
             Self::Root => "root",
             Self::Strace => "strace (package strace)",
+            Self::Original => "the original ganeti-kvmd (package ganeti-haskell-3.0)",
         }
     }
 }

@@ -1,20 +1,36 @@
-//! A directory that the daemon takes for the machine's root.
+//! A node: a directory that the daemon takes for the machine's root, or the machine itself.
 
 use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use tempfile::TempDir;
 
 use crate::daemon::Daemon;
 use crate::guest::GuestBuilder;
 use crate::stand_in::StandInBuilder;
+use crate::suite::are_mounts_private;
 
-/// A node of its own, removed when dropped.
+/// What the node is called in its cluster.
+pub const NODE_NAME: &str = "node1.example.com";
+
+/// Where Ganeti keeps its files.
+const GANETIS: [&str; 3] = ["run/ganeti", "var/lib/ganeti", "var/log/ganeti"];
+
+/// A node of its own, gone when dropped.
 #[derive(Debug)]
 pub struct Node {
-    root: TempDir,
+    root: Root,
     program: PathBuf,
+}
+
+#[derive(Debug)]
+enum Root {
+    /// The daemon is told of it by `GANETI_ROOTDIR`.
+    Directory(TempDir),
+    /// The machine's own paths, in a mount namespace where Ganeti's directories are empty.
+    Machine,
 }
 
 impl Node {
@@ -22,8 +38,7 @@ impl Node {
     #[must_use]
     pub fn new(program: impl Into<PathBuf>) -> Self {
         let node = Self::bare(program);
-        fs::create_dir_all(node.control_dir()).expect("create the control directory");
-        fs::create_dir_all(node.pid_dir()).expect("create the pid directory");
+        node.with_control_dir();
         node
     }
 
@@ -31,10 +46,50 @@ impl Node {
     #[must_use]
     pub fn bare(program: impl Into<PathBuf>) -> Self {
         let root = tempfile::Builder::new().prefix("node").tempdir().expect("create a root");
-        let node = Self { root, program: program.into() };
-        fs::create_dir_all(node.path("var/run/ganeti")).expect("create the run directory");
-        fs::create_dir_all(node.path("var/log/ganeti")).expect("create the log directory");
-        node
+        let node = Self { root: Root::Directory(root), program: program.into() };
+        for directory in ["var/run/ganeti", "var/lib/ganeti", "var/log/ganeti"] {
+            fs::create_dir_all(node.path(directory)).expect("create Ganeti's directories");
+        }
+        node.in_a_cluster()
+    }
+
+    /// The machine itself, for a program that knows Ganeti's own paths only. To be made by a
+    /// process that is in a mount namespace of its own (see [`crate::in_private_mounts`]), one
+    /// at a time.
+    #[must_use]
+    pub fn machine(program: impl Into<PathBuf>) -> Self {
+        assert!(are_mounts_private(), "these are the machine's real directories");
+        for directory in GANETIS {
+            let directory = Path::new("/").join(directory);
+            fs::create_dir_all(&directory).expect("create Ganeti's directories");
+            mount("tmpfs", &directory, "tmpfs", MountFlags::empty(), Some(c"mode=755"))
+                .expect("mount an empty file system");
+        }
+        Self { root: Root::Machine, program: program.into() }.in_a_cluster()
+    }
+
+    /// Makes the directories that Ganeti makes when it starts its first instance.
+    pub fn with_control_dir(&self) -> &Self {
+        fs::create_dir_all(self.control_dir()).expect("create the control directory");
+        fs::create_dir_all(self.pid_dir()).expect("create the pid directory");
+        self
+    }
+
+    fn in_a_cluster(self) -> Self {
+        self.set_ssconf("hypervisor_list", "kvm\n");
+        self.set_ssconf("enabled_user_shutdown", "True\n");
+        self.set_ssconf("node_vm_capable", &format!("{NODE_NAME}=True\n"));
+        self
+    }
+
+    /// Writes what Ganeti's master would tell the node.
+    pub fn set_ssconf(&self, key: &str, text: &str) {
+        fs::write(self.ssconf(key), text).expect("write an ssconf file");
+    }
+
+    #[must_use]
+    pub fn ssconf(&self, key: &str) -> PathBuf {
+        self.path(format!("var/lib/ganeti/ssconf_{key}"))
     }
 
     #[must_use]
@@ -44,12 +99,25 @@ impl Node {
 
     #[must_use]
     pub fn root(&self) -> &Path {
-        self.root.path()
+        match &self.root {
+            Root::Directory(root) => root.path(),
+            Root::Machine => Path::new("/"),
+        }
+    }
+
+    /// What a program on this node has to find in its environment.
+    #[must_use]
+    pub fn environment(&self) -> Vec<(&'static str, PathBuf)> {
+        let mut environment = vec![("GANETI_HOSTNAME", NODE_NAME.into())];
+        if let Root::Directory(root) = &self.root {
+            environment.push(("GANETI_ROOTDIR", root.path().into()));
+        }
+        environment
     }
 
     #[must_use]
     pub fn path(&self, below: impl AsRef<Path>) -> PathBuf {
-        self.root.path().join(below)
+        self.root().join(below)
     }
 
     #[must_use]
@@ -60,6 +128,18 @@ impl Node {
     #[must_use]
     pub fn pid_dir(&self) -> PathBuf {
         self.path("var/run/ganeti/kvm-hypervisor/pid")
+    }
+
+    /// The daemon's log.
+    #[must_use]
+    pub fn log_file(&self) -> PathBuf {
+        self.path("var/log/ganeti/kvm-daemon.log")
+    }
+
+    /// The daemon's own pid file.
+    #[must_use]
+    pub fn pid_file(&self) -> PathBuf {
+        self.path("var/run/ganeti/ganeti-kvmd.pid")
     }
 
     #[must_use]
@@ -121,5 +201,15 @@ impl Node {
     #[must_use]
     pub fn stand_in(&self, name: impl AsRef<OsStr>) -> StandInBuilder<'_> {
         StandInBuilder::new(self, name.as_ref())
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if let Root::Machine = self.root {
+            for directory in GANETIS {
+                let _ = unmount(Path::new("/").join(directory), UnmountFlags::DETACH);
+            }
+        }
     }
 }

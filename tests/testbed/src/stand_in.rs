@@ -4,10 +4,12 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 
 use crate::node::Node;
-use crate::{Signal, send_signal};
+use crate::{Signal, patience, send_signal};
 
 /// A stand-in that is yet to be started.
 #[derive(Debug)]
@@ -23,7 +25,7 @@ pub struct StandIn {
     name: String,
     child: Child,
     stdin: ChildStdin,
-    stdout: BufReader<ChildStdout>,
+    words: Receiver<String>,
 }
 
 impl<'a> StandInBuilder<'a> {
@@ -49,9 +51,15 @@ impl<'a> StandInBuilder<'a> {
             .spawn()
             .expect("start the stand-in");
         let stdin = child.stdin.take().expect("stdin is piped");
-        let stdout = BufReader::new(child.stdout.take().expect("stdout is piped"));
+        let stdout = child.stdout.take().expect("stdout is piped");
+        let (sender, words) = mpsc::channel();
+        thread::spawn(move || {
+            for word in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = sender.send(word);
+            }
+        });
         let mut stand_in =
-            StandIn { name: self.name.to_string_lossy().into_owned(), child, stdin, stdout };
+            StandIn { name: self.name.to_string_lossy().into_owned(), child, stdin, words };
         stand_in.await_word("bound");
         stand_in
     }
@@ -78,12 +86,12 @@ impl StandIn {
 
     /// Waits until it says this word.
     pub fn await_word(&mut self, word: &str) {
-        let mut line = String::new();
-        while line.trim_end() != word {
-            line.clear();
-            let read = self.stdout.read_line(&mut line).expect("read what the stand-in says");
-            assert_ne!(read, 0, "{} ended before it said {word:?}", self.name);
+        while let Ok(said) = self.words.recv_timeout(patience()) {
+            if said == word {
+                return;
+            }
         }
+        panic!("{} does not say {word:?}", self.name);
     }
 
     /// Gives it a command.

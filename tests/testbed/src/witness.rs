@@ -9,8 +9,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::inotify;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::PATIENCE;
 use crate::node::Node;
+use crate::patience;
 
 /// Watches one instance from before the test acts until its process is dead.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ impl Witness {
                 PollFd::new(&self.process, PollFlags::IN),
                 PollFd::new(&self.directory, PollFlags::IN),
             ];
-            let timeout = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+            let timeout = Timespec { tv_sec: patience().as_secs().cast_signed(), tv_nsec: 0 };
             let ready = poll(&mut sources, Some(&timeout)).expect("poll");
             assert_ne!(ready, 0, "the process does not end");
             let (is_dead, has_changed) =

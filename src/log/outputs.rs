@@ -1,0 +1,178 @@
+//! Where lines go. None of these may stop the daemon, and none may tear a line.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use super::PROGRAM;
+use crate::sys::daemonize;
+
+/// The syslog's socket.
+const SYSLOG: &str = "/dev/log";
+
+/// The facility DAEMON, as a part of a message's priority (`syslog(3)`).
+const DAEMON: u8 = 3 << 3;
+
+#[derive(Debug, Default)]
+pub(super) struct Outputs {
+    pub(super) stderr: bool,
+    pub(super) file: Option<FileOutput>,
+    pub(super) syslog: Option<SyslogOutput>,
+    /// stdout and stderr lead to the file.
+    pub(super) takes_output: bool,
+}
+
+impl Outputs {
+    pub(super) fn write(&mut self, line: &[u8]) {
+        if let Some(file) = &mut self.file {
+            file.write(line);
+        }
+        if self.stderr {
+            let _ = io::stderr().write_all(line);
+        }
+        if let Some(syslog) = &mut self.syslog {
+            syslog.write(line);
+        }
+    }
+
+    pub(super) fn redirect(&self) -> io::Result<()> {
+        match self.file.as_ref().and_then(|output| output.file.as_ref()) {
+            _ if !self.takes_output => Ok(()),
+            Some(file) => daemonize::redirect_output(file),
+            None => daemonize::redirect_output(OpenOptions::new().write(true).open("/dev/null")?),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct FileOutput {
+    path: PathBuf,
+    /// Absent while it cannot be opened.
+    file: Option<File>,
+    /// The file ends in a part of a line: there was no room for the rest.
+    is_torn: bool,
+}
+
+impl FileOutput {
+    /// An output to the file at `path`, which is not opened yet. Its mode will be what the
+    /// umask leaves of 0666.
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.to_path_buf(), file: None, is_torn: false }
+    }
+
+    /// Opens the file, or opens it anew.
+    pub(super) fn open(&mut self) -> io::Result<()> {
+        self.file = Some(OpenOptions::new().append(true).create(true).open(&self.path)?);
+        self.is_torn = false;
+        Ok(())
+    }
+
+    /// Writes the line with one call, so that no other process's line can come between. Where
+    /// a full disk took only a part of the line before, that part gets its line feed first.
+    fn write(&mut self, line: &[u8]) {
+        let Some(file) = &mut self.file else { return };
+        if self.is_torn && file.write(b"\n").is_err() {
+            return;
+        }
+        self.is_torn = matches!(file.write(line), Ok(written) if written < line.len());
+    }
+}
+
+/// The syslog, in the form of Ganeti's daemons: `<29>ganeti-kvmd[17]: [/NOTICE] text`.
+#[derive(Debug)]
+pub(super) struct SyslogOutput {
+    socket: UnixDatagram,
+}
+
+impl SyslogOutput {
+    pub(super) fn connect() -> io::Result<Self> {
+        let socket = UnixDatagram::unbound()?;
+        // A syslog that takes nothing in must not hold the daemon up.
+        socket.set_nonblocking(true)?;
+        socket.connect(SYSLOG)?;
+        Ok(Self { socket })
+    }
+
+    fn write(&mut self, line: &[u8]) {
+        let Some((level, text)) = level_and_text(line) else { return };
+        let Some(priority) = priority(level) else { return };
+        let pid = std::process::id();
+        let mut message = format!("<{priority}>{PROGRAM}[{pid}]: [/{level}] ").into_bytes();
+        message.extend_from_slice(text);
+        message.push(0);
+        let sent = self.socket.send(&message);
+        // The syslog has been restarted: its new socket is another one.
+        if sent.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock)
+            && self.socket.connect(SYSLOG).is_ok()
+        {
+            let _ = self.socket.send(&message);
+        }
+    }
+}
+
+/// Takes a line of this log apart: what follows `ThreadId 1` is the level, then the text.
+fn level_and_text(line: &[u8]) -> Option<(&str, &[u8])> {
+    const BEFORE: &[u8] = b"/ThreadId 1 ";
+    let start = line.windows(BEFORE.len()).position(|window| window == BEFORE)? + BEFORE.len();
+    let rest = line[start..].strip_suffix(b"\n").unwrap_or(&line[start..]);
+    let end = rest.iter().position(|&byte| byte == b' ')?;
+    Some((std::str::from_utf8(&rest[..end]).ok()?, &rest[end + 1..]))
+}
+
+/// Facility and severity (`syslog(3)`); nothing for what does not go there.
+fn priority(level: &str) -> Option<u8> {
+    match level {
+        "ERROR" => Some(DAEMON | 3),
+        "WARNING" => Some(DAEMON | 4),
+        "NOTICE" => Some(DAEMON | 5),
+        "INFO" => Some(DAEMON | 6),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_taken_apart_for_the_syslog() {
+        let line =
+            b"2026-11-21 02:14:07,667502669000 UTC: ganeti-kvmd pid=6/ThreadId 1 NOTICE a b\n";
+        assert_eq!(level_and_text(line), Some(("NOTICE", &b"a b"[..])));
+        assert_eq!(priority("NOTICE"), Some(29));
+        assert_eq!(priority("INFO"), Some(30));
+        assert_eq!(priority("DEBUG"), None);
+    }
+
+    fn opened(path: &Path) -> FileOutput {
+        let mut output = FileOutput::new(path);
+        output.open().unwrap();
+        output
+    }
+
+    #[test]
+    fn a_full_disk_tears_one_line_and_not_the_next() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut output = opened(&path);
+        output.write(b"first\n");
+        // As if only a part of a line had fitted.
+        output.file.as_mut().unwrap().write_all(b"sec").unwrap();
+        output.is_torn = true;
+        output.write(b"third\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "first\nsec\nthird\n");
+    }
+
+    #[test]
+    fn after_a_rotation_lines_go_to_the_new_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        let mut output = opened(&path);
+        output.write(b"old\n");
+        std::fs::rename(&path, directory.path().join("log.1")).unwrap();
+        output.open().unwrap();
+        output.write(b"new\n");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new\n");
+    }
+}

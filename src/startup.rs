@@ -1,0 +1,149 @@
+//! From the command line to a running daemon, in the order of Ganeti's own.
+//!
+//! Whatever goes wrong before the daemon has come up is told on the terminal of whoever
+//! started it, and the exit code is 1.
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use ::log::{error, info};
+
+use crate::cli::{Options, Syslog};
+use crate::config::{self, GanetisWords, Paths};
+use crate::daemon::{self, Daemon};
+use crate::log::{Log, NOTICE};
+use crate::sys::daemonize::{self, Report, Side, Starter};
+use crate::sys::pid_file::PidFile;
+use crate::sys::{node_name, process, users};
+
+/// Why the daemon has not come up.
+#[derive(Debug)]
+enum StartError {
+    Syslog(io::Error),
+    PidFile(PathBuf, io::Error),
+    Daemon(daemon::StartError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Syslog(error) => write!(f, "/dev/log: {}", GanetisWords(error)),
+            Self::PidFile(path, error) => write!(
+                f,
+                "{}: writing PID file; already locked?: {}",
+                path.display(),
+                GanetisWords(error)
+            ),
+            Self::Daemon(error) => error.fmt(f),
+        }
+    }
+}
+
+const FAILED: &str = "Error when starting the daemon process";
+
+/// Runs the daemon: here, or detached from the terminal.
+pub(crate) fn run(options: Options) -> ExitCode {
+    if options.has_arguments {
+        eprintln!("Error: This program doesn't take any arguments");
+        return ExitCode::FAILURE;
+    }
+    if !options.no_user_checks
+        && let Err(error) = users::check()
+    {
+        eprintln!("{error}");
+        return ExitCode::FAILURE;
+    }
+    let mut starter = None;
+    if !options.foreground {
+        match daemonize::detach() {
+            Ok(Side::Daemon(way)) => starter = Some(way),
+            Ok(Side::Starter(Report(error))) if error.is_empty() => return ExitCode::SUCCESS,
+            Ok(Side::Starter(Report(error))) => {
+                eprintln!("{FAILED}: {error}");
+                return ExitCode::FAILURE;
+            }
+            Err(error) => {
+                eprintln!("{FAILED}: {error}");
+                return ExitCode::FAILURE;
+            }
+        }
+    }
+    come_up(options, starter)
+}
+
+/// The daemon's own process begins here.
+fn come_up(options: Options, mut starter: Option<Starter>) -> ExitCode {
+    // daemon-util looks for a process of this name, by whatever path it was started.
+    process::set_name(c"ganeti-kvmd");
+    let paths = Paths::from_environment();
+    let log = Log::new();
+    let result = open_log(&log, &paths, &options).and_then(|()| {
+        PidFile::create(&paths.pid_file())
+            .map_err(|error| StartError::PidFile(paths.pid_file(), error))
+    });
+    let pid_file = match result {
+        Ok(pid_file) => pid_file,
+        Err(error) => return give_up(&error, starter.as_mut()),
+    };
+    info!(target: NOTICE, "ganeti-kvmd daemon startup");
+    let result = serve(paths, options, log, &mut starter);
+    drop(pid_file);
+    let code = match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => give_up(&StartError::Daemon(error), starter.as_mut()),
+    };
+    info!(target: NOTICE, "ganeti-kvmd daemon shutdown");
+    code
+}
+
+/// Opens the log where it is to go. A file that cannot be opened is said on stderr, and goes
+/// without; a syslog that was asked for and is not there is an error, as with Ganeti's own.
+fn open_log(log: &Log, paths: &Paths, options: &Options) -> Result<(), StartError> {
+    let mut file = Ok(());
+    if options.syslog != Syslog::Only {
+        file = log.to_file(&paths.log_file());
+    }
+    if let Err(error) = &file {
+        eprintln!(
+            "Warning: cannot open the log file {}: {error}; going on without it",
+            paths.log_file().display()
+        );
+    }
+    if options.foreground {
+        log.to_stderr();
+    } else if let Err(error) = log.take_output() {
+        eprintln!("Warning: cannot redirect stdout and stderr: {error}");
+    }
+    let syslog = if options.syslog == Syslog::No { Ok(()) } else { log.to_syslog() };
+    log.start(options.debug);
+    syslog.map_err(StartError::Syslog)
+}
+
+fn give_up(error: &StartError, starter: Option<&mut Starter>) -> ExitCode {
+    match starter {
+        Some(starter) => starter.tell(&error.to_string()),
+        None => eprintln!("{FAILED}: {error}"),
+    }
+    error!("{error}");
+    ExitCode::FAILURE
+}
+
+/// Runs until a signal asks it to end, or says why there is nothing to do here.
+fn serve(
+    paths: Paths,
+    options: Options,
+    log: Log,
+    starter: &mut Option<Starter>,
+) -> Result<(), daemon::StartError> {
+    if let Err(why) = config::should_run(&paths, node_name::find) {
+        info!("{why}");
+        info!("{}", why.remedy());
+        return Ok(());
+    }
+    let mut daemon = Daemon::new(paths, options.settings, log)?;
+    // From here on it is up: whoever started it may go on.
+    *starter = None;
+    daemon.run()
+}
