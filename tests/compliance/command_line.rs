@@ -1,11 +1,11 @@
 //! The command line that scripts know.
 
-use std::fmt::Write as _;
 use std::os::unix::process::CommandExt;
 
 use testbed::suite::Test;
+use testbed::{ganetis_groups, ganetis_users};
 
-use crate::stage::{InPlaceOf, Stage, run_command};
+use crate::stage::{Stage, run_command};
 
 const fn test(name: &'static str, says: &'static str, run: fn(&Stage)) -> Test<Stage> {
     Test { name, says, deviates: false, run }
@@ -115,7 +115,7 @@ pub(crate) const TESTS: &[Test<Stage>] = &[
         },
     ),
     test("ganetis_users_must_exist", "contract: missing daemon users 1", |stage| {
-        for _passwd in [None, Some(users())] {
+        for _passwd in [None, Some(ganetis_users())] {
             // With the users alone, the groups are missing.
             let run = stage.run(&["-f"]);
             assert_eq!(run.code, Some(1), "{run:?}");
@@ -127,7 +127,7 @@ pub(crate) const TESTS: &[Test<Stage>] = &[
         "it_must_be_roots",
         "contract: wrong uid: ganeti-kvmd started using wrong user ID (65534), expected 0",
         |stage| {
-            let (_passwd, _group) = (users(), groups());
+            let (_passwd, _group) = (ganetis_users(), ganetis_groups());
             // The program is in a directory that others may not enter: a copy is.
             let directory = tempfile::Builder::new().tempdir().unwrap();
             let copy = directory.path().join("ganeti-kvmd");
@@ -143,7 +143,7 @@ pub(crate) const TESTS: &[Test<Stage>] = &[
         "with_ganetis_users_it_runs",
         "contract: user checks (unless --no-user-checks)",
         |stage| {
-            let (_passwd, _group) = (users(), groups());
+            let (_passwd, _group) = (ganetis_users(), ganetis_groups());
             stage.node.set_ssconf("hypervisor_list", "fake\n");
             let run = stage.run(&["-f"]);
             assert_eq!(run.code, Some(0), "{run:?}");
@@ -151,22 +151,3 @@ pub(crate) const TESTS: &[Test<Stage>] = &[
         },
     ),
 ];
-
-/// The users of Debian's Ganeti.
-fn users() -> InPlaceOf {
-    let mut passwd = std::fs::read_to_string("/etc/passwd").unwrap();
-    for (i, user) in ["masterd", "metad", "rapi", "confd"].iter().enumerate() {
-        let _ = writeln!(passwd, "gnt-{user}:x:{0}:{0}::/:/bin/false", 60_000 + i);
-    }
-    InPlaceOf::new("/etc/passwd", &passwd)
-}
-
-fn groups() -> InPlaceOf {
-    let mut group = std::fs::read_to_string("/etc/group").unwrap();
-    for (i, name) in
-        ["masterd", "metad", "rapi", "confd", "luxid", "daemons", "admin"].iter().enumerate()
-    {
-        let _ = writeln!(group, "gnt-{name}:x:{}:", 60_000 + i);
-    }
-    InPlaceOf::new("/etc/group", &group)
-}

@@ -6,10 +6,10 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
-use testbed::Daemon;
 use testbed::suite::Test;
+use testbed::{Daemon, await_that};
 
-use crate::stage::{Stage, await_that};
+use crate::stage::Stage;
 
 const fn test(name: &'static str, says: &'static str, run: fn(&Stage)) -> Test<Stage> {
     Test { name, says, deviates: false, run }

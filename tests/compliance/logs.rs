@@ -5,9 +5,9 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 
 use testbed::suite::Test;
-use testbed::{Signal, patience};
+use testbed::{Signal, await_that, patience};
 
-use crate::stage::{Stage, await_that};
+use crate::stage::Stage;
 
 const fn test(name: &'static str, says: &'static str, run: fn(&Stage)) -> Test<Stage> {
     Test { name, says, deviates: false, run }

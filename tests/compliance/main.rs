@@ -13,20 +13,18 @@ mod stage;
 mod verdicts;
 mod whether_to_run;
 
-#[path = "../ways.rs"]
-mod ways;
-
 use std::process::ExitCode;
 
-use stage::{Stage, Subject};
+use stage::Stage;
 use testbed::suite::{self, Test};
+use testbed::ways::Subject;
 use testbed::{Need, can_run, in_private_mounts};
 
 fn main() -> ExitCode {
     if !can_run(&[Need::Root]) {
         return ExitCode::SUCCESS;
     }
-    let subject = Subject::from_environment();
+    let subject = stage::subject();
     if subject == Subject::Theirs && !can_run(&[Need::Original]) {
         return ExitCode::SUCCESS;
     }

@@ -5,9 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use rustix::fs::{FlockOperation, fcntl_lock};
 use testbed::suite::Test;
-use testbed::{Signal, send_signal};
+use testbed::{Signal, await_that, send_signal};
 
-use crate::stage::{Stage, await_that};
+use crate::stage::Stage;
 
 const fn test(name: &'static str, says: &'static str, run: fn(&Stage)) -> Test<Stage> {
     Test { name, says, deviates: false, run }

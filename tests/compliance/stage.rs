@@ -5,35 +5,23 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::{Duration, Instant};
 
-use rustix::mount::{UnmountFlags, mount_bind, unmount};
-use testbed::{Node, Signal, StandIn, patience, send_signal};
+use testbed::ways::Subject;
+use testbed::{Node, Signal, StandIn, await_that, patience, send_signal};
 
-/// The program under test.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Subject {
-    Ours,
-    Theirs,
+/// The program under test: that of `KVMD_UNDER_TEST`.
+pub(crate) fn subject() -> Subject {
+    match std::env::var("KVMD_UNDER_TEST").as_deref() {
+        Err(_) | Ok("ours") => Subject::Ours,
+        Ok("theirs") => Subject::Theirs,
+        Ok(other) => panic!("KVMD_UNDER_TEST is either 'ours' or 'theirs', not '{other}'"),
+    }
 }
 
-/// The original, of Debian's package `ganeti-haskell-3.0`.
-pub(crate) const ORIGINAL: &str = "/usr/lib/ganeti/3.0/usr/sbin/ganeti-kvmd";
-
-impl Subject {
-    pub(crate) fn from_environment() -> Self {
-        match std::env::var("KVMD_UNDER_TEST").as_deref() {
-            Err(_) | Ok("ours") => Self::Ours,
-            Ok("theirs") => Self::Theirs,
-            Ok(other) => panic!("KVMD_UNDER_TEST is either 'ours' or 'theirs', not '{other}'"),
-        }
-    }
-
-    pub(crate) fn program(self) -> PathBuf {
-        match self {
-            Self::Ours => env!("CARGO_BIN_EXE_ganeti-kvmd").into(),
-            Self::Theirs => ORIGINAL.into(),
-        }
+fn program(subject: Subject) -> PathBuf {
+    match subject {
+        Subject::Ours => env!("CARGO_BIN_EXE_ganeti-kvmd").into(),
+        Subject::Theirs => testbed::original().expect("the original is installed"),
     }
 }
 
@@ -53,7 +41,7 @@ pub(crate) struct Run {
 
 impl Stage {
     pub(crate) fn new(subject: Subject) -> Self {
-        Self { node: Node::machine(subject.program()), subject }
+        Self { node: Node::machine(program(subject)), subject }
     }
 
     /// Runs the program to its end.
@@ -160,32 +148,4 @@ pub(crate) fn await_line(log: &Path, text: &str) -> String {
         line.is_some()
     });
     found
-}
-
-/// Looks again and again: for what sends no event.
-pub(crate) fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + patience();
-    while !holds() {
-        assert!(Instant::now() < deadline, "waiting until {what}");
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// A file in the place of another one, until dropped.
-pub(crate) struct InPlaceOf(&'static str);
-
-impl InPlaceOf {
-    pub(crate) fn new(path: &'static str, text: &str) -> Self {
-        let directory = tempfile::tempdir().expect("create a directory");
-        let file = directory.path().join("file");
-        fs::write(&file, text).expect("write a file");
-        mount_bind(&file, path).expect("mount one file over another");
-        Self(path)
-    }
-}
-
-impl Drop for InPlaceOf {
-    fn drop(&mut self) {
-        let _ = unmount(self.0, UnmountFlags::DETACH);
-    }
 }

@@ -1,33 +1,12 @@
 //! The verdicts, on real QEMU: those that the original gets right, and those that it does not.
 
 use std::fs;
-use std::panic::{self, AssertUnwindSafe};
 
 use testbed::suite::Test;
-use testbed::{Daemon, Guest, Need, Signal, can_run};
+use testbed::ways::{Subject, WAYS, WatchedGuest};
+use testbed::{Need, Signal, await_that, can_run};
 
-use crate::stage::{Stage, Subject, await_that};
-use crate::ways::WAYS;
-
-/// Boots a guest under the daemon's eyes. The original loses some: those are booted again.
-fn watched_guest(stage: &Stage, arguments: &str) -> (Daemon, Guest) {
-    for _ in 0..10 {
-        let daemon = stage.node.start_with(&["-d"]);
-        let guest = stage.node.guest("web1").with(arguments).boot();
-        let watches = || {
-            // Both say so, in debug mode, when QEMU has answered.
-            daemon.await_line("Receive QMP message: {\"return\": {}}");
-        };
-        if stage.subject == Subject::Ours {
-            watches();
-            return (daemon, guest);
-        }
-        if panic::catch_unwind(AssertUnwindSafe(watches)).is_ok() {
-            return (daemon, guest);
-        }
-    }
-    panic!("the daemon never watches its instance");
-}
+use crate::stage::Stage;
 
 /// Lets an instance end in this way, and looks for the file when everything is over.
 fn play(stage: &Stage, name: &str) {
@@ -37,10 +16,8 @@ fn play(stage: &Stage, name: &str) {
     let way = WAYS.iter().find(|way| way.name == name).expect("a way of this name");
     let node = &stage.node;
     node.with_control_dir();
-    let (daemon, mut guest) = watched_guest(stage, way.arguments);
-    (way.end)(&mut guest, &daemon);
-    guest.wait();
-    daemon.await_line("Stop monitor");
+    let watched = WatchedGuest::boot(node, stage.subject, "web1", way.arguments);
+    let _daemon = watched.end(way);
     assert_eq!(node.has_shutdown_file("web1"), way.is_users(), "{}", way.deed);
 }
 
@@ -84,6 +61,7 @@ pub(crate) const TESTS: &[Test<Stage>] = &[
     right!("guestreset", "gnt-instance(8), reboot_behavior: \"will treat a reboot as a shutdown\""),
     wrong_in_the_original!("hostreset", "a reset from outside is the administrator's"),
     wrong_in_the_original!("rebooted", "a request that the guest answered by a reboot is over"),
+    wrong_in_the_original!("ignored", "a request long past explains nothing any more"),
     wrong_in_the_original!(
         "stopcont",
         "issue 1381: a stop by hand must not make a later power-off the administrator's"

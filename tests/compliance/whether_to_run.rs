@@ -2,10 +2,10 @@
 
 use std::fs;
 
-use testbed::NODE_NAME;
 use testbed::suite::Test;
+use testbed::{InPlaceOf, NODE_NAME};
 
-use crate::stage::{InPlaceOf, Stage, await_line, run_command};
+use crate::stage::{Stage, await_line, run_command};
 
 const fn test(name: &'static str, says: &'static str, run: fn(&Stage)) -> Test<Stage> {
     Test { name, says, deviates: false, run }

@@ -92,6 +92,13 @@ impl Daemon {
         self.await_lines(text, 1).swap_remove(0)
     }
 
+    /// Waits for a line that contains one of these and returns the first.
+    pub fn await_any_line(&self, texts: &[&str]) -> String {
+        self.await_matching(&format!("a line with one of {texts:?}"), |lines| {
+            lines.iter().find(|line| texts.iter().any(|text| line.contains(text))).cloned()
+        })
+    }
+
     /// Waits until `count` lines contain `text` and returns them all.
     pub fn await_lines(&self, text: &str, count: usize) -> Vec<String> {
         self.await_matching(&format!("{count} lines with {text:?}"), |lines| {

@@ -70,7 +70,7 @@ impl<'a> GuestBuilder<'a> {
             .args(["-accel", "tcg", "-display", "none", "-nodefaults", "-m", "16"])
             .args(["-name", &self.name])
             .arg("-drive")
-            .arg(format!("file={},format=raw,if=ide,file.locking=off", image().display()))
+            .arg(format!("file={},format=raw,if=ide,file.locking=off", boot_sector().display()))
             .arg("-serial")
             .arg(format!("unix:{}", serial_path.display()))
             .arg("-qmp")
@@ -155,21 +155,10 @@ impl Guest {
         assert_eq!(letter, [expected]);
     }
 
-    /// Has QEMU execute QMP commands over Ganeti's own monitor, one after the other.
+    /// Has QEMU execute QMP commands over Ganeti's own monitor, one after the other. A QEMU that
+    /// is gone before it answers has not refused.
     pub fn execute(&self, commands: &[&str]) {
-        let stream = UnixStream::connect(&self.qmp).expect("connect to the monitor");
-        stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
-        let mut lines = BufReader::new(&stream).lines();
-        let greeting = lines.next().expect("a greeting").expect("a greeting");
-        assert!(greeting.contains("QMP"), "{greeting}");
-        for command in ["qmp_capabilities"].iter().chain(commands) {
-            let request = format!("{{\"execute\": \"{command}\"}}\n");
-            (&stream).write_all(request.as_bytes()).expect("write to the monitor");
-            let answer =
-                lines.by_ref().map_while(Result::ok).find(|line| !line.contains("\"event\""));
-            let answer = answer.unwrap_or_default();
-            assert!(!answer.contains("\"error\""), "{command}: {answer}");
-        }
+        execute_qmp(&self.qmp, commands);
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -204,8 +193,25 @@ fn is_qemu(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name.starts_with("qemu"))
 }
 
+/// Has QEMU execute QMP commands at this socket, one after the other.
+pub fn execute_qmp(socket: &Path, commands: &[&str]) {
+    let stream = UnixStream::connect(socket).expect("connect to the monitor");
+    stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+    let mut lines = BufReader::new(&stream).lines();
+    let greeting = lines.next().expect("a greeting").expect("a greeting");
+    assert!(greeting.contains("QMP"), "{greeting}");
+    for command in ["qmp_capabilities"].iter().chain(commands) {
+        let request = format!("{{\"execute\": \"{command}\"}}\n");
+        (&stream).write_all(request.as_bytes()).expect("write to the monitor");
+        let answer = lines.by_ref().map_while(Result::ok).find(|line| !line.contains("\"event\""));
+        let answer = answer.unwrap_or_default();
+        assert!(!answer.contains("\"error\""), "{command}: {answer}");
+    }
+}
+
 /// The guest's boot sector, assembled once in each test program.
-fn image() -> &'static Path {
+#[must_use]
+pub fn boot_sector() -> &'static Path {
     static IMAGE: OnceLock<(TempDir, PathBuf)> = OnceLock::new();
     let (_, path) = IMAGE.get_or_init(|| {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest/guest.S");

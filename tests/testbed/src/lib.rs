@@ -13,17 +13,23 @@
 
 mod daemon;
 mod guest;
+mod mounts;
 mod needs;
 mod node;
 mod stand_in;
 pub mod suite;
+pub mod ways;
 mod witness;
 
-use std::time::Duration;
+use std::fs;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
 
 pub use daemon::{Daemon, Death};
-pub use guest::{Booting, Guest, GuestBuilder};
-pub use needs::{Need, can_run};
+pub use guest::{Booting, Guest, GuestBuilder, boot_sector, execute_qmp};
+pub use mounts::{InPlaceOf, Overlay, ganetis_groups, ganetis_users};
+pub use needs::{Need, can_run, linux_guest};
 pub use node::{NODE_NAME, Node};
 pub use rustix::process::Signal;
 pub use stand_in::{StandIn, StandInBuilder};
@@ -38,6 +44,37 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub fn patience() -> Duration {
     let seconds = std::env::var("TESTBED_PATIENCE").ok().and_then(|text| text.parse().ok());
     seconds.map_or(PATIENCE, Duration::from_secs)
+}
+
+/// Looks again and again until it holds: for what sends no event.
+pub fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + patience();
+    while !holds() {
+        assert!(Instant::now() < deadline, "waiting until {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+/// This project's daemon, built beside the example that runs.
+#[must_use]
+pub fn daemon_program() -> PathBuf {
+    let this = std::env::current_exe().expect("this program's path");
+    let examples = this.parent().expect("the directory of the examples");
+    examples.with_file_name("ganeti-kvmd")
+}
+
+/// The daemon that comes with Ganeti (Debian's `ganeti-haskell-3.x`), the latest installed.
+#[must_use]
+pub fn original() -> Option<PathBuf> {
+    let mut versions: Vec<PathBuf> = fs::read_dir("/usr/lib/ganeti")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|version| version.path().join("usr/sbin/ganeti-kvmd"))
+        .filter(|program| program.is_file())
+        .collect();
+    versions.sort();
+    versions.pop()
 }
 
 /// Sends a signal to a process of the test's own.

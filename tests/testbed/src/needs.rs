@@ -2,7 +2,10 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use crate::original;
 
 /// Something that not every machine has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +18,10 @@ pub enum Need {
     Strace,
     /// The daemon that comes with Ganeti, to be compared with.
     Original,
+    /// Ganeti's Python code.
+    Ganeti,
+    /// The Linux guest of `tests/linux_guest`.
+    LinuxGuest,
 }
 
 /// Whether this machine has all of it. If not, the running test is named on stderr and in the
@@ -43,7 +50,9 @@ impl Need {
             Self::Qemu => has_program("qemu-system-x86_64") && has_program("as"),
             Self::Root => rustix::process::geteuid().is_root(),
             Self::Strace => has_program("strace"),
-            Self::Original => has_program("/usr/lib/ganeti/3.0/usr/sbin/ganeti-kvmd"),
+            Self::Original => original().is_some(),
+            Self::Ganeti => python_package().is_some(),
+            Self::LinuxGuest => linux_guest("initramfs.cpio.gz").is_file(),
         }
     }
 
@@ -53,6 +62,8 @@ impl Need {
             Self::Root => "root",
             Self::Strace => "strace (package strace)",
             Self::Original => "the original ganeti-kvmd (package ganeti-haskell-3.0)",
+            Self::Ganeti => "Ganeti's Python code (package ganeti-3.0)",
+            Self::LinuxGuest => "a Linux guest (tests/linux_guest/build target/linux_guest)",
         }
     }
 }
@@ -61,4 +72,16 @@ fn has_program(name: &str) -> bool {
     let mut command = Command::new(name);
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+/// Where Debian's `ganeti-3.x` has its Python code.
+fn python_package() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/share/ganeti").into_iter().flatten().flatten();
+    versions.map(|version| version.path().join("ganeti/backend.py")).find(|code| code.is_file())
+}
+
+/// A file of the Linux guest, as the Makefile has it made: `vmlinuz` or `initramfs.cpio.gz`.
+#[must_use]
+pub fn linux_guest(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/linux_guest").join(file)
 }
