@@ -1,5 +1,6 @@
 //! The ways in which a virtual machine ends, and what is right about each.
 
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
@@ -69,7 +70,7 @@ impl WatchedGuest {
             Subject::Ours => &["-d", OPTIONS],
             Subject::Theirs => &["-d"],
         };
-        loop {
+        for _ in 0..10 {
             let daemon = node.start_with(options);
             let guest = node.guest(name).with(arguments).boot();
             // Both say so, in debug mode, when QEMU has answered; only the original gives up.
@@ -78,7 +79,11 @@ impl WatchedGuest {
             if line.contains(answered) {
                 return Self { guest, daemon };
             }
+            // What a killed QEMU leaves behind would be tried by the next daemon.
+            drop(guest);
+            fs::remove_file(node.socket(name)).expect("remove a stale socket");
         }
+        panic!("{subject:?} lost ten instances in a row");
     }
 
     /// Ends it in this way, and waits until the daemon is done with it. Returns the daemon.
