@@ -3,7 +3,7 @@
 use std::fs;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use testbed::{Node, needs};
+use testbed::{Node, StandIn, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -66,8 +66,10 @@ fn no_descriptors_left() {
     let line = daemon.await_line("Cannot connect");
     assert!(line.contains("Too many open files") && line.contains("LimitNOFILE"), "{line}");
     // Whoever is connected is judged, and its end makes room for the others.
-    for stand_in in &mut stand_ins {
-        stand_in.await_word("connected");
+    for ended in 0..stand_ins.len() {
+        let line = daemon.await_lines(" is connected", ended + 1).swap_remove(ended);
+        let is_named = |stand_in: &&mut StandIn| line.contains(&format!("\"{}\"", stand_in.name()));
+        let stand_in = stand_ins.iter_mut().find(is_named).expect("one of ours is connected");
         stand_in.tell("shutdown guest-shutdown");
         assert_eq!(daemon.await_death(stand_in.name()).initiator, "user");
         assert!(node.has_shutdown_file(stand_in.name()));
