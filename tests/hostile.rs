@@ -203,11 +203,11 @@ fn names_of_every_kind() {
 fn a_name_as_long_as_a_file_name_may_be() {
     needs!(Root);
     let node = node();
-    let daemon = node.start();
     // 250 bytes and ".kvmd" are 255; ".shutdown" does not fit any more.
     let name = "n".repeat(250);
     let mut stand_in = node.stand_in("web1").start();
     fs::rename(node.socket("web1"), node.socket(&name)).unwrap();
+    let daemon = node.start();
     stand_in.await_word("connected");
     stand_in.tell("shutdown guest-shutdown");
     let line = daemon.await_line("Cannot create");

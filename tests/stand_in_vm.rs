@@ -42,6 +42,8 @@ struct StandIn {
     greets: bool,
     drain: Duration,
     client: Option<UnixStream>,
+    /// Its guest is neither stopped nor shut down.
+    runs: bool,
 }
 
 fn main() {
@@ -85,6 +87,7 @@ fn main() {
         greets: !has("--no-greeting"),
         drain: Duration::from_millis(drain),
         client: None,
+        runs: true,
     };
     for happening in happenings {
         if let Happening::Command(command) = &happening
@@ -161,7 +164,10 @@ impl StandIn {
             }
             say("connected");
         } else if line.contains("query-status") {
-            self.send(r#"{"return": {"status": "running", "singlestep": false, "running": true}}"#);
+            let (status, runs) = if self.runs { ("running", true) } else { ("shutdown", false) };
+            self.send(&format!(
+                r#"{{"return": {{"status": "{status}", "singlestep": false, "running": {runs}}}}}"#
+            ));
         }
     }
 
@@ -204,6 +210,11 @@ impl StandIn {
 
     fn event(&mut self, rest: &str) {
         let (name, data) = rest.split_once(' ').unwrap_or((rest, "{}"));
+        self.runs = match name {
+            "SHUTDOWN" => false,
+            "RESUME" => true,
+            _ => self.runs,
+        };
         self.send(&format!(
             r#"{{"timestamp": {{"seconds": 1, "microseconds": 2}}, "event": "{name}", "data": {data}}}"#
         ));
