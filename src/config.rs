@@ -4,6 +4,7 @@ mod ssconf;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -50,6 +51,28 @@ impl Paths {
     #[must_use]
     pub fn pid_file(&self) -> PathBuf {
         self.at("/var/run/ganeti/ganeti-kvmd.pid")
+    }
+
+    /// What QEMU itself logs, by Ganeti's `-D`.
+    #[must_use]
+    pub fn log_of(&self, name: &Name) -> PathBuf {
+        let mut file = OsStr::from_bytes(name.as_bytes()).to_os_string();
+        file.push(".log");
+        self.at("/var/log/ganeti/kvm").join(file)
+    }
+
+    /// What the daemon's instance of the kernel's tracing is called: one for each root.
+    #[must_use]
+    pub fn trace_name(&self) -> String {
+        let root = self.root.as_bytes();
+        // A path may be longer than a name may be, and has slashes.
+        let mut hash = std::hash::DefaultHasher::new();
+        root.hash(&mut hash);
+        if root.is_empty() {
+            "ganeti-kvmd".into()
+        } else {
+            format!("ganeti-kvmd-{:016x}", hash.finish())
+        }
     }
 
     #[must_use]

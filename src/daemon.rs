@@ -10,6 +10,8 @@ mod connections;
 mod directory;
 mod endpoint;
 mod exits;
+mod inquiry;
+mod signals;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
@@ -28,6 +30,7 @@ use crate::log::Log;
 use crate::sys::connector::{Connector, Precision};
 use crate::sys::control_dir::{ControlDir, SOCKET_SUFFIX};
 use crate::sys::directory_watch::DirectoryWatch;
+use crate::sys::trace::Trace;
 use crate::sys::{clock, process};
 use crate::verdict::{
     Action, Command, Event, FileOutcome, Incarnation, Moment, Node, Process, Said, Settings,
@@ -38,6 +41,7 @@ use endpoint::{Endpoint, Source};
 const SIGNALS: Token = Token(0);
 const DIRECTORY: Token = Token(1);
 const CONNECTOR: Token = Token(2);
+const TRACE: Token = Token(3);
 
 /// How much one connection may say before the others are heard, in bytes.
 const FAIR_SHARE: usize = 64 * 1024;
@@ -79,6 +83,8 @@ pub struct Daemon {
     connector: Option<Connector>,
     /// What the log said last of the connector, so that it says it once.
     connector_state: String,
+    trace: Option<Trace>,
+    trace_state: String,
     /// The pids in the connector's filter, and whether it lacks one that is to be in it.
     watched_pids: BTreeSet<u32>,
     filter_lacks_one: bool,
@@ -124,6 +130,8 @@ impl Daemon {
             watched_path: None,
             connector: None,
             connector_state: String::new(),
+            trace: None,
+            trace_state: String::new(),
             watched_pids: BTreeSet::new(),
             filter_lacks_one: false,
             precision: Precision::Exact,
@@ -197,6 +205,10 @@ impl Daemon {
                 self.read_connector();
                 self.settle(now);
             }
+            TRACE => {
+                self.drain_trace();
+                self.settle(now);
+            }
             token => match endpoint::source(token) {
                 Some((incarnation, Source::Qmp)) => self.read(now, incarnation, is_closed),
                 Some((incarnation, Source::Pidfd)) => {
@@ -227,7 +239,7 @@ impl Daemon {
     /// them: a QEMU that has heard the daemon does not end without its being told how.
     fn speak(&mut self) {
         if self.filter_lacks_one {
-            self.update_filter();
+            self.update_filters();
         }
         for (incarnation, command) in std::mem::take(&mut self.outbox) {
             self.send(incarnation, command);
@@ -267,6 +279,7 @@ impl Daemon {
                 let said = if process::is_alive(process) { Said::Lives } else { Said::Died };
                 self.events.push_back(Event::Of(incarnation, said));
             }
+            Action::Consult { incarnation, questions } => self.consult(incarnation, questions),
             Action::Watch { pid } => {
                 self.watched_pids.insert(pid);
                 self.filter_lacks_one = true;

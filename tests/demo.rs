@@ -17,7 +17,7 @@ fn main() -> ExitCode {
     if is_reduced {
         println!("{}", daemon.await_line("proc connector is not available"));
         println!(
-            "So SIGKILL and SIGSEGV will show as unknown. As root, and outside of containers, they are told apart."
+            "So SIGKILL and SIGSEGV may show as unknown. As root, and outside of containers, they are told apart."
         );
     }
 
@@ -55,10 +55,10 @@ fn play(node: &Node, daemon: &Daemon, way: &Way, is_reduced: bool) -> (String, b
     println!("  {}", death.line);
 
     let file = node.has_shutdown_file(way.name);
-    let (cause, initiator) =
-        if is_reduced { way.verdict_without_status() } else { (way.cause, way.initiator) };
-    let is_right = death.cause == cause
-        && death.initiator == initiator
+    let (cause, initiator) = (way.cause, way.initiator);
+    let verdict = (&*death.cause, &*death.initiator);
+    let is_right = (verdict == (cause, initiator)
+        || is_reduced && verdict == way.verdict_without_status())
         && file == way.is_users()
         && seen.file_at_the_end == way.is_users();
     let mut row = format!(

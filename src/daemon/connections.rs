@@ -9,6 +9,7 @@ use super::complaints::withheld;
 use super::endpoint::{self, Connected, Endpoint};
 use super::{Daemon, FAIR_SHARE, pid};
 use crate::sys::control_dir::{SOCKET_SUFFIX, SocketError};
+use crate::sys::memory_cgroup::OomKills;
 use crate::sys::qmp_socket;
 use crate::verdict::{
     Command, ConnectError, Event, Incarnation, Inode, Moment, Name, Peer, Process, Said,
@@ -36,9 +37,12 @@ impl Daemon {
             return Said::NotConnected(ConnectError::Gone);
         };
         match Endpoint::connect(directory, &self.paths, registry, incarnation, name, inode) {
-            Ok(Connected { endpoint, peer, remark }) => {
+            Ok(Connected { mut endpoint, peer, remark }) => {
                 if let Some(remark) = remark {
                     warn!("Instance {name}: {}", Printable(remark.as_bytes()));
+                }
+                if self.trace.is_none() {
+                    endpoint.oom_kills = peer.process.and_then(|p| OomKills::of(p.pid));
                 }
                 self.endpoints.insert(incarnation, endpoint);
                 Said::Connected(peer)

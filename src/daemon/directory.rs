@@ -20,6 +20,7 @@ impl Daemon {
         }
         self.list_directory();
         self.check_connector(now);
+        self.check_trace();
     }
 
     /// Watches the control directory if it is there, else the nearest parent.

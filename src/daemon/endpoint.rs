@@ -10,9 +10,10 @@ use mio::{Interest, Registry, Token};
 use super::complaints::Complaints;
 use crate::config::Paths;
 use crate::sys::control_dir::{ControlDir, SocketError};
+use crate::sys::memory_cgroup::OomKills;
 use crate::sys::process;
 use crate::sys::qmp_socket::{self, Listener};
-use crate::verdict::{Incarnation, Inode, Name, Peer, Process};
+use crate::verdict::{Incarnation, Inode, Name, Peer, Process, StatusAnswer};
 use crate::wire::qmp::Lines;
 
 /// The two descriptors of one life that can wake the loop.
@@ -44,6 +45,8 @@ pub(super) struct Endpoint {
     pub(super) stream: Option<UnixStream>,
     process: Option<Process>,
     pidfd: Option<OwnedFd>,
+    /// Counted where the kernel does not trace whom its OOM killer chose.
+    pub(super) oom_kills: Option<OomKills>,
     pub(super) lines: Lines,
     pub(super) complaints: Complaints,
 }
@@ -101,6 +104,7 @@ impl Endpoint {
             stream: Some(stream),
             process,
             pidfd,
+            oom_kills: None,
             lines: Lines::default(),
             complaints: Complaints::default(),
         };
@@ -118,6 +122,15 @@ impl Endpoint {
         self.stream = Some(stream);
         self.lines = Lines::default();
         Ok(())
+    }
+
+    /// How the process has ended, as far as its pid or its pidfd tells.
+    pub(super) fn status(&self) -> StatusAnswer {
+        match (self.process.and_then(process::zombies_status), &self.pidfd) {
+            (Some(status), _) => StatusAnswer::Known(status),
+            (None, Some(pidfd)) => process::status_of(pidfd.as_fd()),
+            (None, None) => StatusAnswer::Never,
+        }
     }
 
     /// Whether the process lives, as far as anybody knows.

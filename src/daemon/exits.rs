@@ -91,7 +91,7 @@ impl Daemon {
     fn lose_connector(&mut self, reason: &Unavailable) {
         self.connector = None;
         self.say_connector(&format!(
-            "The kernel's proc connector is not available: {reason}. A crash, a kill and an exit without a word cannot be told apart; a user's shutdown is still detected"
+            "The kernel's proc connector is not available: {reason}. How an instance ended is asked of /proc and of its pidfd instead, which can tell root, and everybody from Linux 6.15 on; a user's shutdown is detected as ever"
         ));
         self.events.push_back(Event::Exits { are_told: false });
     }
@@ -104,10 +104,12 @@ impl Daemon {
         }
     }
 
-    pub(super) fn update_filter(&mut self) {
+    /// Has the kernel tell of those processes that are watched now.
+    pub(super) fn update_filters(&mut self) {
         self.filter_lacks_one = false;
-        let Some(connector) = &mut self.connector else { return };
         let pids: Vec<u32> = self.watched_pids.iter().copied().collect();
+        self.update_trace_filter(&pids);
+        let Some(connector) = &mut self.connector else { return };
         match connector.watch(&pids) {
             Ok(precision) if precision == self.precision => {}
             Ok(precision) => {

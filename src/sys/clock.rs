@@ -1,4 +1,4 @@
-//! The one clock that verdicts are timed by.
+//! The one clock that verdicts are timed by, and how far the others are from it.
 
 use std::time::Duration;
 
@@ -9,8 +9,25 @@ use crate::verdict::Moment;
 /// `CLOCK_MONOTONIC`: never set back, and the clock of the proc connector's timestamps.
 #[must_use]
 pub fn now() -> Moment {
-    let time = clock_gettime(ClockId::Monotonic);
+    Moment(read(ClockId::Monotonic))
+}
+
+/// How far `CLOCK_BOOTTIME`, which start times in /proc are told in, is ahead of [`now`]: the
+/// time that the machine has been suspended.
+#[must_use]
+pub fn boot_offset() -> Duration {
+    read(ClockId::Boottime).saturating_sub(read(ClockId::Monotonic))
+}
+
+/// The time since 1970 that [`now`] showed 0, by what the clock on the wall shows now.
+#[must_use]
+pub fn wall_offset() -> Duration {
+    read(ClockId::Realtime).saturating_sub(read(ClockId::Monotonic))
+}
+
+fn read(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or_default();
-    Moment(Duration::new(seconds, nanoseconds))
+    Duration::new(seconds, nanoseconds)
 }

@@ -7,9 +7,11 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::verdict::Process;
+use crate::verdict::{Process, StatusAnswer};
+use crate::wire::WaitStatus;
 
 /// Gives this process another name, as `/proc/PID/comm` shows it: 15 bytes at most.
 pub fn set_name(name: &CStr) {
@@ -39,29 +41,95 @@ fn to_pid(pid: u32) -> Option<Pid> {
 
 /// The process that has this pid now, told apart from a later one by its start.
 pub fn identify(pid: u32) -> io::Result<Process> {
-    let (_, started) = state_and_start(pid)?;
-    Ok(Process { pid, started })
+    Ok(Process { pid, started: read_stat(pid)?.started })
 }
 
 /// Whether this very process still runs. One that is dead and not yet reaped does not.
 #[must_use]
 pub fn is_alive(process: Process) -> bool {
-    state_and_start(process.pid)
-        .is_ok_and(|(state, started)| started == process.started && !matches!(state, 'Z' | 'X'))
+    read_stat(process.pid).is_ok_and(|stat| stat.started == process.started && !stat.is_dead())
 }
 
-/// State and start time: fields 3 and 22 of `/proc/PID/stat` (proc(5)).
-fn state_and_start(pid: u32) -> io::Result<(char, u64)> {
+/// How this very process ended, if it is dead and not yet reaped.
+///
+/// Whoever may not see that is shown a 0. So it is looked whether the kernel shows something else
+/// that takes the same permission (`PTRACE_MODE_READ_FSCREDS`, see ptrace(2)): `/proc/PID/io`.
+#[must_use]
+pub fn zombies_status(process: Process) -> Option<WaitStatus> {
+    let stat = read_stat(process.pid).ok()?;
+    let is_readable = fs::read(format!("/proc/{}/io", process.pid)).is_ok();
+    (is_readable && stat.started == process.started && stat.is_dead()).then_some(stat.status)
+}
+
+/// What the kernel keeps of a process that has ended (`PIDFD_GET_INFO`): its status, from Linux
+/// 6.15 on, once it has been reaped. For any process, no privilege needed.
+#[must_use]
+pub fn status_of(pidfd: BorrowedFd<'_>) -> StatusAnswer {
+    /// `PIDFD_INFO_EXIT` of `linux/pidfd.h`.
+    const INFO_EXIT: u64 = 1 << 3;
+    const GET_INFO: Opcode = opcode::read_write::<PidfdInfo>(0xff, 11);
+
+    let mut info = PidfdInfo { mask: INFO_EXIT, cgroup: 0, ids: [0; 11], exit_code: 0 };
+    // SAFETY: the number says that the kernel reads and writes a structure of the size of
+    // `PidfdInfo`, whose layout is that of `struct pidfd_info` in its first version; it holds
+    // integers only, so that whatever is written is a value.
+    let asked = unsafe { ioctl(pidfd, Updater::<GET_INFO, PidfdInfo>::new(&mut info)) };
+    match asked {
+        Ok(()) if info.mask & INFO_EXIT != 0 => StatusAnswer::Known(WaitStatus(info.exit_code)),
+        Ok(()) => StatusAnswer::NotYet,
+        // ENOTTY: before Linux 6.13. ESRCH: reaped, before Linux 6.15.
+        Err(_) => StatusAnswer::Never,
+    }
+}
+
+/// `struct pidfd_info` of `linux/pidfd.h`, as it was first.
+#[repr(C)]
+struct PidfdInfo {
+    /// What is asked for, and then what is valid.
+    mask: u64,
+    cgroup: u64,
+    ids: [u32; 11],
+    exit_code: i32,
+}
+
+/// What `/proc/PID/stat` says (proc(5)).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stat {
+    pub(super) name: Vec<u8>,
+    state: char,
+    pub(super) parent: u32,
+    /// In clock ticks since boot.
+    pub(super) started: u64,
+    /// 0 for whoever may not see it.
+    status: WaitStatus,
+}
+
+impl Stat {
+    fn is_dead(&self) -> bool {
+        matches!(self.state, 'Z' | 'X')
+    }
+}
+
+pub(super) fn read_stat(pid: u32) -> io::Result<Stat> {
     let stat = fs::read(format!("/proc/{pid}/stat"))?;
     parse_stat(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
-fn parse_stat(stat: &[u8]) -> Option<(char, u64)> {
+fn parse_stat(stat: &[u8]) -> Option<Stat> {
     // The second field is the command's name in parentheses, and may hold any byte.
+    let name_begin = stat.iter().position(|&byte| byte == b'(')? + 1;
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;
-    let mut fields = std::str::from_utf8(&stat[name_end + 1..]).ok()?.split_ascii_whitespace();
-    let state = fields.next()?.chars().next()?;
-    Some((state, fields.nth(18)?.parse().ok()?))
+    let fields = std::str::from_utf8(&stat[name_end + 1..]).ok()?;
+    let fields: Vec<&str> = fields.split_ascii_whitespace().collect();
+    // The third field of the line is the first of these.
+    let field = |number: usize| fields.get(number - 3).copied();
+    Some(Stat {
+        name: stat.get(name_begin..name_end)?.to_vec(),
+        state: field(3)?.chars().next()?,
+        parent: field(4)?.parse().ok()?,
+        started: field(22)?.parse().ok()?,
+        status: WaitStatus(field(52).and_then(|status| status.parse().ok()).unwrap_or_default()),
+    })
 }
 
 /// The pid that a pid file names; nothing if there is no such file.
@@ -103,7 +171,9 @@ mod tests {
     #[test]
     fn a_name_may_look_like_the_rest_of_the_line() {
         let stat = b"7 (a) Z 1 (b\xff) S 1 7 7 0 -1 4194304 5 0 0 0 1 2 0 0 20 0 1 0 98765 1 1";
-        assert_eq!(parse_stat(stat), Some(('S', 98765)));
+        let stat = parse_stat(stat).unwrap();
+        assert_eq!((stat.state, stat.parent, stat.started), ('S', 1, 98765));
+        assert_eq!(stat.name, b"a) Z 1 (b\xff");
         assert_eq!(parse_stat(b"7 (a) S 1"), None);
         assert_eq!(parse_stat(b""), None);
     }
@@ -125,6 +195,24 @@ mod tests {
         assert!(has_ended(pidfd.as_fd()) && !is_alive(process));
         child.wait().unwrap();
         assert!(!is_alive(process));
+    }
+
+    #[test]
+    fn how_it_ended_is_seen_before_it_is_reaped_and_on_some_kernels_after() {
+        let mut child = std::process::Command::new("false").spawn().unwrap();
+        let process = identify(child.id()).unwrap();
+        let pidfd = open_pidfd(child.id()).unwrap();
+        assert_eq!(zombies_status(Process { started: 0, ..process }), None);
+        poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None).unwrap();
+        assert_eq!(zombies_status(process), Some(WaitStatus(0x100)));
+        assert!(!matches!(status_of(pidfd.as_fd()), StatusAnswer::Known(_)));
+        child.wait().unwrap();
+        assert_eq!(zombies_status(process), None);
+        let after = status_of(pidfd.as_fd());
+        assert!(
+            matches!(after, StatusAnswer::Never | StatusAnswer::Known(WaitStatus(0x100))),
+            "{after:?}"
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::conversation::{Conversation, Pending, Shutdown};
+use super::evidence::Signals;
 use super::file::Decision;
 use super::{GuestReset, Settings, SignalShutdown};
 use crate::wire::qmp::Reason;
@@ -20,7 +21,8 @@ pub enum Cause {
     GuestReset,
     /// The guest obeyed a powerdown request.
     Powerdown,
-    /// QEMU was asked to end by a signal, which is known only where it died by it.
+    /// QEMU was asked to end by a signal. Which one is known where it died by it, or where the
+    /// kernel's trace or QEMU's own log tells.
     HostSignal(Option<Signal>),
     /// The host ended it in another way, which QEMU named; or did not (2.10 to 3.1).
     Host(Option<Reason>),
@@ -31,6 +33,8 @@ pub enum Cause {
     GuestPanic,
     /// SIGKILL.
     Killed,
+    /// SIGKILL by the kernel's OOM killer.
+    OutOfMemory,
     /// Any other signal that ends a process.
     Crashed(Signal),
     /// QEMU exited with this code, other than 0, and did not say why.
@@ -76,29 +80,41 @@ impl Verdict {
     }
 }
 
+/// Everything that there is to judge by.
+#[derive(Clone, Copy)]
+pub(super) struct Evidence<'a> {
+    pub(super) said: &'a Conversation,
+    pub(super) status: Option<WaitStatus>,
+    pub(super) signals: &'a Signals,
+    pub(super) out_of_memory: bool,
+}
+
 /// Judges a life that has ended.
-pub(super) fn judge(
-    said: &Conversation,
-    status: Option<WaitStatus>,
-    settings: &Settings,
-) -> Verdict {
-    match said.shutdown() {
-        Some(shutdown) => judge_shutdown(shutdown, settings),
-        None => judge_silence(said, status),
+pub(super) fn judge(evidence: Evidence<'_>, settings: &Settings) -> Verdict {
+    match evidence.said.shutdown() {
+        Some(shutdown) => judge_shutdown(shutdown, evidence.signals, settings),
+        None => judge_silence(evidence),
     }
 }
 
-/// Judges by a SHUTDOWN event and what had been said before it. It needs nothing else: what
-/// happens to the process while it drains was decided here.
-pub(super) fn judge_shutdown(shutdown: &Shutdown, settings: &Settings) -> Verdict {
+/// Judges by a SHUTDOWN event and what had been said before it. Where QEMU said why, it needs
+/// nothing else: what happens to the process while it drains was decided here. An older QEMU
+/// does not say that a signal asked it to end; who sent one does.
+pub(super) fn judge_shutdown(
+    shutdown: &Shutdown,
+    signals: &Signals,
+    settings: &Settings,
+) -> Verdict {
+    let signal = signals.request_to_end().map(|sent| sent.signal);
     match (&shutdown.data.reason, shutdown.data.guest) {
+        (None, None | Some(false)) if signal.is_some() => by_signal(shutdown, signal, settings),
         (Some(Reason::GuestShutdown), _) | (None, Some(true)) => {
             by_the_guest(shutdown, Cause::GuestShutdown)
         }
         (Some(Reason::GuestReset), _) => by_the_guest(shutdown, Cause::GuestReset),
         (Some(Reason::GuestPanic), _) => Verdict::new(Cause::GuestPanic, Initiator::Crash),
         (Some(Reason::HostError), _) => Verdict::new(Cause::HostError, Initiator::Crash),
-        (Some(Reason::HostSignal), _) => by_signal(shutdown, settings),
+        (Some(Reason::HostSignal), _) => by_signal(shutdown, signal, settings),
         // A stopped guest cannot have shut itself down.
         (None, None) if shutdown.stopped => Verdict::new(Cause::Host(None), Initiator::Admin),
         (None, None) => by_the_guest(shutdown, Cause::GuestShutdown),
@@ -128,27 +144,38 @@ fn by_the_guest(shutdown: &Shutdown, own_will: Cause) -> Verdict {
 
 /// `--signal-shutdown=user` takes a signal for the user's, as Ganeti's own tests do, but for
 /// what Ganeti itself does: a shutdown that ran out of time, the end of a migration.
-fn by_signal(shutdown: &Shutdown, settings: &Settings) -> Verdict {
+fn by_signal(shutdown: &Shutdown, signal: Option<Signal>, settings: &Settings) -> Verdict {
     let is_users = settings.signal_shutdown == SignalShutdown::User
         && shutdown.powerdown == Pending::Nothing
         && !shutdown.stopped;
     let initiator = if is_users { Initiator::User } else { Initiator::Admin };
-    Verdict::new(Cause::HostSignal(None), initiator)
+    Verdict::new(Cause::HostSignal(signal), initiator)
 }
 
 /// QEMU ended without a SHUTDOWN.
-fn judge_silence(said: &Conversation, status: Option<WaitStatus>) -> Verdict {
+fn judge_silence(evidence: Evidence<'_>) -> Verdict {
+    let Evidence { said, status, signals, out_of_memory } = evidence;
+    let requested = signals.request_to_end().map(|sent| sent.signal);
     if said.panicked() {
         return Verdict::new(Cause::GuestPanic, Initiator::Crash);
     }
     let Some(status) = status else {
         return if said.watchdog_poweroff() {
             Verdict::new(Cause::Watchdog, Initiator::Crash)
+        } else if out_of_memory {
+            Verdict::new(Cause::OutOfMemory, Initiator::Crash)
+        } else if signals.first(Signal::KILL).is_some() {
+            Verdict::new(Cause::Killed, Initiator::Admin)
+        } else if requested.is_some() {
+            Verdict::new(Cause::HostSignal(requested), Initiator::Admin)
         } else {
             Verdict::new(Cause::Unknown, Initiator::Unknown)
         };
     };
     match (status.signal(), status.code()) {
+        (Some(Signal::KILL), _) if out_of_memory => {
+            Verdict::new(Cause::OutOfMemory, Initiator::Crash)
+        }
         (Some(Signal::KILL), _) => Verdict::new(Cause::Killed, Initiator::Admin),
         (Some(signal), _) if signal.asks_to_end() => {
             Verdict::new(Cause::HostSignal(Some(signal)), Initiator::Admin)
@@ -156,6 +183,10 @@ fn judge_silence(said: &Conversation, status: Option<WaitStatus>) -> Verdict {
         (Some(signal), _) => Verdict::new(Cause::Crashed(signal), Initiator::Crash),
         (None, Some(code)) if code != 0 => Verdict::new(Cause::Failed(code), Initiator::Crash),
         (None, _) if said.watchdog_poweroff() => Verdict::new(Cause::Watchdog, Initiator::Crash),
+        // QEMU catches it, and nobody heard what it said.
+        (None, _) if requested.is_some() => {
+            Verdict::new(Cause::HostSignal(requested), Initiator::Admin)
+        }
         (None, _) => Verdict::new(Cause::Exited, Initiator::Unknown),
     }
 }
@@ -174,6 +205,7 @@ impl fmt::Display for Cause {
             Self::Watchdog => "watchdog",
             Self::GuestPanic => "guest-panic",
             Self::Killed => "killed",
+            Self::OutOfMemory => "out-of-memory",
             Self::Crashed(_) => "crashed",
             Self::Failed(_) => "failed",
             Self::Exited => "exited",

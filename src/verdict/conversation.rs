@@ -34,9 +34,14 @@ pub(super) struct Shutdown {
 
 impl Shutdown {
     /// Whether QEMU said itself whose doing it was. Where it did not, the verdict has to wait
-    /// for the end of the connection.
+    /// for the end of the connection, until everything is known of signals.
     pub(super) fn says_why(&self) -> bool {
-        self.data.reason.is_some() || self.data.guest.is_some()
+        self.data.reason.is_some() || self.data.guest == Some(true)
+    }
+
+    /// Whether it matters who sent which signal.
+    pub(super) fn may_be_by_signal(&self) -> bool {
+        !self.says_why() || self.data.reason == Some(qmp::Reason::HostSignal)
     }
 }
 
@@ -108,7 +113,7 @@ impl Conversation {
                 self.panicked = false;
                 return self.take_back();
             }
-            Event::Shutdown(_) | Event::Other => {}
+            Event::Shutdown(_) | Event::Noted(_) | Event::Other => {}
         }
         Turn::Unchanged
     }

@@ -3,8 +3,10 @@
 use std::fmt;
 
 use super::cause::{Cause, Initiator, Verdict};
-use super::{Name, Process};
+use super::evidence::{Sent, Timeline};
+use super::{Moment, Name, Process};
 use crate::wire::WaitStatus;
+use crate::wire::qmp::Version;
 
 /// The end of one life of an instance.
 #[derive(Clone, Debug)]
@@ -17,6 +19,15 @@ pub struct Death {
     pub status: Option<WaitStatus>,
     /// The kernel told that the process was dumping core. Whether it wrote one is in `status`.
     pub dumps_core: bool,
+    /// Who sent the signal that ended it, if one did.
+    pub sent: Option<Sent>,
+    /// What became of `NAME.shutdown`: whether it was to be there; nothing if it was not decided.
+    pub file: Option<bool>,
+    /// QEMU's, from its greeting.
+    pub version: Option<Version>,
+    /// When the process was found to have ended, or the connection where no process is known.
+    pub ended: Moment,
+    pub timeline: Timeline,
     /// Evidence that should have been there and was not.
     pub missing: Vec<Missing>,
 }
@@ -33,6 +44,8 @@ pub enum Missing {
     /// The process lives on, and its socket belongs to another.
     EndOfProcess,
     ExitStatus,
+    /// Who sent the signal that ended it.
+    Sender,
 }
 
 impl fmt::Display for Missing {
@@ -43,6 +56,7 @@ impl fmt::Display for Missing {
             Self::Process => "the process",
             Self::EndOfProcess => "the end of the process",
             Self::ExitStatus => "the exit status",
+            Self::Sender => "who sent the signal",
         })
     }
 }
@@ -59,6 +73,12 @@ impl fmt::Display for Death {
         if let Some(status) = self.status {
             write!(f, ", {status}")?;
         }
+        if let Some(sent) = &self.sent {
+            if self.status.and_then(WaitStatus::signal) != Some(sent.signal) {
+                write!(f, ", {}", sent.signal)?;
+            }
+            write!(f, " from {}", sent.sender)?;
+        }
         if self.dumps_core && !self.status.is_some_and(WaitStatus::core_dumped) {
             f.write_str(", no core written")?;
         }
@@ -71,7 +91,9 @@ impl fmt::Display for Death {
 }
 
 impl Death {
-    fn in_words(&self) -> &'static str {
+    /// What happened, to follow an instance's name.
+    #[must_use]
+    pub fn in_words(&self) -> &'static str {
         match (&self.verdict.cause, self.verdict.initiator) {
             (Cause::GuestShutdown, _) => "was powered off from inside",
             (Cause::GuestReset, _) => "was reset from inside, and does not reboot",
@@ -83,6 +105,7 @@ impl Death {
             (Cause::Watchdog, _) => "was ended by its watchdog",
             (Cause::GuestPanic, _) => "panicked",
             (Cause::Killed, _) => "was killed",
+            (Cause::OutOfMemory, _) => "was killed for want of memory",
             (Cause::Crashed(_), _) => "crashed",
             (Cause::Failed(_), _) => "failed",
             (Cause::Exited, _) => "exited without saying why",

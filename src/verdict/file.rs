@@ -40,9 +40,9 @@ impl File {
         is_first
     }
 
-    /// Whether it was decided that the file is to be there.
-    pub(super) fn is_to_be_there(&self) -> bool {
-        matches!(self.decided, Some(Decision::Present | Decision::PresentInTime))
+    /// Whether it was decided that the file is to be there; nothing if nothing was decided.
+    pub(super) fn is_to_be_there(&self) -> Option<bool> {
+        self.decided.map(|decision| decision != Decision::Absent)
     }
 
     /// Begins to carry the decision out, if there is one.
@@ -52,9 +52,16 @@ impl File {
         self.decided
     }
 
-    /// Takes the outcome of an attempt. That of any other change of the file does not count.
-    pub(super) fn answered(&mut self, now: Moment, outcome: FileOutcome) {
-        if std::mem::take(&mut self.is_being_done) && outcome == FileOutcome::Failed {
+    /// Whether the outcome of an attempt is still to come.
+    pub(super) fn is_being_done(&self) -> bool {
+        self.is_being_done
+    }
+
+    /// Takes the outcome of an attempt, and says whether it was one. That of any other change of
+    /// the file does not count.
+    pub(super) fn answered(&mut self, now: Moment, outcome: FileOutcome) -> bool {
+        let was_attempt = std::mem::take(&mut self.is_being_done);
+        if was_attempt && outcome == FileOutcome::Failed {
             let first = *self.first_failed.get_or_insert(now);
             if now.since(first) < PATIENCE {
                 let wait = FIRST_WAIT.saturating_mul(1 << self.tries.min(5)).min(LONGEST_WAIT);
@@ -62,6 +69,7 @@ impl File {
                 self.tries += 1;
             }
         }
+        was_attempt
     }
 
     /// When the next attempt is due.

@@ -2,20 +2,23 @@
 //!
 //! Three things run side by side and may end in any order: the connection, the process, and
 //! what the kernel tells of the process. The life is over when all of them are, or two
-//! seconds after the process, with what was then still missing named as such.
+//! seconds after the process, with what was then still missing named as such. Before it is
+//! judged, those sources are consulted that do not speak by themselves.
 
 use std::time::Duration;
 
-use super::cause::{self, Verdict};
-use super::conversation::{Conversation, Turn};
+use super::cause::{self, Cause, Evidence, Verdict};
+use super::conversation::{Conversation, Shutdown, Turn};
 use super::death::{Death, Missing};
+use super::evidence::{Fact, Sent, Signals, Source, Timeline};
 use super::file::{Decision, File};
 use super::link::Link;
 use super::{
-    Action, Command, ConnectError, Context, Inode, Moment, Name, Peer, Process, RemoveReason, Said,
+    Action, Answers, Command, ConnectError, Context, FileOutcome, Inode, Moment, Name, Peer,
+    Process, Questions, RemoveReason, Said, StatusAnswer,
 };
-use crate::wire::WaitStatus;
-use crate::wire::qmp::{Answer, Message};
+use crate::wire::qmp::{self, Answer, Message, Version};
+use crate::wire::{Signal, WaitStatus};
 
 /// How long QEMU may take to answer before that is worth a warning.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -53,10 +56,25 @@ pub(super) struct Instance {
     conversation: Conversation,
     status: Option<(Moment, WaitStatus)>,
     dumps_core: bool,
+    signals: Signals,
+    out_of_memory: bool,
+    version: Option<Version>,
+    timeline: Timeline,
+    /// What has been asked of the sources that do not speak by themselves, whether an answer is
+    /// to come, and whether the status is.
+    asked: Questions,
+    is_consulting: bool,
+    status_will_come: bool,
+    /// Nothing more is waited for.
+    is_out_of_time: bool,
     file: File,
+    /// The verdict by which the file was decided when the conversation ended.
+    verdict_at_close: Option<Verdict>,
     times_taken_back: u32,
     /// The socket vanished before anybody answered at it.
     is_gone: bool,
+    /// The verdict is final: what is said from now on changes nothing.
+    is_finished: bool,
     is_recorded: bool,
 }
 
@@ -83,9 +101,19 @@ impl Instance {
             conversation: Conversation::default(),
             status: None,
             dumps_core: false,
+            signals: Signals::default(),
+            out_of_memory: false,
+            version: None,
+            timeline: Timeline::default(),
+            asked: Questions::default(),
+            is_consulting: false,
+            status_will_come: false,
+            is_out_of_time: false,
             file: File::default(),
+            verdict_at_close: None,
             times_taken_back: 0,
             is_gone: false,
+            is_finished: false,
             is_recorded: false,
         }
     }
@@ -105,12 +133,12 @@ impl Instance {
 
     /// The pid that the kernel is to tell of.
     pub(super) fn watched_pid(&self) -> Option<u32> {
-        self.process.filter(|_| !self.is_recorded).map(|process| process.pid)
+        self.process.filter(|_| !self.is_finished).map(|process| process.pid)
     }
 
     /// When [`Instance::tick`] is to be called.
     pub(super) fn deadline(&self) -> Option<Moment> {
-        let last_words = self.died.filter(|_| !self.is_recorded).map(|died| died + LAST_WORDS);
+        let last_words = self.died.filter(|_| !self.is_out_of_time).map(|died| died + LAST_WORDS);
         [self.link.deadline(), last_words, self.probe_at, self.file.retry_at()]
             .into_iter()
             .flatten()
@@ -153,8 +181,9 @@ impl Instance {
         if is_closed && self.process.is_none() {
             self.stop(context);
             self.is_gone = true;
-        } else if is_closed && self.conversation.shutdown().is_some() && !self.is_recorded {
-            self.finish(context);
+        } else if is_closed && self.conversation.shutdown().is_some() {
+            self.is_out_of_time = true;
+            self.finish_if_complete(context);
         }
     }
 
@@ -184,8 +213,9 @@ impl Instance {
         if is_due(self.file.retry_at()) {
             self.act_on_file(context);
         }
-        if !self.is_recorded && is_due(self.died.map(|died| died + LAST_WORDS)) {
-            self.finish(context);
+        if !self.is_out_of_time && is_due(self.died.map(|died| died + LAST_WORDS)) {
+            self.is_out_of_time = true;
+            self.finish_if_complete(context);
         }
     }
 
@@ -197,19 +227,34 @@ impl Instance {
             Said::Closed => self.closed(context),
             Said::Died => self.died(context),
             Said::Lives => self.lives(context),
-            Said::File(outcome) => self.file.answered(context.now, outcome),
+            Said::File(outcome) => self.file_answered(outcome, context),
+            Said::Consulted(answers) => self.consulted(answers, context),
         }
     }
 
     /// The kernel told how the leader ended.
     pub(super) fn exited(&mut self, status: WaitStatus, context: &mut Context<'_>) {
         self.status = Some((context.now, status));
+        self.timeline.add(context.now, Source::ProcConnector, Fact::Exited(status));
         self.probe(context);
         self.finish_if_complete(context);
     }
 
-    pub(super) fn dumps_core(&mut self) {
+    pub(super) fn dumps_core(&mut self, context: &mut Context<'_>) {
         self.dumps_core = true;
+        self.timeline.add(context.now, Source::ProcConnector, Fact::DumpsCore);
+    }
+
+    pub(super) fn signalled(&mut self, sent: &Sent) {
+        let fact = Fact::Signalled(sent.signal, sent.sender.clone());
+        self.timeline.add(sent.at, Source::Trace, fact);
+        self.signals.add(sent.clone());
+    }
+
+    pub(super) fn chosen_by_oom_killer(&mut self, at: Moment, source: Source) {
+        if !std::mem::replace(&mut self.out_of_memory, true) {
+            self.timeline.add(at, source, Fact::OutOfMemory);
+        }
     }
 
     /// The kernel has begun or ceased to tell of exits.
@@ -244,6 +289,7 @@ impl Instance {
         self.announce(context);
         self.link = Link::Up { warn_at: Some(context.now + ANSWER_WITHIN), awaits: None };
         self.was_connected = true;
+        self.timeline.add(context.now, Source::Qmp, Fact::Connected);
         if self.process.is_none() {
             self.process = peer.process;
             self.has_pidfd = peer.has_pidfd;
@@ -275,6 +321,9 @@ impl Instance {
         match message {
             Message::Return(answer) => self.answered(answer, context),
             Message::Event(event) => {
+                if event != qmp::Event::Other {
+                    self.timeline.add(context.now, Source::Qmp, Fact::Said(event.clone()));
+                }
                 let window = context.settings.powerdown_window;
                 match self.conversation.hear(context.now, event, window) {
                     Turn::GoingDown => self.decide_if_told_why(context),
@@ -282,7 +331,8 @@ impl Instance {
                     Turn::Unchanged => {}
                 }
             }
-            Message::Greeting | Message::Error(_) => {}
+            Message::Greeting(version) => self.version = version,
+            Message::Error(_) => {}
         }
     }
 
@@ -309,6 +359,7 @@ impl Instance {
             self.conversation.is_held();
         }
         if !std::mem::replace(&mut self.has_answered, true) {
+            self.timeline.add(context.now, Source::Qmp, Fact::Answered { running });
             let (name, process) = (self.name.clone(), self.process);
             context.actions.push(Action::Answered { name, process, running });
         }
@@ -319,16 +370,39 @@ impl Instance {
             None => Link::lost(context.now),
             Some(_) => Link::stale(),
         };
-        if self.conversation.shutdown().is_some() {
+        self.timeline.add(context.now, Source::Qmp, Fact::Closed);
+        self.probe(context);
+        if self.conversation.shutdown().is_some_and(|shutdown| !shutdown.says_why()) {
+            self.consult(context);
+        }
+        self.conclude(context);
+    }
+
+    /// Draws those conclusions that can be drawn, once every answer is there.
+    fn conclude(&mut self, context: &mut Context<'_>) {
+        if self.is_consulting {
+            return;
+        }
+        if !self.link.is_up()
+            && self.verdict_at_close.is_none()
+            && self.conversation.shutdown().is_some_and(|shutdown| !shutdown.says_why())
+        {
             let verdict = self.verdict(context);
             self.decide_file(&verdict, context);
+            self.verdict_at_close = Some(verdict);
         }
-        self.probe(context);
         self.finish_if_complete(context);
     }
 
     fn died(&mut self, context: &mut Context<'_>) {
-        self.died.get_or_insert(context.now);
+        if self.died.is_none() {
+            self.died = Some(context.now);
+            let source = if self.has_pidfd { Source::Pidfd } else { Source::Process };
+            self.timeline.add(context.now, source, Fact::Died);
+        } else {
+            // Reaped: the kernel may tell its status now.
+            self.asked.status = false;
+        }
         self.probe_at = None;
         if let Link::Down { ref mut next, .. } = self.link {
             *next = None;
@@ -362,7 +436,75 @@ impl Instance {
     }
 
     fn verdict(&self, context: &Context<'_>) -> Verdict {
-        cause::judge(&self.conversation, self.process_status(), context.settings)
+        let evidence = Evidence {
+            said: &self.conversation,
+            status: self.process_status(),
+            signals: &self.signals,
+            out_of_memory: self.out_of_memory,
+        };
+        cause::judge(evidence, context.settings)
+    }
+
+    /// What has to be asked before this life is judged. A QEMU that said itself that its guest
+    /// did it, and ended as it should, leaves nothing to ask.
+    fn questions(&self) -> Questions {
+        let status = self.process_status();
+        let may_be_by_signal = self.conversation.shutdown().is_none_or(Shutdown::may_be_by_signal);
+        let lacks_status = self.died.is_some() && status.is_none();
+        if lacks_status && !self.asked.status {
+            return Questions { status: true, signals: may_be_by_signal, ..Questions::default() };
+        }
+        let is_silent = self.conversation.shutdown().is_none();
+        let signal = status.and_then(WaitStatus::signal);
+        Questions {
+            status: false,
+            signals: may_be_by_signal || signal.is_some(),
+            own_log: may_be_by_signal
+                && (!is_silent || signal.is_none())
+                && self.asked.signals
+                && self.signals.request_to_end().is_none(),
+            out_of_memory: is_silent
+                && self.asked.signals
+                && !self.out_of_memory
+                && status.is_none_or(|status| status.signal() == Some(Signal::KILL)),
+        }
+    }
+
+    /// Asks what is still to be asked.
+    fn consult(&mut self, context: &mut Context<'_>) {
+        let questions = self.questions().except(self.asked);
+        if !self.is_consulting && !questions.is_empty() {
+            self.asked = self.asked.and(questions);
+            self.is_consulting = true;
+            let incarnation = context.incarnation;
+            context.actions.push(Action::Consult { incarnation, questions });
+        }
+    }
+
+    fn consulted(&mut self, answers: Answers, context: &mut Context<'_>) {
+        self.is_consulting = false;
+        match answers.status {
+            StatusAnswer::Known(status) => {
+                self.status = Some((self.died.unwrap_or(context.now), status));
+                let source = if self.has_pidfd { Source::Pidfd } else { Source::Process };
+                self.timeline.add(context.now, source, Fact::Exited(status));
+                self.status_will_come = false;
+            }
+            StatusAnswer::NotYet => self.status_will_come = true,
+            StatusAnswer::Never => {}
+        }
+        if let Some((signal, sender)) = answers.logged {
+            self.timeline.add(context.now, Source::OwnLog, Fact::Signalled(signal, sender.clone()));
+            self.signals.add(Sent { at: context.now, signal, sender });
+        }
+        if answers.out_of_memory {
+            self.chosen_by_oom_killer(context.now, Source::ControlGroup);
+        }
+        let says_why = self.conversation.shutdown().is_none_or(Shutdown::says_why);
+        if !says_why && !self.link.is_up() && self.verdict_at_close.is_none() {
+            self.consult(context);
+        }
+        self.conclude(context);
     }
 
     /// Finishes if nothing more is to be expected. A life without a known process ends with
@@ -370,16 +512,25 @@ impl Instance {
     fn finish_if_complete(&mut self, context: &mut Context<'_>) {
         let is_closed = self.was_connected && !self.link.is_up();
         let is_dead = self.died.is_some() || self.process.is_none();
-        let waits_for_status =
-            context.exits_are_told && self.process.is_some() && self.process_status().is_none();
-        if is_closed && is_dead && !waits_for_status && !self.is_recorded {
+        if self.is_finished || !(self.is_out_of_time || is_closed && is_dead) {
+            return;
+        }
+        let lacks_status = self.died.is_some() && self.process_status().is_none();
+        let may_wait = lacks_status && !self.is_out_of_time;
+        if may_wait && context.exits_are_told {
+            return;
+        }
+        self.consult(context);
+        let waits = self.is_consulting || (may_wait && self.status_will_come);
+        if !waits {
             self.finish(context);
         }
     }
 
     /// The verdict is final: draws the conclusions.
     fn finish(&mut self, context: &mut Context<'_>) {
-        let verdict = self.verdict(context);
+        self.is_finished = true;
+        let verdict = self.final_verdict(context);
         let status = self.process_status();
         // A QEMU that was connected to and never spoke was going down already. If there is a
         // file, it was written by whoever heard it say so.
@@ -387,20 +538,66 @@ impl Instance {
         if !was_going_down {
             self.decide_file(&verdict, context);
         }
-        let missing = self.missing(status);
+        if !self.file.is_being_done() {
+            self.record(context);
+        }
+    }
+
+    fn final_verdict(&self, context: &Context<'_>) -> Verdict {
+        self.verdict_at_close.clone().unwrap_or_else(|| self.verdict(context))
+    }
+
+    fn file_answered(&mut self, outcome: FileOutcome, context: &mut Context<'_>) {
+        if !self.file.answered(context.now, outcome) {
+            return;
+        }
+        let fact = match (outcome, self.file.is_to_be_there()) {
+            (FileOutcome::Done, Some(true)) => Some(Fact::FileCreated),
+            (FileOutcome::Done, _) => None,
+            (FileOutcome::LeftAlone, _) => Some(Fact::FileLeft),
+            (FileOutcome::Failed, _) => Some(Fact::FileFailed),
+        };
+        if let Some(fact) = fact {
+            self.timeline.add(context.now, Source::Daemon, fact);
+        }
+        if self.is_finished && !self.is_recorded {
+            self.record(context);
+        }
+    }
+
+    fn record(&mut self, context: &mut Context<'_>) {
+        self.is_recorded = true;
         self.stop(context);
-        context.actions.push(Action::Record(Death {
+        let verdict = self.final_verdict(context);
+        let status = self.process_status();
+        let sent = match &verdict.cause {
+            Cause::HostSignal(_) => self.signals.request_to_end(),
+            Cause::Killed | Cause::OutOfMemory => self.signals.first(Signal::KILL),
+            Cause::Crashed(signal) => self.signals.first(*signal),
+            _ => None,
+        };
+        let missing = self.missing(&verdict, status, sent.is_some());
+        context.actions.push(Action::Record(Box::new(Death {
             name: self.name.clone(),
             process: self.process,
+            sent: sent.cloned(),
+            missing,
             verdict,
             status,
             dumps_core: self.dumps_core,
-            missing,
-        }));
-        self.is_recorded = true;
+            file: self.file.is_to_be_there(),
+            version: self.version,
+            ended: self.died.unwrap_or(context.now),
+            timeline: std::mem::take(&mut self.timeline),
+        })));
     }
 
-    fn missing(&self, status: Option<WaitStatus>) -> Vec<Missing> {
+    fn missing(
+        &self,
+        verdict: &Verdict,
+        status: Option<WaitStatus>,
+        knows_sender: bool,
+    ) -> Vec<Missing> {
         let mut missing = Vec::new();
         if !self.has_spoken {
             missing.push(Missing::Conversation);
@@ -413,6 +610,9 @@ impl Instance {
             (Some(_), Some(_)) if status.is_none() => missing.push(Missing::ExitStatus),
             _ => {}
         }
+        if !knows_sender && matches!(verdict.cause, Cause::HostSignal(_) | Cause::Killed) {
+            missing.push(Missing::Sender);
+        }
         missing
     }
 
@@ -422,7 +622,7 @@ impl Instance {
             && shutdown.says_why()
             && self.times_taken_back < MOST_TAKEN_BACK
         {
-            let verdict = cause::judge_shutdown(shutdown, context.settings);
+            let verdict = cause::judge_shutdown(shutdown, &self.signals, context.settings);
             self.decide_file(&verdict, context);
         }
     }
@@ -458,7 +658,8 @@ impl Instance {
 
     /// The guest runs again: what was decided no longer holds.
     fn take_back(&mut self, context: &mut Context<'_>) {
-        if std::mem::take(&mut self.file).is_to_be_there() {
+        self.verdict_at_close = None;
+        if std::mem::take(&mut self.file).is_to_be_there() == Some(true) {
             self.remove_file(RemoveReason::Runs, context);
         }
         self.times_taken_back += 1;

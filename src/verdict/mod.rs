@@ -10,6 +10,7 @@
 mod cause;
 mod conversation;
 mod death;
+mod evidence;
 mod file;
 mod instance;
 mod link;
@@ -22,10 +23,11 @@ use std::time::Duration;
 
 pub use cause::{Cause, Initiator, Verdict};
 pub use death::{Death, Missing};
+pub use evidence::{Ancestor, Fact, Piece, Sender, SenderProcess, Sent, Source, Timeline};
 pub use node::Node;
 
 use crate::wire::qmp::Message;
-use crate::wire::{Quoted, WaitStatus};
+use crate::wire::{Quoted, Signal, WaitStatus};
 
 /// What can be read in two ways, and how it is to be read.
 #[derive(Clone, Debug)]
@@ -139,6 +141,10 @@ pub enum Event {
     Exit { pid: u32, status: WaitStatus },
     /// This process dumps core, or would if it were not for its limit.
     CoreDump { pid: u32 },
+    /// Somebody sent a signal to this process.
+    Signalled { pid: u32, sent: Sent },
+    /// The kernel's OOM killer chose this process.
+    OutOfMemory { pid: u32, at: Moment },
     /// Something that concerns one life only.
     Of(Incarnation, Said),
     /// The time that [`Node::deadline`] named has come.
@@ -159,6 +165,65 @@ pub enum Said {
     Lives,
     /// What came of [`Action::Create`] or [`Action::Remove`].
     File(FileOutcome),
+    /// The answer to [`Action::Consult`].
+    Consulted(Answers),
+}
+
+/// What the sources that do not speak by themselves are asked before a verdict.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Questions {
+    /// Have the trace of signals tell all that it holds, before this is answered.
+    pub signals: bool,
+    /// How the process ended, which the proc connector has not told.
+    pub status: bool,
+    /// Which signal QEMU's own log names.
+    pub own_log: bool,
+    /// Whether it was the OOM killer's, which the trace has not told.
+    pub out_of_memory: bool,
+}
+
+impl Questions {
+    /// Those of these that are not among `others`.
+    fn except(self, others: Self) -> Self {
+        Self {
+            signals: self.signals && !others.signals,
+            status: self.status && !others.status,
+            own_log: self.own_log && !others.own_log,
+            out_of_memory: self.out_of_memory && !others.out_of_memory,
+        }
+    }
+
+    fn and(self, others: Self) -> Self {
+        Self {
+            signals: self.signals || others.signals,
+            status: self.status || others.status,
+            own_log: self.own_log || others.own_log,
+            out_of_memory: self.out_of_memory || others.out_of_memory,
+        }
+    }
+
+    fn is_empty(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// What they answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Answers {
+    pub status: StatusAnswer,
+    /// The signal that QEMU's own log names, and who it says sent it.
+    pub logged: Option<(Signal, Sender)>,
+    pub out_of_memory: bool,
+}
+
+/// Whether the kernel keeps the status of a process that has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StatusAnswer {
+    Known(WaitStatus),
+    /// It will once the process has been reaped; then `Said::Died` comes once more.
+    NotYet,
+    #[default]
+    Never,
 }
 
 /// Who is at the other end of a connection.
@@ -222,6 +287,11 @@ pub enum Action {
         incarnation: Incarnation,
         process: Process,
     },
+    /// Ask the sources that do not speak by themselves, and answer with `Said::Consulted`.
+    Consult {
+        incarnation: Incarnation,
+        questions: Questions,
+    },
     /// Have the kernel tell of this process.
     Watch {
         pid: u32,
@@ -259,7 +329,7 @@ pub enum Action {
         name: Name,
         process: Option<Process>,
     },
-    Record(Death),
+    Record(Box<Death>),
 }
 
 /// What is said to QEMU.

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use super::evidence::Source;
 use super::instance::Instance;
 use super::{Action, Context, Event, Incarnation, Inode, Moment, Name, Settings};
 
@@ -72,7 +73,15 @@ impl Node {
                 self.each_of(pid, now, actions, |life, context| life.exited(status, context));
             }
             Event::CoreDump { pid } => {
-                self.each_of(pid, now, actions, |life, _| life.dumps_core());
+                self.each_of(pid, now, actions, Instance::dumps_core);
+            }
+            Event::Signalled { pid, sent } => {
+                self.each_of(pid, now, actions, |life, _| life.signalled(&sent));
+            }
+            Event::OutOfMemory { pid, at } => {
+                self.each_of(pid, now, actions, |life, _| {
+                    life.chosen_by_oom_killer(at, Source::Trace);
+                });
             }
             Event::Of(incarnation, said) => {
                 self.with(incarnation, now, actions, |life, context| life.hear(said, context));

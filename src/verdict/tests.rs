@@ -5,7 +5,7 @@ mod interleavings;
 mod life;
 mod table;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::*;
 use crate::wire::Signal;
@@ -23,6 +23,17 @@ fn shutdown(reason: Reason) -> Qmp {
 
 fn shutdown_without_data() -> Qmp {
     Qmp::Shutdown(Shutdown::default())
+}
+
+/// An operator's shell sends a signal.
+fn sent(signal: Signal) -> Sent {
+    let shell = SenderProcess { pid: 5790, name: Some("bash".into()), ..SenderProcess::default() };
+    let at = Moment(Duration::from_secs(1_000_000));
+    Sent { at, signal, sender: Sender::Process(Arc::new(shell)) }
+}
+
+fn signalled(signal: Signal) -> Event {
+    Event::Signalled { pid: PID, sent: sent(signal) }
 }
 
 fn heard(event: Qmp) -> Said {
@@ -49,6 +60,11 @@ struct World {
     log: Vec<String>,
     deaths: Vec<Death>,
     connected: Option<Incarnation>,
+    /// What the trace holds and has not told yet.
+    traced: VecDeque<Event>,
+    /// What the sources answer that do not speak by themselves.
+    answers: Answers,
+    asked: Vec<Questions>,
 }
 
 impl World {
@@ -70,6 +86,9 @@ impl World {
             log: Vec::new(),
             deaths: Vec::new(),
             connected: None,
+            traced: VecDeque::new(),
+            answers: Answers::default(),
+            asked: Vec::new(),
         };
         world.happens(Event::Exits { are_told: true });
         world.passes(Duration::ZERO);
@@ -95,7 +114,7 @@ impl World {
 
     /// QEMU greets, negotiates and says that the guest runs.
     fn answers(&mut self) {
-        self.says(Message::Greeting);
+        self.says(Message::Greeting(None));
         self.says(Message::Return(Answer::Done));
         self.says(Message::Return(Answer::Status { running: true }));
     }
@@ -153,7 +172,8 @@ impl World {
             Action::Create { incarnation, .. } => self.change_file(incarnation, true),
             Action::Remove { incarnation, .. } => self.change_file(incarnation, false),
             Action::WarnSilent { name, .. } => self.log.push(format!("silent {name}")),
-            Action::Record(death) => self.deaths.push(death),
+            Action::Record(death) => self.deaths.push(*death),
+            Action::Consult { incarnation, questions } => self.consult(incarnation, questions),
             Action::Probe { incarnation, .. } => {
                 self.probes += 1;
                 let answer = if self.process_lives { Said::Lives } else { Said::Died };
@@ -161,6 +181,22 @@ impl World {
             }
             Action::Send { .. } | Action::Release { .. } | Action::Answered { .. } => {}
         }
+    }
+
+    fn consult(&mut self, incarnation: Incarnation, questions: Questions) {
+        self.asked.push(questions);
+        if questions.signals {
+            while let Some(event) = self.traced.pop_front() {
+                self.happens(event);
+            }
+        }
+        let Answers { status, logged, out_of_memory } = self.answers.clone();
+        let answers = Answers {
+            status: if questions.status { status } else { StatusAnswer::Never },
+            logged: logged.filter(|_| questions.own_log),
+            out_of_memory: out_of_memory && questions.out_of_memory,
+        };
+        self.happens(Event::Of(incarnation, Said::Consulted(answers)));
     }
 
     fn change_file(&mut self, incarnation: Incarnation, present: bool) {

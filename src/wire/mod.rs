@@ -7,6 +7,7 @@
 pub mod proc_event;
 pub mod qmp;
 mod text;
+pub mod trace;
 mod wait_status;
 
 pub use text::{Excerpt, Printable, Quoted};

@@ -26,13 +26,27 @@ const LONGEST_REASON: usize = 64;
 /// One line from QEMU.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Message {
-    /// The first line of a QEMU that has taken the connection.
-    Greeting,
+    /// The first line of a QEMU that has taken the connection, with its version.
+    Greeting(Option<Version>),
     /// The answer to a command.
     Return(Answer),
     /// A command was refused.
     Error(String),
     Event(Event),
+}
+
+/// QEMU's version: `VersionTriple` of `qapi/control.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+pub struct Version {
+    pub major: u16,
+    pub minor: u16,
+    pub micro: u16,
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.micro)
+    }
 }
 
 /// What a `return` carried.
@@ -54,8 +68,77 @@ pub enum Event {
     Resume,
     GuestPanicked,
     Watchdog(WatchdogAction),
+    /// It decides nothing, but whoever asks why the guest died will want to know of it.
+    Noted(Note),
     /// An event that says nothing about the end.
     Other,
+}
+
+/// Circumstances: events of `qapi/block-core.json` and `qapi/run-state.json`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Note {
+    BlockIoError { no_space: bool },
+    MemoryFailure,
+    GuestCrashloaded,
+    GuestPvshutdown,
+    Suspend,
+    SuspendDisk,
+    Wakeup,
+}
+
+impl Note {
+    fn parse(name: &str, data: Option<&str>) -> Option<Self> {
+        #[derive(Default, Deserialize)]
+        struct Data {
+            #[serde(default)]
+            nospace: bool,
+        }
+        Some(match name {
+            "BLOCK_IO_ERROR" => {
+                let data = data.and_then(|json| serde_json::from_str::<Data>(json).ok());
+                Self::BlockIoError { no_space: data.unwrap_or_default().nospace }
+            }
+            "MEMORY_FAILURE" => Self::MemoryFailure,
+            "GUEST_CRASHLOADED" => Self::GuestCrashloaded,
+            "GUEST_PVSHUTDOWN" => Self::GuestPvshutdown,
+            "SUSPEND" => Self::Suspend,
+            "SUSPEND_DISK" => Self::SuspendDisk,
+            "WAKEUP" => Self::Wakeup,
+            _ => return None,
+        })
+    }
+}
+
+/// An event as QEMU spells it, with what matters of its data.
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Shutdown(Shutdown { reason: Some(reason), .. }) => {
+                return write!(f, "SHUTDOWN {}", reason.name());
+            }
+            Self::Shutdown(Shutdown { guest: Some(true), .. }) => "SHUTDOWN by the guest",
+            Self::Shutdown(Shutdown { guest: Some(false), .. }) => "SHUTDOWN by the host",
+            Self::Shutdown(_) => "SHUTDOWN",
+            Self::Powerdown => "POWERDOWN",
+            Self::Reset => "RESET",
+            Self::Stop => "STOP",
+            Self::Resume => "RESUME",
+            Self::GuestPanicked => "GUEST_PANICKED",
+            Self::Watchdog(WatchdogAction::Reset) => "WATCHDOG reset",
+            Self::Watchdog(WatchdogAction::Shutdown) => "WATCHDOG shutdown",
+            Self::Watchdog(WatchdogAction::Poweroff) => "WATCHDOG poweroff",
+            Self::Watchdog(WatchdogAction::Other) => "WATCHDOG",
+            Self::Noted(Note::BlockIoError { no_space: true }) => "BLOCK_IO_ERROR (no space)",
+            Self::Noted(Note::BlockIoError { no_space: false }) => "BLOCK_IO_ERROR",
+            Self::Noted(Note::MemoryFailure) => "MEMORY_FAILURE",
+            Self::Noted(Note::GuestCrashloaded) => "GUEST_CRASHLOADED",
+            Self::Noted(Note::GuestPvshutdown) => "GUEST_PVSHUTDOWN",
+            Self::Noted(Note::Suspend) => "SUSPEND",
+            Self::Noted(Note::SuspendDisk) => "SUSPEND_DISK",
+            Self::Noted(Note::Wakeup) => "WAKEUP",
+            Self::Other => "another event",
+        })
+    }
 }
 
 /// The data of `SHUTDOWN`.
@@ -148,11 +231,26 @@ impl Message {
             Ok(Self::Return(Answer::parse(answer.get())))
         } else if let Some(error) = raw.error {
             Ok(Self::Error(error.get().chars().take(LONGEST_REASON * 2).collect()))
-        } else if raw.greeting.is_some() {
-            Ok(Self::Greeting)
+        } else if let Some(greeting) = raw.greeting {
+            Ok(Self::Greeting(Version::parse(greeting.get())))
         } else {
             Err(LineError::NotAMessage)
         }
+    }
+}
+
+impl Version {
+    /// From what stands behind `"QMP":` in a greeting.
+    fn parse(json: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Greeting {
+            version: Versions,
+        }
+        #[derive(Deserialize)]
+        struct Versions {
+            qemu: Version,
+        }
+        serde_json::from_str::<Greeting>(json).ok().map(|greeting| greeting.version.qemu)
     }
 }
 
@@ -177,7 +275,7 @@ impl Event {
             "RESUME" => Self::Resume,
             "GUEST_PANICKED" => Self::GuestPanicked,
             "WATCHDOG" => Self::Watchdog(WatchdogAction::parse(data)?),
-            _ => Self::Other,
+            _ => Note::parse(name, data).map_or(Self::Other, Self::Noted),
         })
     }
 }

@@ -10,6 +10,19 @@ struct Evidence {
     qmp: Vec<Qmp>,
     status: Option<WaitStatus>,
     dumps_core: bool,
+    /// Whether the proc connector tells the status, or it has to be asked for.
+    connector_tells: bool,
+    /// Signals by the kernel's trace. All were sent before the conversation ended: the trace
+    /// has them, whether or not it has spoken yet.
+    traced: Vec<Signal>,
+    out_of_memory: Option<OomSource>,
+    logged: Option<Signal>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum OomSource {
+    Trace,
+    ControlGroup,
 }
 
 /// What a source tells next.
@@ -20,6 +33,8 @@ enum Step {
     Died,
     CoreDump,
     Exit(WaitStatus),
+    /// The trace tells what it holds next, unless it has been asked before.
+    Trace,
 }
 
 impl Evidence {
@@ -27,11 +42,32 @@ impl Evidence {
         let mut qmp: Vec<Step> = self.qmp.iter().cloned().map(Step::Qmp).collect();
         qmp.push(Step::Closed);
         let mut kernel = Vec::new();
-        if self.dumps_core {
-            kernel.push(Step::CoreDump);
+        if self.connector_tells {
+            kernel.extend(self.dumps_core.then_some(Step::CoreDump));
+            kernel.extend(self.status.map(Step::Exit));
         }
-        kernel.extend(self.status.map(Step::Exit));
-        vec![qmp, kernel, vec![Step::Died]]
+        let trace = if self.traced().is_empty() { vec![] } else { vec![Step::Trace] };
+        vec![qmp, kernel, vec![Step::Died], trace]
+    }
+
+    /// What the trace holds.
+    fn traced(&self) -> VecDeque<Event> {
+        let mut traced: VecDeque<Event> = self.traced.iter().copied().map(signalled).collect();
+        if self.out_of_memory == Some(OomSource::Trace) {
+            traced.push_back(Event::OutOfMemory { pid: PID, at: sent(Signal::KILL).at });
+        }
+        traced
+    }
+
+    fn answers(&self) -> Answers {
+        Answers {
+            status: match self.status {
+                Some(status) if !self.connector_tells => StatusAnswer::Known(status),
+                _ => StatusAnswer::Never,
+            },
+            logged: self.logged.map(|signal| (signal, sent(signal).sender)),
+            out_of_memory: self.out_of_memory == Some(OomSource::ControlGroup),
+        }
     }
 }
 
@@ -53,8 +89,11 @@ fn interleavings(sources: &[Vec<Step>]) -> Vec<Vec<Step>> {
     all
 }
 
-fn outcome(steps: &[Step], settings: &Settings) -> (String, bool) {
+fn outcome(evidence: &Evidence, steps: &[Step], settings: &Settings) -> (String, bool) {
     let mut world = World::with_running_instance(settings.clone());
+    world.happens(Event::Exits { are_told: evidence.connector_tells });
+    world.traced = evidence.traced();
+    world.answers = evidence.answers();
     for step in steps {
         // A life that is over hears nothing more; nothing that still comes may change it.
         match step.clone() {
@@ -63,6 +102,11 @@ fn outcome(steps: &[Step], settings: &Settings) -> (String, bool) {
             Step::Died => world.said(Said::Died),
             Step::CoreDump => world.happens(Event::CoreDump { pid: PID }),
             Step::Exit(status) => world.happens(Event::Exit { pid: PID, status }),
+            Step::Trace => {
+                while let Some(event) = world.traced.pop_front() {
+                    world.happens(event);
+                }
+            }
         }
         world.passes(Duration::from_micros(300));
     }
@@ -74,9 +118,9 @@ fn outcome(steps: &[Step], settings: &Settings) -> (String, bool) {
 fn assert_same_in_every_order(evidence: &Evidence, settings: &Settings) {
     let mut orders = interleavings(&evidence.sources()).into_iter();
     let first = orders.next().expect("there is at least one order");
-    let expected = outcome(&first, settings);
+    let expected = outcome(evidence, &first, settings);
     for order in orders {
-        assert_eq!(outcome(&order, settings), expected, "{order:?}");
+        assert_eq!(outcome(evidence, &order, settings), expected, "{order:?}");
     }
 }
 
@@ -112,9 +156,24 @@ fn any_event() -> impl Strategy<Value = Qmp> {
 
 fn any_evidence() -> impl Strategy<Value = Evidence> {
     let status = prop::option::of(prop::sample::select(vec![0, 0x100, 1, 2, 6, 9, 11, 0x8b, 15]));
-    (prop::collection::vec(any_event(), 0..5), status, any::<bool>()).prop_map(
-        |(qmp, status, dumps_core)| Evidence { qmp, status: status.map(WaitStatus), dumps_core },
+    let signals =
+        || prop::sample::select(vec![Signal::TERM, Signal::HUP, Signal::KILL, Signal(11)]);
+    let oom =
+        prop::option::of(prop::sample::select(vec![OomSource::Trace, OomSource::ControlGroup]));
+    (
+        prop::collection::vec(any_event(), 0..5),
+        status,
+        any::<(bool, bool)>(),
+        prop::collection::vec(signals(), 0..3),
+        oom,
+        prop::option::of(signals()),
     )
+        .prop_map(
+            |(qmp, status, (dumps_core, connector_tells), traced, out_of_memory, logged)| {
+                let status = status.map(WaitStatus);
+                Evidence { qmp, status, dumps_core, connector_tells, traced, out_of_memory, logged }
+            },
+        )
 }
 
 fn any_settings() -> impl Strategy<Value = Settings> {

@@ -207,13 +207,81 @@ fn without_the_proc_connector_nothing_is_waited_for() {
 }
 
 #[test]
+fn without_the_proc_connector_the_status_is_asked_for() {
+    let mut world = world();
+    world.happens(Event::Exits { are_told: false });
+    world.answers.status = StatusAnswer::Known(WaitStatus(11));
+    world.said(Said::Closed);
+    world.said(Said::Died);
+    let death = world.only_death();
+    assert_eq!(death.verdict.cause, Cause::Crashed(Signal(11)));
+    assert_eq!(death.missing, []);
+}
+
+#[test]
+fn a_status_that_comes_with_the_reaping_is_waited_for() {
+    let mut world = world();
+    world.happens(Event::Exits { are_told: false });
+    world.answers.status = StatusAnswer::NotYet;
+    world.said(Said::Closed);
+    world.said(Said::Died);
+    assert!(world.deaths.is_empty());
+    world.answers.status = StatusAnswer::Known(WaitStatus(0x100));
+    world.said(Said::Died);
+    assert_eq!(world.only_death().verdict.cause, Cause::Failed(1));
+}
+
+#[test]
+fn a_process_that_nobody_reaps_is_given_two_seconds() {
+    let mut world = world();
+    world.happens(Event::Exits { are_told: false });
+    world.answers.status = StatusAnswer::NotYet;
+    world.said(Said::Closed);
+    world.said(Said::Died);
+    world.passes(Duration::from_millis(1999));
+    assert!(world.deaths.is_empty());
+    world.passes(Duration::from_millis(1));
+    assert_eq!(world.only_death().missing, [Missing::ExitStatus]);
+}
+
+#[test]
+fn a_status_that_the_connector_never_told_is_asked_for_in_the_end() {
+    let mut world = world();
+    world.answers.status = StatusAnswer::Known(WaitStatus(9));
+    world.said(Said::Closed);
+    world.said(Said::Died);
+    assert!(world.deaths.is_empty());
+    world.passes(Duration::from_secs(2));
+    assert_eq!(world.only_death().verdict.cause, Cause::Killed);
+}
+
+#[test]
+fn the_evidence_is_kept_in_order_and_bounded() {
+    let mut world = world();
+    for _ in 0..1000 {
+        world.said(heard(Qmp::Stop));
+    }
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    world.said(Said::Closed);
+    world.happens(Event::Exit { pid: PID, status: EXIT_0 });
+    world.said(Said::Died);
+    let timeline = &world.only_death().timeline;
+    let pieces = timeline.pieces();
+    assert_eq!(pieces[0].fact, Fact::Connected);
+    assert_eq!(pieces.last().unwrap().fact, Fact::Died);
+    assert!(pieces.iter().any(|piece| piece.fact == Fact::FileCreated));
+    assert_eq!(pieces.len() as u64 + timeline.omitted, 1000 + 7);
+    assert!(pieces.len() < 50);
+}
+
+#[test]
 fn a_connection_that_outlives_its_process_is_given_two_seconds() {
     let mut world = world();
     world.happens(Event::Exit { pid: PID, status: WaitStatus(9) });
     world.said(Said::Died);
     assert!(world.deaths.is_empty());
     world.passes(Duration::from_secs(2));
-    assert_eq!(world.only_death().missing, [Missing::EndOfConversation]);
+    assert_eq!(world.only_death().missing, [Missing::EndOfConversation, Missing::Sender]);
 }
 
 #[test]

@@ -37,13 +37,16 @@ fn check(settings: &Settings, rows: Vec<Row>) {
         let verdict = Verdict { cause: row.cause, initiator: row.initiator };
         assert_eq!(death.verdict, verdict, "{:?} {:?}", row.events, row.status);
         assert_eq!(world.file, row.file, "{death}");
-        assert_eq!(death.missing.is_empty(), row.status.is_some(), "{death}");
+        // Nobody traced who sends signals here.
+        let of_status: Vec<&Missing> =
+            death.missing.iter().filter(|missing| **missing != Missing::Sender).collect();
+        assert_eq!(of_status.is_empty(), row.status.is_some(), "{death}");
     }
 }
 
 use Cause::{
     Crashed, Exited, Failed, GuestPanic, GuestShutdown, Host, HostError, HostSignal, Killed,
-    Powerdown, Unknown, Watchdog,
+    OutOfMemory, Powerdown, Unknown, Watchdog,
 };
 use Initiator::{Admin, Crash, User};
 
@@ -316,4 +319,114 @@ fn a_death_reads_like_a_sentence() {
         told(&[], None),
         "Instance \"web1\" (pid 4242) ended, nobody knows why: cause unknown, initiator unknown; not known: the exit status"
     );
+}
+
+/// Plays an end in which signals are traced, and returns what is made of it.
+fn end_with_signals(
+    settings: &Settings,
+    events: &[Qmp],
+    signals: &[Signal],
+    status: impl Into<Option<WaitStatus>>,
+) -> (World, String) {
+    let mut world = World::with_running_instance(settings.clone());
+    world.traced = signals.iter().copied().map(signalled).collect();
+    for event in events {
+        world.said(heard(event.clone()));
+    }
+    world.said(Said::Closed);
+    if let Some(status) = status.into() {
+        world.happens(Event::Exit { pid: PID, status });
+    }
+    world.said(Said::Died);
+    world.passes(Duration::from_secs(3));
+    let line = world.only_death().to_string();
+    (world, line)
+}
+
+#[test]
+fn the_sender_of_the_signal_is_named() {
+    let settings = Settings::default();
+    let by_signal = [shutdown(Reason::HostSignal)];
+    let (_, line) = end_with_signals(&settings, &by_signal, &[Signal::TERM], EXIT_0);
+    assert!(line.ends_with("exit status 0, SIGTERM from bash[5790]"), "{line}");
+    // An impatient operator: it was the first that did it.
+    let (world, line) =
+        end_with_signals(&settings, &[], &[Signal::TERM, Signal::KILL], WaitStatus(9));
+    assert!(line.ends_with("cause killed, initiator admin, SIGKILL from bash[5790]"), "{line}");
+    assert!(world.only_death().missing.is_empty());
+}
+
+#[test]
+fn a_qemu_that_does_not_say_why_is_judged_by_the_signals_it_was_sent() {
+    let cause = |events: &[Qmp], signals: &[Signal]| {
+        let (world, _) = end_with_signals(&Settings::default(), events, signals, EXIT_0);
+        (world.only_death().verdict.clone(), world.file)
+    };
+    let verdict = |cause, initiator| Verdict { cause, initiator };
+    let term = HostSignal(Some(Signal::TERM));
+    let no_data = [shutdown_without_data()];
+    let not_the_guest = [Qmp::Shutdown(Shutdown { guest: Some(false), reason: None })];
+    let the_guest = [Qmp::Shutdown(Shutdown { guest: Some(true), reason: None })];
+    assert_eq!(cause(&no_data, &[Signal::TERM]), (verdict(term.clone(), Admin), false));
+    assert_eq!(cause(&no_data, &[]), (verdict(GuestShutdown, User), true));
+    // SIGSEGV does not make QEMU say that it shuts down.
+    assert_eq!(cause(&no_data, &[Signal(11)]), (verdict(GuestShutdown, User), true));
+    assert_eq!(cause(&not_the_guest, &[Signal::TERM]), (verdict(term.clone(), Admin), false));
+    assert_eq!(cause(&not_the_guest, &[]), (verdict(Host(None), Admin), false));
+    assert_eq!(cause(&the_guest, &[Signal::TERM]), (verdict(GuestShutdown, User), true));
+    // Another client had the connection: QEMU was not heard at all.
+    assert_eq!(cause(&[], &[Signal::TERM]), (verdict(term, Admin), false));
+    assert_eq!(cause(&[], &[]), (verdict(Exited, Initiator::Unknown), false));
+}
+
+#[test]
+fn without_a_trace_qemus_own_log_names_the_signal() {
+    let mut world = World::with_running_instance(Settings::default());
+    world.answers.logged = Some((Signal::TERM, sent(Signal::TERM).sender));
+    world.said(heard(shutdown_without_data()));
+    world.said(Said::Closed);
+    assert!(!world.file);
+    world.happens(Event::Exit { pid: PID, status: EXIT_0 });
+    world.said(Said::Died);
+    assert_eq!(world.only_death().verdict.cause, HostSignal(Some(Signal::TERM)));
+    assert!(world.only_death().to_string().ends_with("SIGTERM from bash[5790]"));
+}
+
+#[test]
+fn the_oom_killer_is_told_from_an_operator() {
+    let by_trace = |world: &mut World| {
+        let at = world.now;
+        world.traced.push_back(Event::OutOfMemory { pid: PID, at });
+        let kernels = Sent { at, signal: Signal::KILL, sender: Sender::Kernel };
+        world.traced.push_back(Event::Signalled { pid: PID, sent: kernels });
+    };
+    let by_counter = |world: &mut World| world.answers.out_of_memory = true;
+    for tell in [by_trace as fn(&mut World), by_counter] {
+        for status in [Some(WaitStatus(9)), None] {
+            let mut world = World::with_running_instance(Settings::default());
+            tell(&mut world);
+            world.said(Said::Closed);
+            world.said(Said::Died);
+            if let Some(status) = status {
+                world.happens(Event::Exit { pid: PID, status });
+            }
+            world.passes(Duration::from_secs(3));
+            let verdict = Verdict { cause: OutOfMemory, initiator: Crash };
+            assert_eq!(world.only_death().verdict, verdict, "{status:?}");
+        }
+    }
+    // Chosen, and yet it ended in another way.
+    let mut world = World::with_running_instance(Settings::default());
+    by_trace(&mut world);
+    world.said(Said::Closed);
+    world.happens(Event::Exit { pid: PID, status: WaitStatus(11) });
+    world.said(Said::Died);
+    assert_eq!(world.only_death().verdict.cause, Crashed(Signal(11)));
+}
+
+#[test]
+fn a_users_clean_shutdown_leaves_nothing_to_ask() {
+    let (world, _) =
+        end_with_signals(&Settings::default(), &[shutdown(Reason::GuestShutdown)], &[], EXIT_0);
+    assert_eq!(world.asked, []);
 }

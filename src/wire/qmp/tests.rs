@@ -12,7 +12,9 @@ fn shutdown(guest: Option<bool>, reason: Option<Reason>) -> Message {
 #[test]
 fn the_greeting_of_a_real_qemu() {
     let line = r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}, "package": "Debian 1:7.2"}, "capabilities": ["oob"]}}"#;
-    assert_eq!(parse(line), Message::Greeting);
+    let version = Version { major: 7, minor: 2, micro: 22 };
+    assert_eq!(parse(line), Message::Greeting(Some(version)));
+    assert_eq!(parse(r#"{"QMP": {"version": "none"}}"#), Message::Greeting(None));
 }
 
 #[test]

@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 pub use daemon::{Daemon, Death};
 pub use guest::{Booting, Guest, GuestBuilder, boot_sector, execute_qmp};
 pub use mounts::{InPlaceOf, Overlay, ganetis_groups, ganetis_users};
-pub use needs::{Need, can_run, linux_guest};
+pub use needs::{Need, can_run, kernel_is_at_least, linux_guest};
 pub use node::{NODE_NAME, Node};
 pub use rustix::process::Signal;
 pub use stand_in::{StandIn, StandInBuilder};

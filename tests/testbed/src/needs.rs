@@ -85,3 +85,14 @@ fn python_package() -> Option<PathBuf> {
 pub fn linux_guest(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/linux_guest").join(file)
 }
+
+/// Whether the running kernel is this version or a later one.
+#[must_use]
+pub fn kernel_is_at_least(major: u32, minor: u32) -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("the release");
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(this)), Some(Ok(that))) => (this, that) >= (major, minor),
+        _ => false,
+    }
+}

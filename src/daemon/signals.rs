@@ -1,0 +1,120 @@
+//! The kernel's trace of signals: who sent which to a watched process.
+
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::sync::Arc;
+
+use log::{Level, error, info};
+use mio::Interest;
+use mio::unix::SourceFd;
+
+use super::{Daemon, TRACE};
+use crate::sys::trace::{Trace, Unavailable};
+use crate::sys::{clock, sender};
+use crate::verdict::{Event, Moment, Sender, SenderProcess, Sent};
+use crate::wire::Printable;
+use crate::wire::trace::{TraceEvent, Traced};
+
+impl Daemon {
+    /// Has the trace opened where there is none.
+    pub(super) fn check_trace(&mut self) {
+        if self.trace.is_some() {
+            return;
+        }
+        let pids: Vec<u32> = self.watched_pids.iter().copied().collect();
+        let opened = Trace::open(&self.paths.trace_name(), &pids).and_then(|trace| {
+            let registry = self.poll.registry();
+            let register =
+                |source: i32| registry.register(&mut SourceFd(&source), TRACE, Interest::READABLE);
+            trace
+                .sources()
+                .try_for_each(|source| register(source.as_raw_fd()))
+                .map_err(|error| Unavailable::Failed("wait for its events", error))?;
+            Ok(trace)
+        });
+        match opened {
+            Ok(trace) => {
+                self.trace = Some(trace);
+                self.say_trace(Level::Info, "The kernel's trace tells who sends signals");
+                self.drain_trace();
+            }
+            Err(reason) => self.lose_trace(&reason),
+        }
+    }
+
+    fn lose_trace(&mut self, reason: &Unavailable) {
+        self.trace = None;
+        self.say_trace(
+            Level::Warn,
+            &format!(
+                "The kernel's trace of signals is not available: {reason}. Who sent a signal is known from QEMU's own log only, and an OOM kill from the control group's counter"
+            ),
+        );
+    }
+
+    fn say_trace(&mut self, level: Level, state: &str) {
+        if self.trace_state != state {
+            state.clone_into(&mut self.trace_state);
+            log::log!(level, "{state}");
+        }
+    }
+
+    pub(super) fn update_trace_filter(&mut self, pids: &[u32]) {
+        if let Some(Err(error)) = self.trace.as_ref().map(|trace| trace.watch(pids)) {
+            error!("Cannot set the filter of the kernel's trace of signals: {error}");
+        }
+    }
+
+    /// Takes in everything that has been traced so far.
+    pub(super) fn drain_trace(&mut self) {
+        let Some(trace) = &mut self.trace else { return };
+        let mut traced = Vec::new();
+        match trace.drain(|event| traced.push(event)) {
+            Ok(false) => {}
+            Ok(true) => info!("The kernel's trace of signals lost some"),
+            Err(error) => self.lose_trace(&Unavailable::Failed("read it", error)),
+        }
+        for event in traced {
+            self.traced(event);
+        }
+    }
+
+    fn traced(&mut self, event: TraceEvent) {
+        // A range of the filter may let strangers pass.
+        if !self.watched_pids.contains(&event.pid) {
+            return;
+        }
+        let at = Moment(event.at);
+        let pid = event.pid;
+        self.events.push_back(match event.what {
+            Traced::OomVictim => Event::OutOfMemory { pid, at },
+            Traced::Signal { signal, is_kernels: true } => {
+                Event::Signalled { pid, sent: Sent { at, signal, sender: Sender::Kernel } }
+            }
+            Traced::Signal { signal, is_kernels: false } => {
+                let mut process = sender::look_at(event.by, at, clock::boot_offset());
+                if process.is_gone {
+                    let name = self.trace.as_ref().and_then(|t| t.remembered_name(event.by));
+                    process.name = name.map(|name| Printable(&name).to_string());
+                }
+                let sender = Sender::Process(Arc::new(process));
+                Event::Signalled { pid, sent: Sent { at, signal, sender } }
+            }
+        });
+    }
+
+    /// Who sent a signal by QEMU's own word: its pid, and its executable if QEMU saw it.
+    pub(super) fn sender_by_own_log(pid: u32, executable: &str, now: Moment) -> Sender {
+        let mut process = sender::look_at(pid, now, clock::boot_offset());
+        // Another one may have the pid by now.
+        if process.executable.as_deref() != Some(executable) {
+            process = SenderProcess { pid, is_gone: true, ..SenderProcess::default() };
+            if executable != "<unknown process>" {
+                let name = Path::new(executable).file_name().map(|name| name.to_string_lossy());
+                process.name = name.map(|name| Printable(name.as_bytes()).to_string());
+                process.executable = Some(Printable(executable.as_bytes()).to_string());
+            }
+        }
+        Sender::Process(Arc::new(process))
+    }
+}

@@ -1,0 +1,79 @@
+//! QEMU's own log (`-D`): the line in which it says which signal ends it.
+//!
+//! Ganeti has each instance write one, cut short at each start. QEMU writes the line for SIGTERM,
+//! SIGINT and SIGHUP, in every version, and whoever reads it needs no privilege but to read. The
+//! guest may have taken QEMU over: what stands there is worth no more than QEMU's own word.
+
+use std::fs::OpenOptions;
+use std::io::{self, Read, Seek, SeekFrom};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use crate::wire::Signal;
+
+/// The end of the file that is looked at, in bytes. QEMU writes the line last.
+const TAIL: u64 = 4096;
+
+/// What the line says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Termination {
+    pub signal: Signal,
+    pub sender: u32,
+    /// The sender's executable, or `<unknown process>`.
+    pub executable: String,
+}
+
+/// Reads the last such line; nothing if there is none.
+pub fn read(path: &Path) -> io::Result<Option<Termination>> {
+    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    let length = file.metadata()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
+    let mut tail = Vec::new();
+    file.take(TAIL).read_to_end(&mut tail)?;
+    Ok(parse(&tail))
+}
+
+/// `qemu-system-x86_64: terminating on signal 15 from pid 8234 (/usr/bin/python3)`
+fn parse(log: &[u8]) -> Option<Termination> {
+    log.rsplit(|&byte| byte == b'\n').find_map(|line| {
+        let line = String::from_utf8_lossy(line);
+        let (_, rest) = line.rsplit_once("terminating on signal ")?;
+        let (signal, rest) = rest.split_once(" from pid ")?;
+        let (sender, rest) = rest.split_once(" (")?;
+        let executable = rest.strip_suffix(')')?.into();
+        Some(Termination {
+            signal: Signal(signal.parse().ok()?),
+            sender: sender.parse().ok()?,
+            executable,
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_line_counts() {
+        let log = b"warning: x\nqemu-system-x86_64: terminating on signal 2 from pid 7 (sh)\n\
+            qemu-system-x86_64: terminating on signal 15 from pid 8234 (/usr/bin/a (b))\n";
+        let found = parse(log).unwrap();
+        assert_eq!((found.signal, found.sender), (Signal::TERM, 8234));
+        assert_eq!(found.executable, "/usr/bin/a (b)");
+        assert_eq!(parse(b"terminating on signal 15 from pid x (y)\n"), None);
+        assert_eq!(parse(b""), None);
+    }
+
+    #[test]
+    fn only_the_end_of_a_long_log_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("web1.log");
+        let mut log = vec![b'x'; 100_000];
+        log.extend(b"\nqemu: terminating on signal 1 from pid 0 (<unknown process>)\n");
+        std::fs::write(&path, &log).unwrap();
+        assert_eq!(read(&path).unwrap().unwrap().signal, Signal::HUP);
+        std::os::unix::fs::symlink(&path, directory.path().join("link")).unwrap();
+        assert!(read(&directory.path().join("link")).is_err());
+    }
+}

@@ -1,0 +1,106 @@
+//! Who sent a signal: what /proc still has of a process, right after it did.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::process::{Stat, read_stat};
+use crate::verdict::{Ancestor, Moment, SenderProcess};
+use crate::wire::Printable;
+
+/// As many ancestors are looked at; beyond them is init.
+const MOST_ANCESTORS: usize = 8;
+
+/// `USER_HZ`, the unit of times in /proc: 100 on every architecture that runs KVM.
+const TICKS_PER_SECOND: u64 = 100;
+
+/// What `/proc/PID/loginuid` holds where nobody has logged in.
+const NO_LOGIN: u32 = u32::MAX;
+
+/// Looks at the task that sent a signal at this moment. `boot_offset` is how far the clock of
+/// start times is ahead of that of moments: the time the machine has been suspended.
+///
+/// A process that began after the signal is another one with the same pid.
+#[must_use]
+pub fn look_at(task: u32, sent: Moment, boot_offset: Duration) -> SenderProcess {
+    let began_before = |stat: &Stat| {
+        Duration::from_millis(stat.started * 1000 / TICKS_PER_SECOND) <= sent.0 + boot_offset
+    };
+    let Some(stat) = read_stat(task).ok().filter(began_before) else {
+        return SenderProcess { pid: task, is_gone: true, ..SenderProcess::default() };
+    };
+    let status = fs::read_to_string(format!("/proc/{task}/status")).unwrap_or_default();
+    let pid = number(&status, "Tgid:").unwrap_or(task);
+    let login = fs::read_to_string(format!("/proc/{pid}/loginuid")).ok();
+    SenderProcess {
+        pid,
+        is_gone: false,
+        name: Some(printable(&stat.name)),
+        uid: number(&status, "Uid:"),
+        login: login.and_then(|uid| uid.trim().parse().ok()).filter(|&uid| uid != NO_LOGIN),
+        executable: link(Path::new(&format!("/proc/{pid}/exe"))),
+        command: command(pid),
+        ancestors: ancestors(stat.parent),
+    }
+}
+
+fn ancestors(mut pid: u32) -> Vec<Ancestor> {
+    let mut ancestors = Vec::new();
+    while pid > 1 && ancestors.len() < MOST_ANCESTORS {
+        let Ok(stat) = read_stat(pid) else { break };
+        let name = printable(&stat.name);
+        ancestors.push(Ancestor { pid, name, command: command(pid).unwrap_or_default() });
+        pid = stat.parent;
+    }
+    ancestors
+}
+
+/// The arguments, separated by spaces; nothing for a task of the kernel's own, or one that is
+/// gone.
+fn command(pid: u32) -> Option<String> {
+    let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let arguments = arguments.strip_suffix(b"\0").unwrap_or(&arguments);
+    let spaced: Vec<u8> =
+        arguments.iter().map(|&byte| if byte == 0 { b' ' } else { byte }).collect();
+    (!spaced.is_empty()).then(|| printable(&spaced))
+}
+
+fn link(path: &Path) -> Option<String> {
+    let target: PathBuf = fs::read_link(path).ok()?;
+    Some(printable(target.as_os_str().as_bytes()))
+}
+
+fn printable(bytes: &[u8]) -> String {
+    Printable(bytes).to_string()
+}
+
+/// The first number behind `key` in `/proc/PID/status`.
+fn number(status: &str, key: &str) -> Option<u32> {
+    let value = status.lines().find_map(|line| line.strip_prefix(key))?;
+    value.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::clock;
+
+    #[test]
+    fn this_process_and_those_that_started_it_are_named() {
+        let this = look_at(std::process::id(), clock::now(), clock::boot_offset());
+        assert!(!this.is_gone);
+        assert_eq!(this.pid, std::process::id());
+        assert_eq!(this.uid, Some(rustix::process::getuid().as_raw()));
+        assert!(this.executable.is_some_and(|path| path.contains("kvmd")));
+        let parent = rustix::process::getppid().unwrap().as_raw_pid();
+        assert_eq!(this.ancestors.first().map(|first| first.pid), u32::try_from(parent).ok());
+    }
+
+    #[test]
+    fn one_that_began_later_is_another() {
+        let early = Moment(Duration::ZERO);
+        let gone = look_at(std::process::id(), early, Duration::ZERO);
+        assert!(gone.is_gone && gone.name.is_none());
+    }
+}

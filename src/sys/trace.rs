@@ -1,0 +1,274 @@
+//! The kernel's trace of signals: who sent which to a watched process, and whom the OOM killer
+//! chose.
+//!
+//! A private instance of the kernel's tracing, so that nobody else's is disturbed, with a filter
+//! that holds the watched pids: it wakes the daemon for nothing else. See `trace/ftrace.rst` and
+//! `trace/events.rst` of the kernel's documentation.
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::ops::RangeInclusive;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use pid_filter::cover;
+use rustix::fs::{
+    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, mkdirat, openat, unlinkat,
+};
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+
+use crate::wire::Signal;
+use crate::wire::trace::{self, LONGEST_PAGE, Layout, MOST_RANGES, TraceEvent};
+
+/// Where tracefs is mounted; before Linux 4.1 and on some systems still, below debugfs.
+const MOUNTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+
+/// The signals that end a process, but for those that QEMU uses for itself.
+const SIGNALS: [Signal; 12] = [
+    Signal::HUP,
+    Signal::INT,
+    Signal(libc::SIGQUIT),
+    Signal(libc::SIGILL),
+    Signal(libc::SIGTRAP),
+    Signal(libc::SIGABRT),
+    Signal(libc::SIGBUS),
+    Signal(libc::SIGFPE),
+    Signal::KILL,
+    Signal(libc::SIGSEGV),
+    Signal::TERM,
+    Signal(libc::SIGSYS),
+];
+
+const SIGNAL_GENERATE: &str = "events/signal/signal_generate";
+const MARK_VICTIM: &str = "events/oom/mark_victim";
+
+/// Memory for each CPU, in KiB: a thousand signals to watched processes.
+const BUFFER: &str = "64";
+
+/// Why the kernel will not tell who sends signals.
+#[derive(Debug)]
+pub enum Unavailable {
+    /// There is no tracefs, and it cannot be mounted.
+    NoTracefs(io::Error),
+    /// Another daemon for this node has the instance.
+    InUse,
+    /// It is there and cannot be used: not root, or the kernel is locked down.
+    Failed(&'static str, io::Error),
+    /// The events have not the fields that are known.
+    UnknownLayout,
+}
+
+/// The instance, removed when dropped.
+#[derive(Debug)]
+pub struct Trace {
+    /// Emptied before the instance can be removed.
+    pipes: Vec<File>,
+    directory: OwnedFd,
+    instances: OwnedFd,
+    tracefs: OwnedFd,
+    name: String,
+    layout: Layout,
+    has_victims: bool,
+    page: Box<[u8]>,
+}
+
+impl Trace {
+    /// Makes the instance `name`, or takes over the one that a killed daemon has left, with what
+    /// it has traced since.
+    pub fn open(name: &str, pids: &[u32]) -> Result<Self, Unavailable> {
+        let failed = |what| move |error: io::Error| Unavailable::Failed(what, error);
+        let tracefs = find_tracefs().map_err(Unavailable::NoTracefs)?;
+        let instances =
+            open_directory(&tracefs, "instances").map_err(failed("open its instances"))?;
+        match mkdirat(&instances, name, Mode::RWXU) {
+            Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+            Err(error) => return Err(Unavailable::Failed("create an instance", error.into())),
+        }
+        let directory = open_directory(&instances, name).map_err(failed("open the instance"))?;
+        match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {}
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(Unavailable::InUse),
+            Err(error) => return Err(Unavailable::Failed("lock the instance", error.into())),
+        }
+        // From here on it is removed again if something fails.
+        let mut trace = Self {
+            pipes: Vec::new(),
+            directory,
+            instances,
+            tracefs,
+            name: name.into(),
+            layout: Layout::default(),
+            has_victims: false,
+            page: vec![0; LONGEST_PAGE].into(),
+        };
+        trace.set_up(pids)?;
+        Ok(trace)
+    }
+
+    fn set_up(&mut self, pids: &[u32]) -> Result<(), Unavailable> {
+        let failed = |what| move |error: io::Error| Unavailable::Failed(what, error);
+        let signal = self.read(&format!("{SIGNAL_GENERATE}/format"));
+        let signal = signal.map_err(failed("read the format of signal:signal_generate"))?;
+        let victim = self.read(&format!("{MARK_VICTIM}/format")).ok();
+        self.has_victims = victim.is_some();
+        self.layout =
+            Layout::parse(&signal, victim.as_deref()).ok_or(Unavailable::UnknownLayout)?;
+
+        // To set the clock or the size empties the buffer: not what a killed daemon left.
+        if !self.read("trace_clock").is_ok_and(|clocks| clocks.contains("[mono]")) {
+            self.write("buffer_size_kb", BUFFER).map_err(failed("set buffer_size_kb"))?;
+            self.write("trace_clock", "mono").map_err(failed("set trace_clock"))?;
+        }
+        // Wakes at the first event, not when the buffer is half full. Before Linux 5.0 that is
+        // the only way.
+        let _ = self.write("buffer_percent", "0");
+        self.watch(pids).map_err(failed("set a filter"))?;
+        self.enable("1").map_err(failed("enable its events"))?;
+        self.pipes = self.open_pipes().map_err(failed("open trace_pipe_raw"))?;
+        Ok(())
+    }
+
+    fn open_pipes(&self) -> io::Result<Vec<File>> {
+        let per_cpu = open_directory(&self.directory, "per_cpu")?;
+        let mut pipes = Vec::new();
+        for entry in Dir::read_from(&per_cpu)? {
+            let entry = entry?;
+            if entry.file_name().to_bytes().starts_with(b"cpu") {
+                let cpu = open_directory(&per_cpu, entry.file_name())?;
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                pipes.push(openat(&cpu, "trace_pipe_raw", flags, Mode::empty())?.into());
+            }
+        }
+        Ok(pipes)
+    }
+
+    /// Has the kernel trace the signals to exactly these processes from now on, and to a few
+    /// others where there are too many for one filter.
+    pub fn watch(&self, pids: &[u32]) -> io::Result<()> {
+        let ranges: Vec<(u32, u32)> =
+            cover(pids, MOST_RANGES).into_iter().map(RangeInclusive::into_inner).collect();
+        let filter = format!("{SIGNAL_GENERATE}/filter");
+        self.write(&filter, &trace::filter(&SIGNALS, &ranges))?;
+        if self.has_victims {
+            self.write(&format!("{MARK_VICTIM}/filter"), &trace::filter(&[], &ranges))?;
+        }
+        Ok(())
+    }
+
+    fn enable(&self, value: &str) -> io::Result<()> {
+        self.write(&format!("{SIGNAL_GENERATE}/enable"), value)?;
+        if self.has_victims {
+            self.write(&format!("{MARK_VICTIM}/enable"), value)?;
+        }
+        Ok(())
+    }
+
+    /// What becomes readable when something was traced: one for each CPU.
+    pub fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.pipes.iter().map(AsFd::as_fd)
+    }
+
+    /// Hands everything that has been traced to `each`, in the order in which it happened.
+    /// Returns whether something was lost.
+    pub fn drain(&mut self, mut each: impl FnMut(TraceEvent)) -> io::Result<bool> {
+        let mut events = Vec::new();
+        let mut lost = false;
+        for pipe in &mut self.pipes {
+            loop {
+                match pipe.read(&mut self.page) {
+                    Ok(0) => break,
+                    Ok(length) => {
+                        let read =
+                            self.layout.read_page(&self.page[..length], |event| events.push(event));
+                        lost |= read.lost_some || read.is_malformed;
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        events.sort_by_key(|event| event.at);
+        events.into_iter().for_each(&mut each);
+        Ok(lost)
+    }
+
+    /// The name under which the kernel remembers a task that is gone; it remembers some.
+    #[must_use]
+    pub fn remembered_name(&self, pid: u32) -> Option<Vec<u8>> {
+        let mut text = Vec::new();
+        open(&self.tracefs, "saved_cmdlines", OFlags::RDONLY)
+            .and_then(|mut file| file.read_to_end(&mut text))
+            .ok()?;
+        let prefix = format!("{pid} ");
+        let mut lines = text.split(|&byte| byte == b'\n');
+        let line = lines.find_map(|line| line.strip_prefix(prefix.as_bytes()))?;
+        (line != b"<...>").then(|| line.to_vec())
+    }
+
+    fn read(&self, path: &str) -> io::Result<String> {
+        let mut text = String::new();
+        open(&self.directory, path, OFlags::RDONLY)?.read_to_string(&mut text)?;
+        Ok(text)
+    }
+
+    fn write(&self, path: &str, text: &str) -> io::Result<()> {
+        open(&self.directory, path, OFlags::WRONLY | OFlags::TRUNC)?.write_all(text.as_bytes())
+    }
+}
+
+impl Drop for Trace {
+    fn drop(&mut self) {
+        let _ = self.enable("0");
+        // It cannot be removed while it is read.
+        self.pipes.clear();
+        let _ = unlinkat(&self.instances, &self.name, AtFlags::REMOVEDIR);
+    }
+}
+
+fn open(directory: &OwnedFd, path: &str, flags: OFlags) -> io::Result<File> {
+    Ok(openat(directory, path, flags | OFlags::CLOEXEC, Mode::empty())?.into())
+}
+
+fn open_directory(at: &OwnedFd, path: impl rustix::path::Arg) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(at, path, flags, Mode::empty())?)
+}
+
+/// tracefs where it is mounted, or else a mount of it that only this descriptor can see (Linux
+/// 5.2, as root).
+fn find_tracefs() -> io::Result<OwnedFd> {
+    for path in MOUNTS {
+        if Path::new(path).join("instances").is_dir() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+            return Ok(openat(CWD, path, flags, Mode::empty())?);
+        }
+    }
+    let context = fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    Ok(fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoTracefs(error) => {
+                write!(
+                    f,
+                    "there is no tracefs ({error}); mount -t tracefs tracefs /sys/kernel/tracing"
+                )
+            }
+            Self::InUse => f.write_str("another ganeti-kvmd for this node uses it"),
+            Self::Failed(what, error) => {
+                write!(
+                    f,
+                    "cannot {what}: {error} (needs root, and a kernel that is not locked down)"
+                )
+            }
+            Self::UnknownLayout => f.write_str("this kernel's events have unknown fields"),
+        }
+    }
+}
+
+impl std::error::Error for Unavailable {}

@@ -1,0 +1,190 @@
+//! Evidence beside QEMU's own word and the exit status: signals and who sent them, the OOM
+//! killer, and the order in which everything came.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+
+use super::Moment;
+use crate::wire::qmp;
+use crate::wire::{Signal, WaitStatus};
+
+/// As many signals of one life are kept; the verdict needs the first of a kind.
+const MOST_SIGNALS: usize = 16;
+/// Of a long life the first pieces of evidence are kept, which tell how it began, ...
+const FIRST_PIECES: usize = 8;
+/// ... and the last, which tell how it ended.
+const LAST_PIECES: usize = 40;
+
+/// A signal that was sent to a process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sent {
+    pub at: Moment,
+    pub signal: Signal,
+    pub sender: Sender,
+}
+
+/// Who sent a signal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Sender {
+    /// A fault of the process itself, or the OOM killer.
+    Kernel,
+    Process(Arc<SenderProcess>),
+}
+
+/// A process that sent a signal, as it was found right afterwards. All text is fit to print.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SenderProcess {
+    pub pid: u32,
+    /// It had ended before it could be looked at: what is absent here is lost.
+    pub is_gone: bool,
+    /// As `/proc/PID/comm` has it.
+    pub name: Option<String>,
+    /// The real user id.
+    pub uid: Option<u32>,
+    /// The user who logged in, whoever the process runs as (`/proc/PID/loginuid`).
+    pub login: Option<u32>,
+    pub executable: Option<String>,
+    /// Its arguments, separated by spaces.
+    pub command: Option<String>,
+    /// Its parent, that one's parent, and so on.
+    pub ancestors: Vec<Ancestor>,
+}
+
+/// A process from which the sender of a signal descends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ancestor {
+    pub pid: u32,
+    pub name: String,
+    pub command: String,
+}
+
+impl fmt::Display for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kernel => f.write_str("the kernel"),
+            Self::Process(process) => process.fmt(f),
+        }
+    }
+}
+
+/// `kill[5831] (uid 0), run by bash[5790], sshd[5788]`
+impl fmt::Display for SenderProcess {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name.as_deref().unwrap_or("a process that is gone, ");
+        write!(f, "{name}[{}]", self.pid)?;
+        if let Some(uid) = self.uid {
+            write!(f, " (uid {uid})")?;
+        }
+        for (i, ancestor) in self.ancestors.iter().enumerate() {
+            f.write_str(if i == 0 { ", run by " } else { ", " })?;
+            write!(f, "{}[{}]", ancestor.name, ancestor.pid)?;
+        }
+        Ok(())
+    }
+}
+
+/// The signals that one life was sent.
+#[derive(Debug, Default)]
+pub(super) struct Signals {
+    /// In the order of the kernel's trace; QEMU's own word, which has no time, last.
+    sent: Vec<Sent>,
+}
+
+impl Signals {
+    pub(super) fn add(&mut self, sent: Sent) {
+        if self.sent.len() < MOST_SIGNALS {
+            self.sent.push(sent);
+        }
+    }
+
+    /// The first that asked QEMU to end.
+    pub(super) fn request_to_end(&self) -> Option<&Sent> {
+        self.sent.iter().find(|sent| sent.signal.asks_to_end())
+    }
+
+    /// The first of this number: a process dies once.
+    pub(super) fn first(&self, signal: Signal) -> Option<&Sent> {
+        self.sent.iter().find(|sent| sent.signal == signal)
+    }
+}
+
+/// A piece of evidence: when it came, and from whom.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Piece {
+    pub at: Moment,
+    pub source: Source,
+    pub fact: Fact,
+}
+
+/// Where evidence comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// QEMU's own word, or the connection to it.
+    Qmp,
+    Pidfd,
+    /// A look at /proc.
+    Process,
+    ProcConnector,
+    /// The kernel's trace of signals.
+    Trace,
+    /// QEMU's own log.
+    OwnLog,
+    ControlGroup,
+    /// What this daemon did.
+    Daemon,
+}
+
+/// What a piece of evidence says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fact {
+    Connected,
+    /// QEMU said so.
+    Said(qmp::Event),
+    /// It answered for the first time.
+    Answered {
+        running: bool,
+    },
+    Closed,
+    Died,
+    Exited(WaitStatus),
+    DumpsCore,
+    Signalled(Signal, Sender),
+    OutOfMemory,
+    /// What was done to the file.
+    FileCreated,
+    FileLeft,
+    FileFailed,
+}
+
+/// The pieces of evidence of one life, in the order in which they came.
+#[derive(Clone, Debug, Default)]
+pub struct Timeline {
+    first: Vec<Piece>,
+    last: VecDeque<Piece>,
+    /// How many between them were let go.
+    pub omitted: u64,
+}
+
+impl Timeline {
+    pub(super) fn add(&mut self, at: Moment, source: Source, fact: Fact) {
+        let piece = Piece { at, source, fact };
+        if self.first.len() < FIRST_PIECES {
+            self.first.push(piece);
+            return;
+        }
+        if self.last.len() == LAST_PIECES {
+            self.last.pop_front();
+            self.omitted += 1;
+        }
+        self.last.push_back(piece);
+    }
+
+    /// All that is kept, by the time at which it happened.
+    #[must_use]
+    pub fn pieces(&self) -> Vec<&Piece> {
+        let mut pieces: Vec<&Piece> = self.first.iter().chain(&self.last).collect();
+        pieces.sort_by_key(|piece| piece.at);
+        pieces
+    }
+}
