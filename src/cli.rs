@@ -7,6 +7,7 @@
 
 use std::ffi::OsString;
 use std::fmt::{self, Write as _};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lexopt::prelude::{Long, Short, Value};
@@ -30,6 +31,8 @@ pub struct Options {
     pub no_user_checks: bool,
     pub syslog: Syslog,
     pub settings: Settings,
+    /// Where to put figures for Prometheus.
+    pub metrics_file: Option<PathBuf>,
     /// There were words that are not options, which this program does not take.
     pub has_arguments: bool,
 }
@@ -87,7 +90,7 @@ const GANETIS: [Opt; 7] = [
 ];
 
 /// Those that only this program has.
-const OURS: [Opt; 3] = [
+const OURS: [Opt; 4] = [
     Opt {
         short: None,
         long: "guest-reset",
@@ -111,6 +114,14 @@ const OURS: [Opt; 3] = [
         help: "For how long a powerdown request explains that the guest shuts down; 0: for ever [3600]",
         completion: "integer",
     },
+    Opt {
+        short: None,
+        long: "metrics-file",
+        value: Some("PATH"),
+        help: "Keep figures there in Prometheus's text format, as node_exporter's textfile \
+               collector takes them (PATH ends in .prom)",
+        completion: "file",
+    },
 ];
 
 /// What `--help` prints.
@@ -118,13 +129,13 @@ const OURS: [Opt; 3] = [
 pub fn help() -> String {
     let mut text = format!("{}\nUsage: ganeti-kvmd [OPTION...]\n", first_line());
     text.push_str(&table(&GANETIS));
-    text.push_str("\nHow to read what can be read in two ways:\n");
+    text.push_str("\nHow to read what can be read in two ways, and more to see:\n");
     text.push_str(&table(&OURS));
     text.push_str(
         "\nWatches the KVM instances of this node and tells Ganeti which of them their own\n\
          users have shut down: those get a file NAME.shutdown in the control directory.\n\
-         For every instance that ends, the log says why, and whose doing it was:\n  \
-         grep ' Instance .* cause ' /var/log/ganeti/kvm-daemon.log\n",
+         For every instance that ends, the log says why, and whose doing it was; so does\n\
+         kvmd-why NAME, weeks later too.\n",
     );
     text
 }
@@ -289,6 +300,7 @@ impl Reading {
                 Ok(seconds) => settings.powerdown_window = Some(Duration::from_secs(seconds)),
                 Err(_) => self.refuse(option, value, "a number of seconds"),
             },
+            ("metrics-file", Some(path)) => self.options.metrics_file = Some(path.into()),
             (_, Some(value)) => {
                 let choices = option.completion.strip_prefix("choices=").unwrap_or_default();
                 let choices: Vec<String> =

@@ -75,6 +75,12 @@ impl Paths {
         }
     }
 
+    /// The exit records.
+    #[must_use]
+    pub fn records_file(&self) -> PathBuf {
+        self.at("/var/log/ganeti/kvm-exits.jsonl")
+    }
+
     #[must_use]
     pub fn log_file(&self) -> PathBuf {
         self.at("/var/log/ganeti/kvm-daemon.log")

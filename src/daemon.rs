@@ -11,6 +11,8 @@ mod directory;
 mod endpoint;
 mod exits;
 mod inquiry;
+mod metrics;
+mod records;
 mod signals;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -27,6 +29,7 @@ use signal_hook_mio::v1_0::Signals;
 
 use crate::config::Paths;
 use crate::log::Log;
+use crate::sys::append_file::AppendFile;
 use crate::sys::connector::{Connector, Precision};
 use crate::sys::control_dir::{ControlDir, SOCKET_SUFFIX};
 use crate::sys::directory_watch::DirectoryWatch;
@@ -37,6 +40,7 @@ use crate::verdict::{
 };
 use complaints::Complaints;
 use endpoint::{Endpoint, Source};
+use metrics::Metrics;
 
 const SIGNALS: Token = Token(0);
 const DIRECTORY: Token = Token(1);
@@ -89,6 +93,8 @@ pub struct Daemon {
     watched_pids: BTreeSet<u32>,
     filter_lacks_one: bool,
     precision: Precision,
+    records: AppendFile,
+    metrics: Metrics,
     endpoints: HashMap<Incarnation, Endpoint>,
     /// Connections that have more to say than their share.
     unread: VecDeque<Incarnation>,
@@ -105,7 +111,12 @@ pub struct Daemon {
 impl Daemon {
     /// Prepares everything that the daemon cannot run without. What it can, it asks for while
     /// it runs.
-    pub fn new(paths: Paths, settings: Settings, log: Log) -> Result<Self, StartError> {
+    pub fn new(
+        paths: Paths,
+        settings: Settings,
+        metrics_file: Option<PathBuf>,
+        log: Log,
+    ) -> Result<Self, StartError> {
         let poll = Poll::new().map_err(cannot("create an epoll instance"))?;
         let numbers = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
         let mut signals = Signals::new(numbers).map_err(cannot("take signals"))?;
@@ -119,6 +130,7 @@ impl Daemon {
                 registry.register(&mut SourceFd(&watch_fd), DIRECTORY, Interest::READABLE)
             })
             .map_err(cannot("watch an event source"))?;
+        let records = records::open(&paths.records_file());
         Ok(Self {
             node: Node::new(settings, clock::now()),
             paths,
@@ -135,6 +147,8 @@ impl Daemon {
             watched_pids: BTreeSet::new(),
             filter_lacks_one: false,
             precision: Precision::Exact,
+            records,
+            metrics: Metrics::new(metrics_file),
             endpoints: HashMap::new(),
             unread: VecDeque::new(),
             events: VecDeque::new(),
@@ -152,6 +166,7 @@ impl Daemon {
         // The first tick is due at once: it looks at everything.
         self.tick(clock::now());
         self.speak();
+        self.publish_metrics();
         while !self.is_stopping {
             match self.poll.poll(&mut woken, Some(self.patience())) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -170,7 +185,9 @@ impl Daemon {
             }
             self.tick(now);
             self.speak();
+            self.publish_metrics();
         }
+        self.withdraw_metrics();
         Ok(())
     }
 
@@ -230,6 +247,9 @@ impl Daemon {
                     "Cannot open the log file {} again: {error}",
                     self.paths.log_file().display()
                 );
+            }
+            if let Err(error) = self.records.open() {
+                error!("Cannot open {} again: {error}", self.records.path().display());
             }
             info!("Reopening log files after receiving SIGHUP");
         }
@@ -291,6 +311,9 @@ impl Daemon {
             }
             Action::Create { incarnation, name, inode, only_in_time } => {
                 let mut outcome = self.create_file(&name, inode);
+                if outcome == FileOutcome::Done {
+                    self.metrics.file_created_after(clock::now().since(now));
+                }
                 if only_in_time && outcome == FileOutcome::Done {
                     outcome = self.remove_if_too_late(incarnation, &name, inode);
                 }
@@ -308,7 +331,11 @@ impl Daemon {
                 info!("Instance {name}{} is connected and {state}", pid(process));
             }
             Action::WarnSilent { name, process } => self.warn_silent(&name, process),
-            Action::Record(death) => info!("{death}"),
+            Action::Record(death) => {
+                info!("{death}");
+                self.metrics.ended(&death);
+                self.record(&death);
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod log;
 mod startup;
 pub mod sys;
 pub mod verdict;
+pub mod why;
 pub mod wire;
 
 use std::process::ExitCode;

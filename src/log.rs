@@ -17,7 +17,8 @@ use env_logger::{Builder, Target};
 use jiff::Timestamp;
 use log::{Level, LevelFilter, Record};
 
-use outputs::{FileOutput, Outputs, SyslogOutput};
+use crate::sys::append_file::AppendFile;
+use outputs::{Outputs, SyslogOutput};
 
 /// The target of a line of level NOTICE, which the `log` crate does not have:
 /// `info!(target: NOTICE, ...)`.
@@ -51,7 +52,8 @@ impl Log {
     /// Has lines go to the file at `path` as well. If it cannot be opened, that will be tried
     /// again by [`Log::reopen`].
     pub fn to_file(&self, path: &Path) -> io::Result<()> {
-        self.outputs().file.insert(FileOutput::new(path)).open()
+        // The umask of Ganeti's daemons leaves the owner alone.
+        self.outputs().file.insert(AppendFile::new(path, 0o666)).open()
     }
 
     /// Has lines go to stderr as well.

@@ -142,7 +142,7 @@ fn serve(
         info!("{}", why.remedy());
         return Ok(());
     }
-    let mut daemon = Daemon::new(paths, options.settings, log)?;
+    let mut daemon = Daemon::new(paths, options.settings, options.metrics_file, log)?;
     // From here on it is up: whoever started it may go on.
     *starter = None;
     daemon.run()

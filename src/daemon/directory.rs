@@ -6,6 +6,7 @@ use log::{debug, error, info, warn};
 
 use super::Daemon;
 use super::endpoint::Endpoint;
+use super::metrics::Lossy;
 use crate::sys::control_dir::{
     Change as FileChange, ControlDir, FileError, SHUTDOWN_SUFFIX, SOCKET_SUFFIX,
 };
@@ -84,6 +85,7 @@ impl Daemon {
             }
         }
         if lost {
+            self.metrics.lost(Lossy::Inotify);
             warn!("inotify lost events; looking at everything again");
         }
         if path_changed {

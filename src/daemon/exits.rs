@@ -6,6 +6,7 @@ use log::{Level, debug, error, info, warn};
 use mio::Interest;
 use mio::unix::SourceFd;
 
+use super::metrics::Lossy;
 use super::{CONNECTOR, Daemon};
 use crate::sys::connector::{Connector, Heard, Precision, Unavailable};
 use crate::verdict::{Event, Moment};
@@ -62,6 +63,7 @@ impl Daemon {
             }
         }
         if lost {
+            self.metrics.lost(Lossy::ProcConnector);
             warn!("The proc connector lost events; looking at everything again");
             self.events.push_back(Event::Rescan);
         }

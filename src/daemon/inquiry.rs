@@ -1,13 +1,15 @@
 //! Those sources that do not speak by themselves, asked before a verdict.
 
+use std::sync::Arc;
+
 use log::debug;
 
 use super::Daemon;
 use super::endpoint::Endpoint;
 use crate::sys::memory_cgroup::OomKills;
 use crate::sys::{clock, own_log};
-use crate::verdict::{Answers, Event, Incarnation, Questions, Said, Sender, StatusAnswer};
-use crate::wire::Signal;
+use crate::verdict::{Answers, Event, Incarnation, Questions, Said, StatusAnswer};
+use crate::wire::{Sender, Signal};
 
 impl Daemon {
     /// Asks them. What the trace holds is handled before the answer.
@@ -31,12 +33,12 @@ impl Daemon {
     }
 
     /// Which signal ends this instance, by the log that QEMU itself writes.
-    fn signal_by_own_log(&self, endpoint: &Endpoint) -> Option<(Signal, Sender)> {
+    fn signal_by_own_log(&self, endpoint: &Endpoint) -> Option<(Signal, Arc<Sender>)> {
         let path = self.paths.log_of(&endpoint.name);
         match own_log::read(&path) {
             Ok(found) => found.map(|found| {
                 let sender = Self::sender_by_own_log(found.sender, &found.executable, clock::now());
-                (found.signal, sender)
+                (found.signal, Arc::new(sender))
             }),
             Err(error) => {
                 debug!("Cannot read {}: {error}", path.display());

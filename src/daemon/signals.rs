@@ -8,12 +8,13 @@ use log::{Level, error, info};
 use mio::Interest;
 use mio::unix::SourceFd;
 
+use super::metrics::Lossy;
 use super::{Daemon, TRACE};
 use crate::sys::trace::{Trace, Unavailable};
 use crate::sys::{clock, sender};
-use crate::verdict::{Event, Moment, Sender, SenderProcess, Sent};
-use crate::wire::Printable;
+use crate::verdict::{Event, Moment, Sent};
 use crate::wire::trace::{TraceEvent, Traced};
+use crate::wire::{Printable, Sender};
 
 impl Daemon {
     /// Has the trace opened where there is none.
@@ -71,7 +72,10 @@ impl Daemon {
         let mut traced = Vec::new();
         match trace.drain(|event| traced.push(event)) {
             Ok(false) => {}
-            Ok(true) => info!("The kernel's trace of signals lost some"),
+            Ok(true) => {
+                self.metrics.lost(Lossy::Trace);
+                info!("The kernel's trace of signals lost some");
+            }
             Err(error) => self.lose_trace(&Unavailable::Failed("read it", error)),
         }
         for event in traced {
@@ -88,33 +92,36 @@ impl Daemon {
         let pid = event.pid;
         self.events.push_back(match event.what {
             Traced::OomVictim => Event::OutOfMemory { pid, at },
-            Traced::Signal { signal, is_kernels: true } => {
-                Event::Signalled { pid, sent: Sent { at, signal, sender: Sender::Kernel } }
-            }
-            Traced::Signal { signal, is_kernels: false } => {
-                let mut process = sender::look_at(event.by, at, clock::boot_offset());
-                if process.is_gone {
-                    let name = self.trace.as_ref().and_then(|t| t.remembered_name(event.by));
-                    process.name = name.map(|name| Printable(&name).to_string());
-                }
-                let sender = Sender::Process(Arc::new(process));
-                Event::Signalled { pid, sent: Sent { at, signal, sender } }
+            Traced::Signal { signal, is_kernels } => {
+                let sender = if is_kernels { Sender::kernel() } else { self.sender(event.by, at) };
+                Event::Signalled { pid, sent: Sent { at, signal, sender: Arc::new(sender) } }
             }
         });
     }
 
+    /// The process that sent a signal at this moment; of one that is gone the kernel may
+    /// remember the name.
+    fn sender(&self, task: u32, at: Moment) -> Sender {
+        let mut sender = sender::look_at(task, at, clock::boot_offset());
+        if sender.gone {
+            let name = self.trace.as_ref().and_then(|trace| trace.remembered_name(task));
+            sender.name = name.map(|name| Printable(&name).to_string());
+        }
+        sender
+    }
+
     /// Who sent a signal by QEMU's own word: its pid, and its executable if QEMU saw it.
     pub(super) fn sender_by_own_log(pid: u32, executable: &str, now: Moment) -> Sender {
-        let mut process = sender::look_at(pid, now, clock::boot_offset());
+        let mut sender = sender::look_at(pid, now, clock::boot_offset());
         // Another one may have the pid by now.
-        if process.executable.as_deref() != Some(executable) {
-            process = SenderProcess { pid, is_gone: true, ..SenderProcess::default() };
+        if sender.executable.as_deref() != Some(executable) {
+            sender = Sender { pid: Some(pid), gone: true, ..Sender::default() };
             if executable != "<unknown process>" {
                 let name = Path::new(executable).file_name().map(|name| name.to_string_lossy());
-                process.name = name.map(|name| Printable(name.as_bytes()).to_string());
-                process.executable = Some(Printable(executable.as_bytes()).to_string());
+                sender.name = name.map(|name| Printable(name.as_bytes()).to_string());
+                sender.executable = Some(Printable(executable.as_bytes()).to_string());
             }
         }
-        Sender::Process(Arc::new(process))
+        sender
     }
 }

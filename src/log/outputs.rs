@@ -1,11 +1,11 @@
 //! Where lines go. None of these may stop the daemon, and none may tear a line.
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
 
 use super::PROGRAM;
+use crate::sys::append_file::AppendFile;
 use crate::sys::daemonize;
 
 /// The syslog's socket.
@@ -17,7 +17,7 @@ const DAEMON: u8 = 3 << 3;
 #[derive(Debug, Default)]
 pub(super) struct Outputs {
     pub(super) stderr: bool,
-    pub(super) file: Option<FileOutput>,
+    pub(super) file: Option<AppendFile>,
     pub(super) syslog: Option<SyslogOutput>,
     /// stdout and stderr lead to the file.
     pub(super) takes_output: bool,
@@ -26,7 +26,7 @@ pub(super) struct Outputs {
 impl Outputs {
     pub(super) fn write(&mut self, line: &[u8]) {
         if let Some(file) = &mut self.file {
-            file.write(line);
+            let _ = file.write_line(line);
         }
         if self.stderr {
             let _ = io::stderr().write_all(line);
@@ -37,45 +37,11 @@ impl Outputs {
     }
 
     pub(super) fn redirect(&self) -> io::Result<()> {
-        match self.file.as_ref().and_then(|output| output.file.as_ref()) {
+        match self.file.as_ref().and_then(AppendFile::file) {
             _ if !self.takes_output => Ok(()),
             Some(file) => daemonize::redirect_output(file),
             None => daemonize::redirect_output(OpenOptions::new().write(true).open("/dev/null")?),
         }
-    }
-}
-
-#[derive(Debug)]
-pub(super) struct FileOutput {
-    path: PathBuf,
-    /// Absent while it cannot be opened.
-    file: Option<File>,
-    /// The file ends in a part of a line: there was no room for the rest.
-    is_torn: bool,
-}
-
-impl FileOutput {
-    /// An output to the file at `path`, which is not opened yet. Its mode will be what the
-    /// umask leaves of 0666.
-    pub(super) fn new(path: &Path) -> Self {
-        Self { path: path.to_path_buf(), file: None, is_torn: false }
-    }
-
-    /// Opens the file, or opens it anew.
-    pub(super) fn open(&mut self) -> io::Result<()> {
-        self.file = Some(OpenOptions::new().append(true).create(true).open(&self.path)?);
-        self.is_torn = false;
-        Ok(())
-    }
-
-    /// Writes the line with one call, so that no other process's line can come between. Where
-    /// a full disk took only a part of the line before, that part gets its line feed first.
-    fn write(&mut self, line: &[u8]) {
-        let Some(file) = &mut self.file else { return };
-        if self.is_torn && file.write(b"\n").is_err() {
-            return;
-        }
-        self.is_torn = matches!(file.write(line), Ok(written) if written < line.len());
     }
 }
 
@@ -143,36 +109,5 @@ mod tests {
         assert_eq!(priority("NOTICE"), Some(29));
         assert_eq!(priority("INFO"), Some(30));
         assert_eq!(priority("DEBUG"), None);
-    }
-
-    fn opened(path: &Path) -> FileOutput {
-        let mut output = FileOutput::new(path);
-        output.open().unwrap();
-        output
-    }
-
-    #[test]
-    fn a_full_disk_tears_one_line_and_not_the_next() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("log");
-        let mut output = opened(&path);
-        output.write(b"first\n");
-        // As if only a part of a line had fitted.
-        output.file.as_mut().unwrap().write_all(b"sec").unwrap();
-        output.is_torn = true;
-        output.write(b"third\n");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "first\nsec\nthird\n");
-    }
-
-    #[test]
-    fn after_a_rotation_lines_go_to_the_new_file() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("log");
-        let mut output = opened(&path);
-        output.write(b"old\n");
-        std::fs::rename(&path, directory.path().join("log.1")).unwrap();
-        output.open().unwrap();
-        output.write(b"new\n");
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "new\n");
     }
 }

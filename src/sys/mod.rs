@@ -3,9 +3,11 @@
 //! The only home of `unsafe`. Nothing here decides anything: a call is made, what came of it
 //! is returned, and errors keep the kernel's own number.
 
+pub mod append_file;
 pub mod clock;
 pub mod connector;
 pub mod control_dir;
+pub mod core_pattern;
 pub mod daemonize;
 pub mod directory_watch;
 pub mod memory_cgroup;
@@ -14,6 +16,7 @@ pub mod own_log;
 pub mod pid_file;
 pub mod process;
 pub mod qmp_socket;
+pub mod replaced_file;
 pub mod sender;
 pub mod socket_option;
 pub mod trace;

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::process::{Stat, read_stat};
-use crate::verdict::{Ancestor, Moment, SenderProcess};
-use crate::wire::Printable;
+use crate::verdict::Moment;
+use crate::wire::{Ancestor, Printable, Sender};
 
 /// As many ancestors are looked at; beyond them is init.
 const MOST_ANCESTORS: usize = 8;
@@ -23,19 +23,20 @@ const NO_LOGIN: u32 = u32::MAX;
 ///
 /// A process that began after the signal is another one with the same pid.
 #[must_use]
-pub fn look_at(task: u32, sent: Moment, boot_offset: Duration) -> SenderProcess {
+pub fn look_at(task: u32, sent: Moment, boot_offset: Duration) -> Sender {
     let began_before = |stat: &Stat| {
         Duration::from_millis(stat.started * 1000 / TICKS_PER_SECOND) <= sent.0 + boot_offset
     };
     let Some(stat) = read_stat(task).ok().filter(began_before) else {
-        return SenderProcess { pid: task, is_gone: true, ..SenderProcess::default() };
+        return Sender { pid: Some(task), gone: true, ..Sender::default() };
     };
     let status = fs::read_to_string(format!("/proc/{task}/status")).unwrap_or_default();
     let pid = number(&status, "Tgid:").unwrap_or(task);
     let login = fs::read_to_string(format!("/proc/{pid}/loginuid")).ok();
-    SenderProcess {
-        pid,
-        is_gone: false,
+    Sender {
+        kernel: false,
+        pid: Some(pid),
+        gone: false,
         name: Some(printable(&stat.name)),
         uid: number(&status, "Uid:"),
         login: login.and_then(|uid| uid.trim().parse().ok()).filter(|&uid| uid != NO_LOGIN),
@@ -89,8 +90,8 @@ mod tests {
     #[test]
     fn this_process_and_those_that_started_it_are_named() {
         let this = look_at(std::process::id(), clock::now(), clock::boot_offset());
-        assert!(!this.is_gone);
-        assert_eq!(this.pid, std::process::id());
+        assert!(!this.gone);
+        assert_eq!(this.pid, Some(std::process::id()));
         assert_eq!(this.uid, Some(rustix::process::getuid().as_raw()));
         assert!(this.executable.is_some_and(|path| path.contains("kvmd")));
         let parent = rustix::process::getppid().unwrap().as_raw_pid();
@@ -101,6 +102,6 @@ mod tests {
     fn one_that_began_later_is_another() {
         let early = Moment(Duration::ZERO);
         let gone = look_at(std::process::id(), early, Duration::ZERO);
-        assert!(gone.is_gone && gone.name.is_none());
+        assert!(gone.gone && gone.name.is_none());
     }
 }

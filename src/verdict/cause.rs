@@ -44,6 +44,19 @@ pub enum Cause {
     Unknown,
 }
 
+impl Cause {
+    /// The signal that ended it or asked it to end, where one did and is known.
+    #[must_use]
+    pub fn signal(&self) -> Option<Signal> {
+        match *self {
+            Self::HostSignal(signal) => signal,
+            Self::Killed | Self::OutOfMemory => Some(Signal::KILL),
+            Self::Crashed(signal) => Some(signal),
+            _ => None,
+        }
+    }
+}
+
 /// Whose doing it was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Initiator {

@@ -2,12 +2,11 @@
 //! killer, and the order in which everything came.
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::sync::Arc;
 
 use super::Moment;
 use crate::wire::qmp;
-use crate::wire::{Signal, WaitStatus};
+use crate::wire::{Sender, Signal, WaitStatus};
 
 /// As many signals of one life are kept; the verdict needs the first of a kind.
 const MOST_SIGNALS: usize = 16;
@@ -21,67 +20,7 @@ const LAST_PIECES: usize = 40;
 pub struct Sent {
     pub at: Moment,
     pub signal: Signal,
-    pub sender: Sender,
-}
-
-/// Who sent a signal.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sender {
-    /// A fault of the process itself, or the OOM killer.
-    Kernel,
-    Process(Arc<SenderProcess>),
-}
-
-/// A process that sent a signal, as it was found right afterwards. All text is fit to print.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SenderProcess {
-    pub pid: u32,
-    /// It had ended before it could be looked at: what is absent here is lost.
-    pub is_gone: bool,
-    /// As `/proc/PID/comm` has it.
-    pub name: Option<String>,
-    /// The real user id.
-    pub uid: Option<u32>,
-    /// The user who logged in, whoever the process runs as (`/proc/PID/loginuid`).
-    pub login: Option<u32>,
-    pub executable: Option<String>,
-    /// Its arguments, separated by spaces.
-    pub command: Option<String>,
-    /// Its parent, that one's parent, and so on.
-    pub ancestors: Vec<Ancestor>,
-}
-
-/// A process from which the sender of a signal descends.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ancestor {
-    pub pid: u32,
-    pub name: String,
-    pub command: String,
-}
-
-impl fmt::Display for Sender {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Kernel => f.write_str("the kernel"),
-            Self::Process(process) => process.fmt(f),
-        }
-    }
-}
-
-/// `kill[5831] (uid 0), run by bash[5790], sshd[5788]`
-impl fmt::Display for SenderProcess {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.name.as_deref().unwrap_or("a process that is gone, ");
-        write!(f, "{name}[{}]", self.pid)?;
-        if let Some(uid) = self.uid {
-            write!(f, " (uid {uid})")?;
-        }
-        for (i, ancestor) in self.ancestors.iter().enumerate() {
-            f.write_str(if i == 0 { ", run by " } else { ", " })?;
-            write!(f, "{}[{}]", ancestor.name, ancestor.pid)?;
-        }
-        Ok(())
-    }
+    pub sender: Arc<Sender>,
 }
 
 /// The signals that one life was sent.
@@ -149,7 +88,7 @@ pub enum Fact {
     Died,
     Exited(WaitStatus),
     DumpsCore,
-    Signalled(Signal, Sender),
+    Signalled(Signal, Arc<Sender>),
     OutOfMemory,
     /// What was done to the file.
     FileCreated,

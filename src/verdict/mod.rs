@@ -23,11 +23,11 @@ use std::time::Duration;
 
 pub use cause::{Cause, Initiator, Verdict};
 pub use death::{Death, Missing};
-pub use evidence::{Ancestor, Fact, Piece, Sender, SenderProcess, Sent, Source, Timeline};
+pub use evidence::{Fact, Piece, Sent, Source, Timeline};
 pub use node::Node;
 
 use crate::wire::qmp::Message;
-use crate::wire::{Quoted, Signal, WaitStatus};
+use crate::wire::{Quoted, Sender, Signal, WaitStatus};
 
 /// What can be read in two ways, and how it is to be read.
 #[derive(Clone, Debug)]
@@ -212,7 +212,7 @@ impl Questions {
 pub struct Answers {
     pub status: StatusAnswer,
     /// The signal that QEMU's own log names, and who it says sent it.
-    pub logged: Option<(Signal, Sender)>,
+    pub logged: Option<(Signal, Arc<Sender>)>,
     pub out_of_memory: bool,
 }
 

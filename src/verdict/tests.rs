@@ -27,9 +27,9 @@ fn shutdown_without_data() -> Qmp {
 
 /// An operator's shell sends a signal.
 fn sent(signal: Signal) -> Sent {
-    let shell = SenderProcess { pid: 5790, name: Some("bash".into()), ..SenderProcess::default() };
+    let shell = Sender { pid: Some(5790), name: Some("bash".into()), ..Sender::default() };
     let at = Moment(Duration::from_secs(1_000_000));
-    Sent { at, signal, sender: Sender::Process(Arc::new(shell)) }
+    Sent { at, signal, sender: Arc::new(shell) }
 }
 
 fn signalled(signal: Signal) -> Event {

@@ -6,9 +6,12 @@
 
 pub mod proc_event;
 pub mod qmp;
+pub mod record;
+mod sender;
 mod text;
 pub mod trace;
 mod wait_status;
 
-pub use text::{Excerpt, Printable, Quoted};
+pub use sender::{Ancestor, Sender};
+pub use text::{Excerpt, Printable, Quoted, Shown};
 pub use wait_status::{Signal, WaitStatus};

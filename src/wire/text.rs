@@ -23,6 +23,17 @@ pub struct Quoted<'a>(pub &'a [u8]);
 #[derive(Clone, Copy, Debug)]
 pub struct Excerpt<'a>(pub &'a [u8]);
 
+/// Text that should be fit to print already, and comes from a file that anybody may have written:
+/// control characters are escaped, and nothing else is changed.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown<'a>(pub &'a str);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_escaped(f, self.0.as_bytes(), |_| false)
+    }
+}
+
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = &self.0[..self.0.len().min(LONGEST)];
@@ -95,6 +106,12 @@ mod tests {
             Printable(b"\x7f\xc2\x9b\xff\xe2\x80\xae").to_string(),
             r"\u{7f}\u{9b}\xff\u{202e}"
         );
+    }
+
+    #[test]
+    fn what_is_fit_to_print_is_shown_as_it_is() {
+        assert_eq!(Shown("a\\u{1b}\"b").to_string(), "a\\u{1b}\"b");
+        assert_eq!(Shown("a\u{1b}[2J\n").to_string(), "a\\u{1b}[2J\\n");
     }
 
     #[test]

@@ -397,7 +397,7 @@ fn the_oom_killer_is_told_from_an_operator() {
     let by_trace = |world: &mut World| {
         let at = world.now;
         world.traced.push_back(Event::OutOfMemory { pid: PID, at });
-        let kernels = Sent { at, signal: Signal::KILL, sender: Sender::Kernel };
+        let kernels = Sent { at, signal: Signal::KILL, sender: Arc::new(Sender::kernel()) };
         world.traced.push_back(Event::Signalled { pid: PID, sent: kernels });
     };
     let by_counter = |world: &mut World| world.answers.out_of_memory = true;

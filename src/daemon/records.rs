@@ -1,0 +1,131 @@
+//! The exit records: what the node made of an instance's end, with the clock on the wall.
+
+use std::path::Path;
+use std::time::Duration;
+
+use log::error;
+
+use super::Daemon;
+use crate::sys::append_file::AppendFile;
+use crate::sys::{clock, core_pattern};
+use crate::verdict::{Death, Fact, Moment, Source};
+use crate::wire::WaitStatus;
+use crate::wire::record::{self, Core, Evidence, Record};
+
+/// Readable for Ganeti's group, not for everybody: command lines may hold secrets.
+const MODE: u32 = 0o640;
+
+/// `USER_HZ`, the unit of start times.
+const TICKS_PER_SECOND: u32 = 100;
+
+/// Opens the file of records. If that fails it is said, and tried again at the next SIGHUP.
+pub(super) fn open(path: &Path) -> AppendFile {
+    let mut records = AppendFile::new(path, MODE);
+    if let Err(error) = records.open() {
+        error!(
+            "Cannot open {}: {error}; the ends of instances are told in the log only, until a SIGHUP",
+            path.display()
+        );
+    }
+    records
+}
+
+impl Daemon {
+    pub(super) fn record(&mut self, death: &Death) {
+        let record = to_record(death);
+        if let Err(error) = self.records.write_line(&record.to_line())
+            && self.records.file().is_some()
+        {
+            error!("Cannot write to {}: {error}", self.records.path().display());
+        }
+    }
+}
+
+fn to_record(death: &Death) -> Record {
+    let wall = clock::wall_offset();
+    let started = death.process.filter(|process| process.started > 0).map(|process| {
+        // In the time of boot, which goes on while the machine is suspended.
+        let since_boot = Duration::from_secs(process.started) / TICKS_PER_SECOND;
+        Moment(since_boot.saturating_sub(clock::boot_offset()))
+    });
+    let seconds_from_end = |at: Moment| {
+        let before = death.ended.since(at).as_secs_f64();
+        if before > 0.0 { -before } else { at.since(death.ended).as_secs_f64() }
+    };
+    let status = death.status;
+    let evidence = death.timeline.pieces().into_iter().map(|piece| Evidence {
+        at: seconds_from_end(piece.at),
+        source: source_name(piece.source).into(),
+        what: in_words(&piece.fact),
+    });
+    Record {
+        version: record::VERSION,
+        instance: instance_name(death),
+        pid: death.process.map(|process| process.pid),
+        start: started.map(|start| record::rfc3339(start.0 + wall)),
+        end: record::rfc3339(death.ended.0 + wall),
+        uptime: started.map(|start| death.ended.since(start).as_secs_f64()),
+        cause: death.verdict.cause.to_string(),
+        initiator: death.verdict.initiator.to_string(),
+        summary: death.in_words().into(),
+        signal: death.verdict.cause.signal().map(|signal| signal.to_string()),
+        exit_code: status.and_then(WaitStatus::code),
+        died_by: status.and_then(WaitStatus::signal).map(|signal| signal.to_string()),
+        core: core(death),
+        sender: death.sent.as_ref().map(|sent| (*sent.sender).clone()),
+        qemu: death.version.map(|version| version.to_string()),
+        marked: death.file,
+        evidence: evidence.collect(),
+        omitted: death.timeline.omitted,
+        missing: death.missing.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// The name as it is shown, without its quotes: so it can be compared with what a user types.
+fn instance_name(death: &Death) -> String {
+    let quoted = death.name.to_string();
+    quoted[1..quoted.len() - 1].to_string()
+}
+
+fn source_name(source: Source) -> &'static str {
+    match source {
+        Source::Qmp => "qmp",
+        Source::Pidfd => "pidfd",
+        Source::Process => "proc",
+        Source::ProcConnector => "proc-connector",
+        Source::Trace => "trace",
+        Source::OwnLog => "qemu-log",
+        Source::ControlGroup => "cgroup",
+        Source::Daemon => "daemon",
+    }
+}
+
+fn in_words(fact: &Fact) -> String {
+    match fact {
+        Fact::Connected => "connected".into(),
+        Fact::Said(event) => event.to_string(),
+        Fact::Answered { running: true } => "answered: it runs".into(),
+        Fact::Answered { running: false } => "answered: it does not run".into(),
+        Fact::Closed => "the connection ended".into(),
+        Fact::Died => "the process was dead".into(),
+        Fact::Exited(status) => status.to_string(),
+        Fact::DumpsCore => "the process began to dump core".into(),
+        Fact::Signalled(signal, sender) => format!("{signal} from {sender}"),
+        Fact::OutOfMemory => "chosen by the OOM killer".into(),
+        Fact::FileCreated => "marked as shut down by its user".into(),
+        Fact::FileLeft => "the file was left alone".into(),
+        Fact::FileFailed => "the file could not be changed".into(),
+    }
+}
+
+fn core(death: &Death) -> Option<Core> {
+    let dumped = death.status.is_some_and(WaitStatus::core_dumped);
+    if !dumped && !death.dumps_core {
+        return None;
+    }
+    let pattern = core_pattern::read();
+    let pid = death.process.map(|process| process.pid);
+    let hint =
+        pattern.as_deref().filter(|_| dumped).map(|pattern| core_pattern::hint(pattern, pid));
+    Some(Core { dumped, pattern, hint })
+}

@@ -1,0 +1,59 @@
+//! A file that is replaced as a whole: whoever reads it sees the old one or the new one.
+
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// Puts a file with these contents at `path`. Nothing is flushed to the disk: what is lost with
+/// the machine's power was about processes that are gone with it.
+pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+    let temporary = beside(path);
+    // One that an earlier process left behind may belong to anybody.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let written = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)
+        .and_then(|mut file| file.write_all(contents))
+        .and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+/// In the same directory, so that it can be renamed; hidden, and with an ending that collectors
+/// of text files pass over.
+fn beside(path: &Path) -> PathBuf {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    path.with_file_name(format!(".{name}.tmp"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn it_is_replaced_and_nothing_is_left_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("metrics.prom");
+        replace(&path, b"one", 0o644).unwrap();
+        fs::write(beside(&path), "left behind").unwrap();
+        replace(&path, b"two", 0o644).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "two");
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_directory_that_is_not_there_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(replace(&directory.path().join("none").join("file"), b"", 0o644).is_err());
+    }
+}

@@ -1,0 +1,215 @@
+//! What is asked.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::PathBuf;
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
+use lexopt::prelude::{Long, Short, Value};
+
+use crate::wire::record::Record;
+
+pub(super) const HELP: &str = "\
+Why did this virtual machine die, and whose doing was it?
+
+Usage: kvmd-why [OPTION...] [INSTANCE]
+
+Without arguments: a table of the latest ends of instances on this node.
+With an instance's name: its last end, told in words, and the evidence for it.
+
+  -a, --all            Every end on record, as a table; with a name, all of that
+                       instance's
+  -s, --since=WHEN     Only what ended since then: a time ago (\"2h\", \"3 days\"), a
+                       day (2026-11-20) or a time (2026-11-20T03:00:00Z), in UTC
+  -c, --cause=CAUSE    Only ends of this cause (killed, crashed, out-of-memory,
+                       host-signal, guest-shutdown, ...) or of this initiator
+                       (user, admin, crash, unknown)
+  -j, --json           The records themselves, one JSON object a line
+  -f, --follow         Go on telling of ends as they come
+      --file=PATH      Read this file instead of the node's records
+      --color=WHEN     'auto' (on a terminal), 'always' or 'never' [auto]
+  -h, --help           Show this help
+  -V, --version        Show the version
+
+Examples:
+  kvmd-why web1                        why is web1 gone?
+  kvmd-why --since=1d --cause=crash    what broke since yesterday?
+  kvmd-why --all --json | jq -r .cause | sort | uniq -c
+
+The records are in /var/log/ganeti/kvm-exits.jsonl (below GANETI_ROOTDIR, where
+that is set) and beside it, where they have been rotated to (also as .gz). They
+are written by ganeti-kvmd; this program needs nothing but to read them.
+
+Exit status: 0 if there is an answer, 1 if there is none, 2 for a bad command line.
+";
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Help,
+    Version,
+    Tell(Question),
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Colour {
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// What is asked of the records.
+#[derive(Debug, Default)]
+pub(super) struct Question {
+    pub(super) instance: Option<String>,
+    pub(super) all: bool,
+    pub(super) since: Option<Timestamp>,
+    pub(super) cause: Option<String>,
+    pub(super) json: bool,
+    pub(super) follow: bool,
+    pub(super) file: Option<PathBuf>,
+    pub(super) colour: Colour,
+}
+
+impl Question {
+    /// Whether this end is among those that are asked for.
+    pub(super) fn asks_for(&self, record: &Record) -> bool {
+        self.instance.as_ref().is_none_or(|name| record.instance == *name)
+            && self
+                .cause
+                .as_ref()
+                .is_none_or(|cause| record.cause == *cause || record.initiator == *cause)
+            && self.since.is_none_or(|since| record.ended().is_some_and(|ended| ended >= since))
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct UsageError(String);
+
+impl fmt::Display for UsageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl From<lexopt::Error> for UsageError {
+    fn from(error: lexopt::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+pub(super) fn parse(
+    arguments: impl IntoIterator<Item = OsString>,
+    now: Timestamp,
+) -> Result<Command, UsageError> {
+    let mut parser = lexopt::Parser::from_args(arguments);
+    let mut question = Question::default();
+    while let Some(argument) = parser.next()? {
+        match argument {
+            Short('a') | Long("all") => question.all = true,
+            Short('s') | Long("since") => {
+                question.since = Some(since(&parser.value()?.to_string_lossy(), now)?);
+            }
+            Short('c') | Long("cause") => {
+                question.cause = Some(parser.value()?.to_string_lossy().into_owned());
+            }
+            Short('j') | Long("json") => question.json = true,
+            Short('f') | Long("follow") => question.follow = true,
+            Long("file") => question.file = Some(parser.value()?.into()),
+            Long("color" | "colour") => {
+                question.colour = match &*parser.value()?.to_string_lossy() {
+                    "auto" => Colour::Auto,
+                    "always" => Colour::Always,
+                    "never" => Colour::Never,
+                    other => {
+                        let text = format!("'{other}' for --color; pass auto, always or never");
+                        return Err(UsageError(text));
+                    }
+                }
+            }
+            Short('h') | Long("help") => return Ok(Command::Help),
+            Short('V') | Long("version") => return Ok(Command::Version),
+            Value(name) if question.instance.is_none() => {
+                question.instance = Some(name.to_string_lossy().into_owned());
+            }
+            Value(name) => {
+                let name = name.to_string_lossy();
+                return Err(UsageError(format!("one instance at a time, please: '{name}'")));
+            }
+            other => return Err(other.unexpected().into()),
+        }
+    }
+    Ok(Command::Tell(question))
+}
+
+/// A time ago, a day or a time, in UTC.
+fn since(text: &str, now: Timestamp) -> Result<Timestamp, UsageError> {
+    let midnight = |day: Date| day.to_zoned(TimeZone::UTC).ok().map(|day| day.timestamp());
+    let ago = |span: Span| now.to_zoned(TimeZone::UTC).checked_sub(span.abs()).ok();
+    None.or_else(|| text.parse().ok())
+        .or_else(|| text.parse().ok().and_then(midnight))
+        .or_else(|| text.parse().ok().and_then(ago).map(|time| time.timestamp()))
+        .ok_or_else(|| {
+            UsageError(format!(
+                "'{text}' for --since; pass a time ago (2h, 3 days), a day (2026-11-20) or a time (2026-11-20T03:00:00Z)"
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(line: &str) -> Result<Command, UsageError> {
+        let now = "2026-11-21T08:00:00Z".parse().unwrap();
+        parse(line.split_whitespace().map(OsString::from), now)
+    }
+
+    fn question(line: &str) -> Question {
+        match read(line) {
+            Ok(Command::Tell(question)) => question,
+            other => panic!("{line}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_time_can_be_told_in_three_ways() {
+        for (told, meant) in [
+            ("2h", "2026-11-21T06:00:00Z"),
+            ("1d", "2026-11-20T08:00:00Z"),
+            ("2026-11-20", "2026-11-20T00:00:00Z"),
+            ("2026-11-20T03:00:00+01:00", "2026-11-20T02:00:00Z"),
+        ] {
+            let since = question(&format!("--since={told}")).since.unwrap();
+            assert_eq!(since.to_string(), meant, "{told}");
+        }
+        assert!(read("--since=yesterday").unwrap_err().to_string().contains("2026-11-20"));
+    }
+
+    #[test]
+    fn ends_are_chosen_by_name_cause_and_time() {
+        let record = Record {
+            instance: "web1".into(),
+            cause: "crashed".into(),
+            initiator: "crash".into(),
+            end: "2026-11-21T07:00:00.000001Z".into(),
+            ..Record::default()
+        };
+        for yes in ["", "web1", "-a -c crashed", "-c crash web1", "--since 2h"] {
+            assert!(question(yes).asks_for(&record), "{yes}");
+        }
+        for no in ["web", "-c killed", "--since=10m", "web1 -c user"] {
+            assert!(!question(no).asks_for(&record), "{no}");
+        }
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        assert!(read("a b").unwrap_err().to_string().contains("one instance"));
+        assert!(read("--colour=pink").is_err());
+        assert!(read("--nonsense").is_err());
+        assert!(matches!(read("-h --nonsense"), Ok(Command::Help)));
+    }
+}

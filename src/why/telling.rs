@@ -1,0 +1,313 @@
+//! Ends, told to a person: as a row, a sentence, a story.
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write};
+
+use crate::wire::Shown;
+use crate::wire::record::Record;
+
+/// How it is told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Style {
+    pub(super) is_coloured: bool,
+}
+
+const HEADINGS: [&str; 7] =
+    ["ENDED (UTC)", "INSTANCE", "PID", "CAUSE", "BY", "UP", "SIGNAL OR STATUS"];
+
+impl Style {
+    /// A row for each end, the latest last.
+    pub(super) fn table(self, out: &mut impl Write, records: &[Record]) -> io::Result<()> {
+        let rows: Vec<[String; 7]> = records.iter().map(row).collect();
+        let width = |column: usize| {
+            let cells = rows.iter().map(|row| row[column].chars().count());
+            cells.chain([HEADINGS[column].len()]).max().unwrap_or_default()
+        };
+        let widths: [usize; 7] = std::array::from_fn(width);
+        let line = |cells: &[String; 7], initiator: &str| {
+            let mut line = String::new();
+            for (column, cell) in cells.iter().enumerate() {
+                let padded = format!("{cell:0$}", widths[column]);
+                let cell = if column == 4 { self.by(initiator, &padded) } else { padded };
+                let _ = write!(line, "{}{cell}", if column == 0 { "" } else { "  " });
+            }
+            line
+        };
+        writeln!(out, "{}", line(&HEADINGS.map(String::from), "").trim_end())?;
+        for (row, record) in rows.iter().zip(records) {
+            writeln!(out, "{}", line(row, &record.initiator).trim_end())?;
+        }
+        Ok(())
+    }
+
+    /// One line.
+    pub(super) fn sentence(self, record: &Record) -> String {
+        format!("{}  {}", time(record), self.what_happened(record))
+    }
+
+    /// The end in words, and the evidence in its order.
+    pub(super) fn story(self, out: &mut impl Write, record: &Record) -> io::Result<()> {
+        writeln!(out, "{}", self.what_happened(record))?;
+        writeln!(out)?;
+        writeln!(out, "It ended at {} UTC. The evidence, by its time from then:", time(record))?;
+        for piece in &record.evidence {
+            writeln!(
+                out,
+                "  {:>14}  {:<14}  {}",
+                from_end(piece.at),
+                Shown(&piece.source).to_string(),
+                Shown(&piece.what)
+            )?;
+        }
+        if record.omitted > 0 {
+            writeln!(out, "  ({} more, after the first few, were not kept)", record.omitted)?;
+        }
+        if let Some(command) = record.sender.as_ref().and_then(|sender| sender.command.as_ref()) {
+            writeln!(out, "The sender's command line: {}", Shown(command))?;
+        }
+        Ok(())
+    }
+
+    fn what_happened(self, record: &Record) -> String {
+        let mut text = self.bold(&Shown(&record.instance).to_string());
+        if let Some(pid) = record.pid {
+            let _ = write!(text, " (pid {pid})");
+        }
+        let _ = write!(text, " {}", Shown(&deed(record)));
+        let whose = match &*record.initiator {
+            "user" => "it was its user's doing",
+            "admin" => "it was an administrator's doing",
+            "crash" => "nobody wanted it",
+            _ => "whose doing it was is not known",
+        };
+        let _ = write!(text, "; {}.", self.by(&record.initiator, whose));
+        if let Some(uptime) = record.uptime {
+            let _ = write!(text, " Up {}.", Uptime(uptime));
+        }
+        let said = record.evidence.iter().find_map(|piece| piece.what.strip_prefix("SHUTDOWN"));
+        match said.map(str::trim) {
+            Some("") => text.push_str(" QEMU said that it shuts down, and not why."),
+            Some(reason) => {
+                let _ = write!(text, " QEMU said: {}.", Shown(reason));
+            }
+            None => text.push_str(" QEMU said nothing of a shutdown."),
+        }
+        match &record.core {
+            Some(core) if core.dumped => {
+                let hint = core.hint.as_deref().unwrap_or("nobody knows where to");
+                let _ = write!(text, " It dumped core: {}.", Shown(hint));
+            }
+            Some(_) => text.push_str(" It would have dumped core, but for its limit."),
+            None if record.signal.is_some() => text.push_str(" No core."),
+            None => {}
+        }
+        text.push_str(match record.marked {
+            Some(true) => " Marked as a user shutdown.",
+            Some(false) => " Not marked as a user shutdown.",
+            None => " Whether it is marked as a user shutdown was left as it was.",
+        });
+        if !record.missing.is_empty() {
+            let _ = write!(text, " Not known: {}.", Shown(&record.missing.join(", ")));
+        }
+        text
+    }
+
+    fn bold(self, text: &str) -> String {
+        self.painted("1", text)
+    }
+
+    /// In the colour of whoever did it.
+    fn by(self, initiator: &str, text: &str) -> String {
+        match initiator {
+            "user" => self.painted("32", text),
+            "admin" => self.painted("33", text),
+            "crash" => self.painted("31", text),
+            "unknown" => self.painted("35", text),
+            _ => text.into(),
+        }
+    }
+
+    fn painted(self, code: &str, text: &str) -> String {
+        if self.is_coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() }
+    }
+}
+
+fn row(record: &Record) -> [String; 7] {
+    let shown = |text: &str| Shown(text).to_string();
+    let how = match (&record.signal, record.exit_code) {
+        (Some(signal), _) => match &record.sender {
+            Some(sender) => {
+                let name = if sender.kernel {
+                    "the kernel"
+                } else {
+                    sender.name.as_deref().unwrap_or("?")
+                };
+                let pid = sender.pid.map_or_else(String::new, |pid| format!("[{pid}]"));
+                format!("{signal} from {name}{pid}")
+            }
+            None => signal.clone(),
+        },
+        (None, Some(code)) => format!("exit {code}"),
+        (None, None) => "-".into(),
+    };
+    [
+        time(record).split('.').next().unwrap_or_default().into(),
+        shown(&record.instance),
+        record.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
+        shown(&record.cause),
+        shown(&record.initiator),
+        record.uptime.map_or_else(|| "-".into(), |uptime| Uptime(uptime).to_string()),
+        shown(&how),
+    ]
+}
+
+/// What was done to it, to follow its name.
+fn deed(record: &Record) -> String {
+    let from = record.sender.as_ref().map_or_else(String::new, |sender| format!(" from {sender}"));
+    match (&*record.cause, &record.signal, record.exit_code) {
+        ("host-signal" | "killed", Some(signal), _) => format!("was killed by {signal}{from}"),
+        ("out-of-memory", ..) => "was killed by the kernel's OOM killer".into(),
+        ("crashed", Some(signal), _) => match &record.sender {
+            Some(sender) if !sender.kernel => format!("crashed with {signal}{from}"),
+            _ => format!("crashed with {signal}"),
+        },
+        ("failed", _, Some(code)) => format!("failed with exit code {code}"),
+        _ => record.summary.clone(),
+    }
+}
+
+fn time(record: &Record) -> String {
+    Shown(&record.end).to_string().replace('T', " ").trim_end_matches('Z').to_string()
+}
+
+fn from_end(seconds: f64) -> String {
+    let magnitude = seconds.abs();
+    if magnitude < 1.0 {
+        format!("{:+.3} ms", seconds * 1000.0)
+    } else if magnitude < 100.0 {
+        format!("{seconds:+.3} s")
+    } else {
+        format!("{}{}", if seconds < 0.0 { "-" } else { "+" }, Uptime(magnitude))
+    }
+}
+
+/// Seconds, in the two largest units: `3 d 4 h`.
+struct Uptime(f64);
+
+impl fmt::Display for Uptime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Whatever a file says: this saturates.
+        #[allow(clippy::cast_sign_loss)]
+        let seconds = self.0.max(0.0) as u64;
+        let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+        let text = match (days, hours, minutes) {
+            (0, 0, 0) => return f.pad(&format!("{:.1} s", self.0.max(0.0))),
+            (0, 0, _) => format!("{minutes} min {} s", seconds % 60),
+            (0, _, _) => format!("{hours} h {minutes} min"),
+            _ => format!("{days} d {hours} h"),
+        };
+        f.pad(&text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::record::{Core, Evidence};
+    use crate::wire::{Ancestor, Sender};
+
+    const PLAIN: Style = Style { is_coloured: false };
+
+    fn terminated() -> Record {
+        let ancestor = |pid, name: &str| Ancestor { pid, name: name.into(), command: name.into() };
+        Record {
+            instance: "web1".into(),
+            pid: Some(4242),
+            end: "2026-11-21T02:14:07.667502Z".into(),
+            uptime: Some(3.0 * 86_400.0 + 4.5 * 3600.0),
+            cause: "host-signal".into(),
+            initiator: "admin".into(),
+            signal: Some("SIGTERM".into()),
+            exit_code: Some(0),
+            sender: Some(Sender {
+                pid: Some(5831),
+                name: Some("kill".into()),
+                uid: Some(0),
+                ancestors: vec![ancestor(5790, "bash"), ancestor(5788, "sshd")],
+                ..Sender::default()
+            }),
+            marked: Some(false),
+            evidence: vec![
+                Evidence { at: -900.0, source: "qmp".into(), what: "connected".into() },
+                Evidence { at: -0.0052, source: "qmp".into(), what: "SHUTDOWN host-signal".into() },
+            ],
+            ..Record::default()
+        }
+    }
+
+    #[test]
+    fn a_kill_is_told_with_all_who_had_a_hand_in_it() {
+        assert_eq!(
+            PLAIN.what_happened(&terminated()),
+            "web1 (pid 4242) was killed by SIGTERM from kill[5831] (uid 0), run by bash[5790] ← sshd[5788]; it was an administrator's doing. Up 3 d 4 h. QEMU said: host-signal. No core. Not marked as a user shutdown."
+        );
+    }
+
+    #[test]
+    fn a_crash_says_where_its_core_is() {
+        let record = Record {
+            instance: "web2".into(),
+            cause: "crashed".into(),
+            initiator: "crash".into(),
+            signal: Some("SIGSEGV".into()),
+            core: Some(Core {
+                dumped: true,
+                hint: Some("coredumpctl info 7".into()),
+                ..Core::default()
+            }),
+            ..Record::default()
+        };
+        assert_eq!(
+            PLAIN.what_happened(&record),
+            "web2 crashed with SIGSEGV; nobody wanted it. QEMU said nothing of a shutdown. It dumped core: coredumpctl info 7. Whether it is marked as a user shutdown was left as it was."
+        );
+    }
+
+    #[test]
+    fn the_table_is_aligned_and_coloured_on_demand() {
+        let mut plain = Vec::new();
+        PLAIN.table(&mut plain, &[terminated()]).unwrap();
+        let plain = String::from_utf8(plain).unwrap();
+        assert_eq!(
+            plain,
+            "ENDED (UTC)          INSTANCE  PID   CAUSE        BY     UP       SIGNAL OR STATUS\n\
+             2026-11-21 02:14:07  web1      4242  host-signal  admin  3 d 4 h  SIGTERM from kill[5831]\n"
+        );
+        let mut coloured = Vec::new();
+        Style { is_coloured: true }.table(&mut coloured, &[terminated()]).unwrap();
+        assert!(String::from_utf8(coloured).unwrap().contains("\x1b[33madmin\x1b[0m"));
+    }
+
+    #[test]
+    fn a_story_has_its_evidence_in_order() {
+        let mut story = Vec::new();
+        PLAIN.story(&mut story, &terminated()).unwrap();
+        let story = String::from_utf8(story).unwrap();
+        assert!(story.contains("-15 min 0 s  qmp             connected\n"), "{story}");
+        assert!(story.contains("-5.200 ms  qmp             SHUTDOWN host-signal\n"), "{story}");
+    }
+
+    #[test]
+    fn a_forged_record_cannot_move_the_cursor() {
+        let record = Record {
+            instance: "web\x1b[2J\n1".into(),
+            summary: "x\r\x07".into(),
+            end: "\x1b]0;".into(),
+            ..Record::default()
+        };
+        let mut out = Vec::new();
+        PLAIN.table(&mut out, std::slice::from_ref(&record)).unwrap();
+        PLAIN.story(&mut out, &record).unwrap();
+        assert!(out.iter().all(|&byte| byte == b'\n' || byte >= b' '));
+    }
+}
