@@ -89,6 +89,8 @@ pub struct Daemon {
     connector_state: String,
     trace: Option<Trace>,
     trace_state: String,
+    /// How many signals to each watched process have been traced.
+    signals_traced: HashMap<u32, u32>,
     /// The pids in the connector's filter, and whether it lacks one that is to be in it.
     watched_pids: BTreeSet<u32>,
     filter_lacks_one: bool,
@@ -144,6 +146,7 @@ impl Daemon {
             connector_state: String::new(),
             trace: None,
             trace_state: String::new(),
+            signals_traced: HashMap::new(),
             watched_pids: BTreeSet::new(),
             filter_lacks_one: false,
             precision: Precision::Exact,
@@ -308,6 +311,7 @@ impl Daemon {
             // sends no events.
             Action::Unwatch { pid } => {
                 self.watched_pids.remove(&pid);
+                self.signals_traced.remove(&pid);
             }
             Action::Create { incarnation, name, inode, only_in_time } => {
                 let mut outcome = self.create_file(&name, inode);
@@ -332,9 +336,10 @@ impl Daemon {
             }
             Action::WarnSilent { name, process } => self.warn_silent(&name, process),
             Action::Record(death) => {
-                info!("{death}");
                 self.metrics.ended(&death);
+                // Whoever sees the line finds the record.
                 self.record(&death);
+                info!("{death}");
             }
         }
     }

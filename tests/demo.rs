@@ -2,7 +2,7 @@
 //! daemon says why, whose doing it was, and how early it knew.
 
 use std::fmt::Write as _;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use testbed::ways::{OPTIONS, WAYS, Way};
@@ -31,6 +31,11 @@ fn main() -> ExitCode {
         wrong += usize::from(!is_right);
     }
     println!("{table}");
+    let why = daemon_program().with_file_name("kvmd-why");
+    println!("$ kvmd-why sigterm");
+    let told = Command::new(why).arg("sigterm").envs(node.environment()).status();
+    assert!(told.is_ok_and(|status| status.success()), "kvmd-why has no answer");
+    println!();
     let stopped = daemon.stop();
     println!("The daemon has ended ({stopped}); the node is removed.");
     if wrong == 0 {

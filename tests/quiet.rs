@@ -13,13 +13,18 @@ fn processes_so_far() -> u64 {
     line.parse().unwrap()
 }
 
-/// Has `count` processes come and go.
+/// Has `count` processes come and go, each of which is sent a signal.
 fn storm(count: usize) {
-    let script = format!("i=0; while [ $i -lt {} ]; do (:); i=$((i+1)); done", count / 2);
+    let script = format!(
+        "i=0; while [ $i -lt {} ]; do (:) & kill -TERM $!; wait $!; i=$((i+1)); done",
+        count / 2
+    );
     thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
+                // Which ends with the last process's status: that of its SIGTERM.
+                let status = Command::new("sh").args(["-c", &script]).status().unwrap();
+                assert!(status.code().is_some(), "{status:?}");
             });
         }
     });
@@ -27,12 +32,13 @@ fn storm(count: usize) {
 
 /// Where forkstat is woken 10,000 times and extrace 80,000 times.
 #[test]
-fn fifty_thousand_processes_come_and_go() {
+fn fifty_thousand_processes_come_and_go_and_are_sent_signals() {
     needs!(Root);
     let node = Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"));
     let mut daemon = node.start();
     let stand_ins: Vec<_> = (0..20).map(|i| node.stand_in(format!("web{i}")).connected()).collect();
     daemon.await_lines("is connected and runs", 20);
+    daemon.await_line("trace tells who sends signals");
     let (switches, ticks, processes) =
         (daemon.context_switches(), daemon.cpu_ticks(), processes_so_far());
     storm(50_000);

@@ -1,7 +1,7 @@
 //! A process that behaves like QEMU as far as the daemon can see: it serves QMP at a socket,
 //! ends in good order on SIGTERM, and dies of everything else.
 //!
-//! Usage: `stand_in_vm SOCKET [--no-greeting] [--drain=MS] [--ready | --listen-late] [--never-accept]`
+//! Usage: `stand_in_vm SOCKET [--no-greeting] [--drain=MS] [--ready | --listen-late] [--never-accept] [--deaf-to-hup]`
 //!
 //! With `--ready` it listens already when its socket appears, with `--listen-late` only when it
 //! is told to; else right after, as QEMU does.
@@ -54,6 +54,8 @@ fn main() {
     let drain = options.iter().find_map(|option| option.strip_prefix("--drain="));
     let drain = drain.map_or(0, |drain| drain.parse().expect("milliseconds"));
 
+    // Caught, and never looked at.
+    let _hangups = has("--deaf-to-hup").then(|| Signals::new([libc::SIGHUP]).unwrap());
     let (sender, happenings) = mpsc::channel();
     thread::spawn({
         let sender = sender.clone();

@@ -37,7 +37,8 @@ impl Daemon {
         let path = self.paths.log_of(&endpoint.name);
         match own_log::read(&path) {
             Ok(found) => found.map(|found| {
-                let sender = Self::sender_by_own_log(found.sender, &found.executable, clock::now());
+                let sender =
+                    Self::sender_by_own_log(found.sender, found.program.as_deref(), clock::now());
                 (found.signal, Arc::new(sender))
             }),
             Err(error) => {

@@ -1,10 +1,9 @@
 //! The kernel's trace of signals: who sent which to a watched process.
 
 use std::os::fd::AsRawFd;
-use std::path::Path;
 use std::sync::Arc;
 
-use log::{Level, error, info};
+use log::{Level, error, info, warn};
 use mio::Interest;
 use mio::unix::SourceFd;
 
@@ -15,6 +14,12 @@ use crate::sys::{clock, sender};
 use crate::verdict::{Event, Moment, Sent};
 use crate::wire::trace::{TraceEvent, Traced};
 use crate::wire::{Printable, Sender};
+
+/// As many signals to one process are looked into: a QEMU that its guest has taken over can send
+/// itself millions.
+const MOST_LOOKED_INTO: u32 = 16;
+/// After so many they are not traced any more.
+const MOST_TRACED: u32 = 1000;
 
 impl Daemon {
     /// Has the trace opened where there is none.
@@ -61,7 +66,10 @@ impl Daemon {
     }
 
     pub(super) fn update_trace_filter(&mut self, pids: &[u32]) {
-        if let Some(Err(error)) = self.trace.as_ref().map(|trace| trace.watch(pids)) {
+        let Some(trace) = &self.trace else { return };
+        let floods = |pid: &u32| self.signals_traced.get(pid).is_some_and(|&n| n >= MOST_TRACED);
+        let pids: Vec<u32> = pids.iter().copied().filter(|pid| !floods(pid)).collect();
+        if let Err(error) = trace.watch(&pids) {
             error!("Cannot set the filter of the kernel's trace of signals: {error}");
         }
     }
@@ -88,6 +96,15 @@ impl Daemon {
         if !self.watched_pids.contains(&event.pid) {
             return;
         }
+        let count = self.signals_traced.entry(event.pid).or_default();
+        *count += 1;
+        if *count > MOST_LOOKED_INTO {
+            if *count == MOST_TRACED {
+                warn!("Process {} is sent too many signals; tracing them no more", event.pid);
+                self.filter_lacks_one = true;
+            }
+            return;
+        }
         let at = Moment(event.at);
         let pid = event.pid;
         self.events.push_back(match event.what {
@@ -110,18 +127,16 @@ impl Daemon {
         sender
     }
 
-    /// Who sent a signal by QEMU's own word: its pid, and its executable if QEMU saw it.
-    pub(super) fn sender_by_own_log(pid: u32, executable: &str, now: Moment) -> Sender {
-        let mut sender = sender::look_at(pid, now, clock::boot_offset());
-        // Another one may have the pid by now.
-        if sender.executable.as_deref() != Some(executable) {
-            sender = Sender { pid: Some(pid), gone: true, ..Sender::default() };
-            if executable != "<unknown process>" {
-                let name = Path::new(executable).file_name().map(|name| name.to_string_lossy());
-                sender.name = name.map(|name| Printable(name.as_bytes()).to_string());
-                sender.executable = Some(Printable(executable.as_bytes()).to_string());
-            }
+    /// Who sent a signal by QEMU's own word: its pid, and how it was called if QEMU saw that.
+    pub(super) fn sender_by_own_log(pid: u32, program: Option<&str>, now: Moment) -> Sender {
+        let sender = sender::look_at(pid, now, clock::boot_offset());
+        let called = program.map(|program| Printable(program.as_bytes()).to_string());
+        let is_called = sender.command.as_deref().and_then(|command| command.split(' ').next());
+        if called.is_some() && is_called == called.as_deref() {
+            return sender;
         }
-        sender
+        // It is gone, and another one may have its pid by now.
+        let name = called.as_deref().map(|path| path.rsplit('/').next().unwrap_or(path).into());
+        Sender { pid: Some(pid), gone: true, name, command: called, ..Sender::default() }
     }
 }

@@ -19,8 +19,8 @@ const TAIL: u64 = 4096;
 pub struct Termination {
     pub signal: Signal,
     pub sender: u32,
-    /// The sender's executable, or `<unknown process>`.
-    pub executable: String,
+    /// The first word of the sender's command line; nothing if QEMU could not see it.
+    pub program: Option<String>,
 }
 
 /// Reads the last such line; nothing if there is none.
@@ -41,11 +41,11 @@ fn parse(log: &[u8]) -> Option<Termination> {
         let (_, rest) = line.rsplit_once("terminating on signal ")?;
         let (signal, rest) = rest.split_once(" from pid ")?;
         let (sender, rest) = rest.split_once(" (")?;
-        let executable = rest.strip_suffix(')')?.into();
+        let program = rest.strip_suffix(')')?;
         Some(Termination {
             signal: Signal(signal.parse().ok()?),
             sender: sender.parse().ok()?,
-            executable,
+            program: (program != "<unknown process>").then(|| program.into()),
         })
     })
 }
@@ -60,7 +60,7 @@ mod tests {
             qemu-system-x86_64: terminating on signal 15 from pid 8234 (/usr/bin/a (b))\n";
         let found = parse(log).unwrap();
         assert_eq!((found.signal, found.sender), (Signal::TERM, 8234));
-        assert_eq!(found.executable, "/usr/bin/a (b)");
+        assert_eq!(found.program.as_deref(), Some("/usr/bin/a (b)"));
         assert_eq!(parse(b"terminating on signal 15 from pid x (y)\n"), None);
         assert_eq!(parse(b""), None);
     }
@@ -72,7 +72,8 @@ mod tests {
         let mut log = vec![b'x'; 100_000];
         log.extend(b"\nqemu: terminating on signal 1 from pid 0 (<unknown process>)\n");
         std::fs::write(&path, &log).unwrap();
-        assert_eq!(read(&path).unwrap().unwrap().signal, Signal::HUP);
+        let unknown = Termination { signal: Signal::HUP, sender: 0, program: None };
+        assert_eq!(read(&path).unwrap(), Some(unknown));
         std::os::unix::fs::symlink(&path, directory.path().join("link")).unwrap();
         assert!(read(&directory.path().join("link")).is_err());
     }

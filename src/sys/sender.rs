@@ -32,6 +32,8 @@ pub fn look_at(task: u32, sent: Moment, boot_offset: Duration) -> Sender {
     };
     let status = fs::read_to_string(format!("/proc/{task}/status")).unwrap_or_default();
     let pid = number(&status, "Tgid:").unwrap_or(task);
+    // A thread may have a name of its own.
+    let stat = if pid == task { stat } else { read_stat(pid).unwrap_or(stat) };
     let login = fs::read_to_string(format!("/proc/{pid}/loginuid")).ok();
     Sender {
         kernel: false,

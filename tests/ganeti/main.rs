@@ -287,6 +287,7 @@ const TESTS: &[Test<Ganeti>] = &[
             assert!(instance.is_gone());
             assert_eq!(ganeti.info("web1"), "GONE");
             assert_eq!(ganeti.only_end(), end("host-signal", "admin"));
+            assert!(ganeti.log().contains("SIGTERM from python3["), "{}", ganeti.log());
         },
     ),
     test(

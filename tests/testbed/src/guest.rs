@@ -19,6 +19,10 @@ pub struct GuestBuilder<'a> {
     name: String,
     arguments: Vec<String>,
     is_daemonized: bool,
+    /// What QEMU is started through.
+    wrapper: Vec<String>,
+    /// What it does not say about a shutdown: see `tests/old_qemu.rs`.
+    unsaid: Option<&'static str>,
 }
 
 /// A running guest; killed when dropped.
@@ -34,7 +38,14 @@ pub struct Guest {
 
 impl<'a> GuestBuilder<'a> {
     pub(crate) fn new(node: &'a Node, name: &str) -> Self {
-        Self { node, name: name.into(), arguments: Vec::new(), is_daemonized: false }
+        Self {
+            node,
+            name: name.into(),
+            arguments: Vec::new(),
+            is_daemonized: false,
+            wrapper: Vec::new(),
+            unsaid: None,
+        }
     }
 
     /// More arguments for QEMU, separated by spaces.
@@ -48,6 +59,20 @@ impl<'a> GuestBuilder<'a> {
     #[must_use]
     pub fn daemonized(mut self) -> Self {
         self.is_daemonized = true;
+        self
+    }
+
+    /// QEMU is started through a command that becomes QEMU (`prlimit ...`).
+    #[must_use]
+    pub fn through(mut self, wrapper: &[&str]) -> Self {
+        self.wrapper.extend(wrapper.iter().map(ToString::to_string));
+        self
+    }
+
+    /// The daemon hears an older QEMU: one whose SHUTDOWN lacks its `reason` or its `data`.
+    #[must_use]
+    pub fn that_does_not_say(mut self, unsaid: &'static str) -> Self {
+        self.unsaid = Some(unsaid);
         self
     }
 
@@ -65,8 +90,20 @@ impl<'a> GuestBuilder<'a> {
         let serial = UnixListener::bind(&serial_path).expect("bind the serial line");
         let qmp = self.node.control_dir().join(format!("{}.qmp", self.name));
         let pid_file = self.node.pid_dir().join(&self.name);
-        let mut command = Command::new("qemu-system-x86_64");
+        let (mut words, mut socket) = (self.wrapper.clone(), self.node.socket(&self.name));
+        if let Some(unsaid) = self.unsaid {
+            let real = self.node.path(format!("{}.real", self.name));
+            let program = crate::example("old_qemu");
+            for word in [&program, &socket, &real, &unsaid.into()] {
+                words.push(word.to_str().expect("a path in UTF-8").into());
+            }
+            socket = real;
+        }
+        words.push("qemu-system-x86_64".into());
+        let mut command = Command::new(&words[0]);
         command
+            .args(&words[1..])
+            .current_dir(self.node.root())
             .args(["-accel", "tcg", "-display", "none", "-nodefaults", "-m", "16"])
             .args(["-name", &self.name])
             .arg("-drive")
@@ -76,7 +113,7 @@ impl<'a> GuestBuilder<'a> {
             .arg("-qmp")
             .arg(format!("unix:{},server,nowait", qmp.display()))
             .arg("-qmp")
-            .arg(format!("unix:{},server,nowait", self.node.socket(&self.name).display()))
+            .arg(format!("unix:{},server,nowait", socket.display()))
             .arg("-pidfile")
             .arg(&pid_file)
             .args(&self.arguments)
@@ -159,6 +196,16 @@ impl Guest {
     /// is gone before it answers has not refused.
     pub fn execute(&self, commands: &[&str]) {
         execute_qmp(&self.qmp, commands);
+    }
+
+    /// Has QEMU execute a request that may be the end of it; whatever it answers.
+    pub fn try_execute_raw(&self, request: &str) {
+        let stream = UnixStream::connect(&self.qmp).expect("connect to the monitor");
+        let requests = format!("{{\"execute\": \"qmp_capabilities\"}}\n{request}\n");
+        (&stream).write_all(requests.as_bytes()).expect("write to the monitor");
+        // Until it ends or has answered both.
+        let lines = BufReader::new(&stream).lines().map_while(Result::ok);
+        let _ = lines.filter(|line| !line.contains("\"event\"")).nth(2);
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -55,6 +55,16 @@ pub fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// An example of this package, built beside the test or the example that runs.
+pub(crate) fn example(name: &str) -> PathBuf {
+    let this = std::env::current_exe().expect("this program's path");
+    let built = this.ancestors().map(|above| above.join("examples").join(name));
+    built
+        .take(4)
+        .find(|path| path.is_file())
+        .unwrap_or_else(|| panic!("examples/{name} is not built: type cargo build --examples"))
+}
+
 /// This project's daemon, built beside the example that runs.
 #[must_use]
 pub fn daemon_program() -> PathBuf {

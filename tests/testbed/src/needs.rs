@@ -20,6 +20,8 @@ pub enum Need {
     Original,
     /// Ganeti's Python code.
     Ganeti,
+    /// Prometheus's own client library for Python.
+    PrometheusClient,
     /// The Linux guest of `tests/linux_guest`.
     LinuxGuest,
 }
@@ -52,6 +54,9 @@ impl Need {
             Self::Strace => has_program("strace"),
             Self::Original => original().is_some(),
             Self::Ganeti => python_package().is_some(),
+            Self::PrometheusClient => {
+                Path::new("/usr/lib/python3/dist-packages/prometheus_client").is_dir()
+            }
             Self::LinuxGuest => linux_guest("initramfs.cpio.gz").is_file(),
         }
     }
@@ -63,6 +68,7 @@ impl Need {
             Self::Strace => "strace (package strace)",
             Self::Original => "the original ganeti-kvmd (package ganeti-haskell-3.0)",
             Self::Ganeti => "Ganeti's Python code (package ganeti-3.0)",
+            Self::PrometheusClient => "python3-prometheus-client (package of that name)",
             Self::LinuxGuest => "a Linux guest (tests/linux_guest/build target/linux_guest)",
         }
     }

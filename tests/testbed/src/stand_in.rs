@@ -3,7 +3,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::thread;
@@ -43,7 +42,7 @@ impl<'a> StandInBuilder<'a> {
     /// Starts it and waits until its socket is bound.
     #[must_use]
     pub fn start(self) -> StandIn {
-        let mut child = Command::new(program())
+        let mut child = Command::new(crate::example("stand_in_vm"))
             .arg(self.node.socket(&self.name))
             .args(&self.options)
             .stdin(Stdio::piped())
@@ -119,11 +118,4 @@ impl Drop for StandIn {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// The stand-in's program: an example of the package, built with its tests.
-fn program() -> PathBuf {
-    let this = std::env::current_exe().expect("this program's path");
-    let target = this.ancestors().find(|path| path.join("examples").is_dir());
-    target.expect("the directory of the examples").join("examples/stand_in_vm")
 }
