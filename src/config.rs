@@ -4,9 +4,8 @@ mod ssconf;
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::hash::{Hash, Hasher};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 pub use ssconf::{
@@ -61,18 +60,16 @@ impl Paths {
         self.at("/var/log/ganeti/kvm").join(file)
     }
 
-    /// What the daemon's instance of the kernel's tracing is called: one for each root.
+    /// What the daemon's instance of the kernel's tracing is called: `ganeti-kvmd`, and with a root
+    /// of its own the path of that, with `!` for `/`.
     #[must_use]
-    pub fn trace_name(&self) -> String {
+    pub fn trace_name(&self) -> OsString {
+        /// A file's name has at most 255 bytes.
+        const LONGEST: usize = 200;
         let root = self.root.as_bytes();
-        // A path may be longer than a name may be, and has slashes.
-        let mut hash = std::hash::DefaultHasher::new();
-        root.hash(&mut hash);
-        if root.is_empty() {
-            "ganeti-kvmd".into()
-        } else {
-            format!("ganeti-kvmd-{:016x}", hash.finish())
-        }
+        let root = &root[root.len().saturating_sub(LONGEST)..];
+        let root: Vec<u8> = root.iter().map(|&b| if b == b'/' { b'!' } else { b }).collect();
+        OsString::from_vec([b"ganeti-kvmd", &root[..]].concat())
     }
 
     /// The exit records.

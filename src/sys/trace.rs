@@ -5,11 +5,13 @@
 //! that holds the watched pids: it wakes the daemon for nothing else. See `trace/ftrace.rst` and
 //! `trace/events.rst` of the kernel's documentation.
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use pid_filter::cover;
@@ -62,21 +64,23 @@ pub enum Unavailable {
 /// The instance, removed when dropped.
 #[derive(Debug)]
 pub struct Trace {
-    /// Emptied before the instance can be removed.
+    /// Closed before the instance can be removed, like the filters.
     pipes: Vec<File>,
+    /// Held open: a new process must not stay untraced for want of descriptors.
+    signal_filter: Option<File>,
+    victim_filter: Option<File>,
     directory: OwnedFd,
     instances: OwnedFd,
     tracefs: OwnedFd,
-    name: String,
+    name: OsString,
     layout: Layout,
-    has_victims: bool,
     page: Box<[u8]>,
 }
 
 impl Trace {
     /// Makes the instance `name`, or takes over the one that a killed daemon has left, with what
     /// it has traced since.
-    pub fn open(name: &str, pids: &[u32]) -> Result<Self, Unavailable> {
+    pub fn open(name: &OsStr, pids: &[u32]) -> Result<Self, Unavailable> {
         let failed = |what| move |error: io::Error| Unavailable::Failed(what, error);
         let tracefs = find_tracefs().map_err(Unavailable::NoTracefs)?;
         let instances =
@@ -94,12 +98,13 @@ impl Trace {
         // From here on it is removed again if something fails.
         let mut trace = Self {
             pipes: Vec::new(),
+            signal_filter: None,
+            victim_filter: None,
             directory,
             instances,
             tracefs,
             name: name.into(),
             layout: Layout::default(),
-            has_victims: false,
             page: vec![0; LONGEST_PAGE].into(),
         };
         trace.set_up(pids)?;
@@ -111,7 +116,6 @@ impl Trace {
         let signal = self.read(&format!("{SIGNAL_GENERATE}/format"));
         let signal = signal.map_err(failed("read the format of signal:signal_generate"))?;
         let victim = self.read(&format!("{MARK_VICTIM}/format")).ok();
-        self.has_victims = victim.is_some();
         self.layout =
             Layout::parse(&signal, victim.as_deref()).ok_or(Unavailable::UnknownLayout)?;
 
@@ -123,6 +127,9 @@ impl Trace {
         // Wakes at the first event, not when the buffer is half full. Before Linux 5.0 that is
         // the only way.
         let _ = self.write("buffer_percent", "0");
+        let filter = |event| open(&self.directory, &format!("{event}/filter"), OFlags::WRONLY);
+        self.signal_filter = Some(filter(SIGNAL_GENERATE).map_err(failed("open a filter"))?);
+        self.victim_filter = victim.and_then(|_| filter(MARK_VICTIM).ok());
         self.watch(pids).map_err(failed("set a filter"))?;
         self.enable("1").map_err(failed("enable its events"))?;
         self.pipes = self.open_pipes().map_err(failed("open trace_pipe_raw"))?;
@@ -148,17 +155,16 @@ impl Trace {
     pub fn watch(&self, pids: &[u32]) -> io::Result<()> {
         let ranges: Vec<(u32, u32)> =
             cover(pids, MOST_RANGES).into_iter().map(RangeInclusive::into_inner).collect();
-        let filter = format!("{SIGNAL_GENERATE}/filter");
-        self.write(&filter, &trace::filter(&SIGNALS, &ranges))?;
-        if self.has_victims {
-            self.write(&format!("{MARK_VICTIM}/filter"), &trace::filter(&[], &ranges))?;
-        }
-        Ok(())
+        let write = |file: &Option<File>, filter: String| {
+            file.as_ref().map_or(Ok(()), |file| file.write_all_at(filter.as_bytes(), 0))
+        };
+        write(&self.signal_filter, trace::filter(&SIGNALS, &ranges))?;
+        write(&self.victim_filter, trace::filter(&[], &ranges))
     }
 
     fn enable(&self, value: &str) -> io::Result<()> {
         self.write(&format!("{SIGNAL_GENERATE}/enable"), value)?;
-        if self.has_victims {
+        if self.victim_filter.is_some() {
             self.write(&format!("{MARK_VICTIM}/enable"), value)?;
         }
         Ok(())
@@ -221,8 +227,9 @@ impl Trace {
 impl Drop for Trace {
     fn drop(&mut self) {
         let _ = self.enable("0");
-        // It cannot be removed while it is read.
+        // It cannot be removed while it is in use.
         self.pipes.clear();
+        (self.signal_filter, self.victim_filter) = (None, None);
         let _ = unlinkat(&self.instances, &self.name, AtFlags::REMOVEDIR);
     }
 }

@@ -2,9 +2,14 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, statat, unlinkat};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create, fsmount,
+    fsopen, mount, unmount,
+};
 use tempfile::TempDir;
 
 use crate::daemon::Daemon;
@@ -191,6 +196,13 @@ impl Node {
         Daemon::start(self, wrapper, arguments)
     }
 
+    /// Whether the daemon's instance of the kernel's tracing is there.
+    #[must_use]
+    pub fn has_trace(&self) -> bool {
+        let instances = trace_instances().expect("root may mount tracefs");
+        statat(&instances, trace_name(self.root()), AtFlags::empty()).is_ok()
+    }
+
     /// A real QEMU, yet to be booted.
     #[must_use]
     pub fn guest(&self, name: &str) -> GuestBuilder<'_> {
@@ -206,10 +218,35 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        if let Root::Machine = self.root {
-            for directory in GANETIS {
-                let _ = unmount(Path::new("/").join(directory), UnmountFlags::DETACH);
+        match &self.root {
+            Root::Machine => {
+                for directory in GANETIS {
+                    let _ = unmount(Path::new("/").join(directory), UnmountFlags::DETACH);
+                }
             }
+            Root::Directory(root) => remove_trace(root.path()),
         }
     }
+}
+
+/// Removes the instance of the kernel's tracing that a daemon below this root leaves when it is
+/// killed.
+fn remove_trace(root: &Path) {
+    if let Some(instances) = trace_instances() {
+        let _ = unlinkat(&instances, trace_name(root), AtFlags::REMOVEDIR);
+    }
+}
+
+fn trace_name(root: &Path) -> String {
+    format!("ganeti-kvmd{}", root.display().to_string().replace('/', "!"))
+}
+
+/// The directory of the kernel's tracing instances; nothing for whoever may not mount it.
+fn trace_instances() -> Option<OwnedFd> {
+    let context = fsopen("tracefs", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
+    fsconfig_create(&context).ok()?;
+    let flags = FsMountFlags::FSMOUNT_CLOEXEC;
+    let tracefs = fsmount(&context, flags, MountAttrFlags::empty()).ok()?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat(&tracefs, "instances", flags, Mode::empty()).ok()
 }
