@@ -90,7 +90,7 @@ const GANETIS: [Opt; 7] = [
 ];
 
 /// Those that only this program has.
-const OURS: [Opt; 4] = [
+const OURS: [Opt; 5] = [
     Opt {
         short: None,
         long: "guest-reset",
@@ -112,6 +112,15 @@ const OURS: [Opt; 4] = [
         long: "powerdown-window",
         value: Some("SECONDS"),
         help: "For how long a powerdown request explains that the guest shuts down; 0: for ever [3600]",
+        completion: "integer",
+    },
+    Opt {
+        short: None,
+        long: "doubt-window",
+        value: Some("SECONDS"),
+        help: "For how long a guest's shutdown may be due to a request that nobody heard, after \
+               the daemon came late (its own restart, a connection that was taken): it is then \
+               not taken for the user's [120]",
         completion: "integer",
     },
     Opt {
@@ -298,6 +307,10 @@ impl Reading {
             ("powerdown-window", Some(value)) => match value.parse() {
                 Ok(0) => settings.powerdown_window = None,
                 Ok(seconds) => settings.powerdown_window = Some(Duration::from_secs(seconds)),
+                Err(_) => self.refuse(option, value, "a number of seconds"),
+            },
+            ("doubt-window", Some(value)) => match value.parse() {
+                Ok(seconds) => settings.doubt_window = Duration::from_secs(seconds),
                 Err(_) => self.refuse(option, value, "a number of seconds"),
             },
             ("metrics-file", Some(path)) => self.options.metrics_file = Some(path.into()),

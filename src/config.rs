@@ -72,6 +72,12 @@ impl Paths {
         OsString::from_vec([b"ganeti-kvmd", &root[..]].concat())
     }
 
+    /// What the daemon remembers beyond its own end. Gone with the boot, like what it is about.
+    #[must_use]
+    pub fn state_file(&self) -> PathBuf {
+        self.at("/var/run/ganeti/ganeti-kvmd.state")
+    }
+
     /// The exit records.
     #[must_use]
     pub fn records_file(&self) -> PathBuf {

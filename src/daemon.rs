@@ -13,6 +13,7 @@ mod exits;
 mod inquiry;
 mod metrics;
 mod records;
+mod restart;
 mod signals;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -33,6 +34,7 @@ use crate::sys::append_file::AppendFile;
 use crate::sys::connector::{Connector, Precision};
 use crate::sys::control_dir::{ControlDir, SOCKET_SUFFIX};
 use crate::sys::directory_watch::DirectoryWatch;
+use crate::sys::service_manager::ServiceManager;
 use crate::sys::trace::Trace;
 use crate::sys::{clock, process};
 use crate::verdict::{
@@ -77,6 +79,8 @@ fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
 pub struct Daemon {
     paths: Paths,
     log: Log,
+    /// Where there is one that keeps descriptors.
+    manager: Option<ServiceManager>,
     node: Node,
     poll: Poll,
     signals: Signals,
@@ -117,6 +121,7 @@ impl Daemon {
         paths: Paths,
         settings: Settings,
         metrics_file: Option<PathBuf>,
+        manager: Option<ServiceManager>,
         log: Log,
     ) -> Result<Self, StartError> {
         let poll = Poll::new().map_err(cannot("create an epoll instance"))?;
@@ -137,6 +142,7 @@ impl Daemon {
             node: Node::new(settings, clock::now()),
             paths,
             log,
+            manager,
             poll,
             signals,
             watch,
@@ -166,10 +172,15 @@ impl Daemon {
     /// Runs until a signal asks it to end.
     pub fn run(&mut self) -> Result<(), StartError> {
         let mut woken = Events::with_capacity(WAKE_UP);
+        self.take_over();
         // The first tick is due at once: it looks at everything.
         self.tick(clock::now());
+        self.save();
         self.speak();
         self.publish_metrics();
+        if let Some(manager) = &self.manager {
+            manager.tell_ready();
+        }
         while !self.is_stopping {
             match self.poll.poll(&mut woken, Some(self.patience())) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
@@ -187,6 +198,7 @@ impl Daemon {
                 }
             }
             self.tick(now);
+            self.save();
             self.speak();
             self.publish_metrics();
         }
@@ -259,7 +271,8 @@ impl Daemon {
     }
 
     /// Sends what is to be said to the instances, after the kernel has been asked to tell of
-    /// them: a QEMU that has heard the daemon does not end without its being told how.
+    /// them, and after they have been written down: a QEMU that has heard the daemon does not end
+    /// without this one or the next being told how.
     fn speak(&mut self) {
         if self.filter_lacks_one {
             self.update_filters();
@@ -328,7 +341,10 @@ impl Daemon {
                 self.events.push_back(Event::Of(incarnation, Said::File(outcome)));
             }
             Action::Release { incarnation } => {
-                self.endpoints.remove(&incarnation);
+                if let Some(endpoint) = self.endpoints.remove(&incarnation) {
+                    endpoint.close(self.poll.registry());
+                    self.forget_endpoint(incarnation);
+                }
             }
             Action::Answered { name, process, running } => {
                 let state = if running { "runs" } else { "does not run" };

@@ -16,6 +16,7 @@ use crate::daemon::{self, Daemon};
 use crate::log::{Log, NOTICE};
 use crate::sys::daemonize::{self, Report, Side, Starter};
 use crate::sys::pid_file::PidFile;
+use crate::sys::service_manager::ServiceManager;
 use crate::sys::{node_name, process, users};
 
 /// Why the daemon has not come up.
@@ -142,7 +143,10 @@ fn serve(
         info!("{}", why.remedy());
         return Ok(());
     }
-    let mut daemon = Daemon::new(paths, options.settings, options.metrics_file, log)?;
+    // A daemon that detaches itself may have been started by another service, whose manager is
+    // none of its.
+    let manager = options.foreground.then(ServiceManager::of_this_process).flatten();
+    let mut daemon = Daemon::new(paths, options.settings, options.metrics_file, manager, log)?;
     // From here on it is up: whoever started it may go on.
     *starter = None;
     daemon.run()

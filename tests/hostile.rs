@@ -239,29 +239,27 @@ fn a_shutdown_file_that_is_a_symbolic_link() {
     needs!(Root);
     let node = node();
     let outside = node.path("outside");
-    let link = node.shutdown_file("web1");
-    for dangling in [true, false] {
+    let daemon = node.start();
+    for (name, dangling) in [("web1", true), ("web2", false)] {
         if !dangling {
             fs::write(&outside, "precious").unwrap();
         }
-        let daemon = node.start();
-        let mut stand_in = node.stand_in("web1").connected();
-        daemon.await_line("is connected and runs");
-        symlink(&outside, &link).unwrap();
+        let mut stand_in = node.stand_in(name).connected();
+        daemon.await_line(&format!("\"{name}\" (pid {}) is connected and runs", stand_in.pid()));
+        symlink(&outside, node.shutdown_file(name)).unwrap();
         stand_in.tell("shutdown guest-shutdown");
-        let line = daemon.await_line("Cannot create");
+        let line =
+            daemon.await_line(&format!("Cannot create \"{}", node.shutdown_file(name).display()));
         assert!(line.contains("it is a symbolic link, not a file; remove it"), "{line}");
         assert_eq!(outside.exists(), !dangling, "it was not followed");
-        drop(daemon);
-        fs::remove_file(&link).unwrap();
     }
     // A verdict against the user removes the link and not what it leads to.
-    let daemon = node.start();
-    let stand_in = node.stand_in("web1").connected();
-    daemon.await_line("is connected and runs");
+    let stand_in = node.stand_in("web3").connected();
+    daemon.await_line(&format!("\"web3\" (pid {}) is connected and runs", stand_in.pid()));
+    let link = node.shutdown_file("web3");
     symlink(&outside, &link).unwrap();
     stand_in.signal(testbed::Signal::TERM);
-    assert_eq!(daemon.await_death("web1").cause, "host-signal");
+    assert_eq!(daemon.await_death("web3").cause, "host-signal");
     assert!(!Path::new(&link).is_symlink());
     assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");
 }

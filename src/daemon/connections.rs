@@ -29,7 +29,10 @@ impl Daemon {
         if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
             return match endpoint.reconnect(registry, incarnation) {
                 // The process is known from the first time.
-                Ok(()) => Said::Connected(Peer { process: None, has_pidfd: false }),
+                Ok(()) => {
+                    self.keep_other_connection(incarnation);
+                    Said::Connected(Peer { process: None, has_pidfd: false, age: None })
+                }
                 Err(error) => self.not_connected(now, name, endpoint::ConnectError::Connect(error)),
             };
         }
@@ -45,6 +48,7 @@ impl Daemon {
                     endpoint.oom_kills = peer.process.and_then(|p| OomKills::of(p.pid));
                 }
                 self.endpoints.insert(incarnation, endpoint);
+                self.keep_endpoint(incarnation);
                 Said::Connected(peer)
             }
             Err(error) => self.not_connected(now, name, error),
@@ -109,10 +113,20 @@ impl Daemon {
         let mut share = FAIR_SHARE;
         while let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
             let Some(stream) = &mut endpoint.stream else { break };
-            match stream.read(&mut buffer) {
+            let is_kept = self.manager.is_some();
+            let read = if is_kept {
+                qmp_socket::peek(stream, &mut buffer)
+            } else {
+                stream.read(&mut buffer)
+            };
+            match read {
                 Ok(0) => self.closed(now, incarnation),
                 Ok(length) => {
                     self.take_in(now, incarnation, &buffer[..length]);
+                    if is_kept {
+                        self.save();
+                        self.consume(incarnation, &mut buffer[..length]);
+                    }
                     share = share.saturating_sub(length);
                     if share == 0 {
                         self.unread.push_back(incarnation);
@@ -135,6 +149,14 @@ impl Daemon {
         self.buffer = buffer;
     }
 
+    /// Takes from the connection what has been looked at.
+    fn consume(&mut self, incarnation: Incarnation, looked_at: &mut [u8]) {
+        let endpoint = self.endpoints.get_mut(&incarnation);
+        if let Some(stream) = endpoint.and_then(|endpoint| endpoint.stream.as_mut()) {
+            let _ = stream.read_exact(looked_at);
+        }
+    }
+
     /// Takes a piece of the stream apart into lines.
     fn take_in(&mut self, now: Moment, incarnation: Incarnation, piece: &[u8]) {
         let Some(endpoint) = self.endpoints.get_mut(&incarnation) else { return };
@@ -147,7 +169,7 @@ impl Daemon {
 
     fn closed(&mut self, now: Moment, incarnation: Incarnation) {
         if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
-            endpoint.stream = None;
+            endpoint.hang_up(self.poll.registry());
             let mut lines = std::mem::take(&mut endpoint.lines);
             lines.finish(|line| self.heard(now, incarnation, &line));
         }

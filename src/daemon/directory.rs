@@ -25,7 +25,7 @@ impl Daemon {
     }
 
     /// Watches the control directory if it is there, else the nearest parent.
-    fn find_directory(&mut self) {
+    pub(super) fn find_directory(&mut self) {
         self.directory = None;
         let path = match self.watch.renew() {
             Ok(Found::Directory(directory)) => {

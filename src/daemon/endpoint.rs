@@ -1,13 +1,14 @@
 //! What is held open for one life of an instance.
 
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use mio::unix::SourceFd;
 use mio::{Interest, Registry, Token};
 
 use super::complaints::Complaints;
+use super::restart::age;
 use crate::config::Paths;
 use crate::sys::control_dir::{ControlDir, SocketError};
 use crate::sys::memory_cgroup::OomKills;
@@ -71,6 +72,13 @@ struct Identity {
     remark: Option<String>,
 }
 
+/// What a service manager has kept of an endpoint.
+pub(super) struct Kept {
+    pub(super) socket: OwnedFd,
+    pub(super) stream: OwnedFd,
+    pub(super) pidfd: OwnedFd,
+}
+
 /// A new connection.
 #[derive(Debug)]
 pub(super) struct Connected {
@@ -97,7 +105,8 @@ impl Endpoint {
         if let Some(pidfd) = &pidfd {
             register(registry, pidfd, token(incarnation, Source::Pidfd))?;
         }
-        let peer = Peer { process, has_pidfd: pidfd.is_some() };
+        let age = process.and_then(age);
+        let peer = Peer { process, has_pidfd: pidfd.is_some(), age };
         let endpoint = Self {
             name: name.clone(),
             socket,
@@ -109,6 +118,53 @@ impl Endpoint {
             complaints: Complaints::default(),
         };
         Ok(Connected { endpoint, peer, remark })
+    }
+
+    /// Goes on with what a service manager has kept.
+    pub(super) fn adopt(
+        registry: &Registry,
+        incarnation: Incarnation,
+        name: &Name,
+        process: Option<Process>,
+        kept: Kept,
+    ) -> io::Result<Self> {
+        let stream = UnixStream::from(kept.stream);
+        stream.set_nonblocking(true)?;
+        register(registry, &stream, token(incarnation, Source::Qmp))?;
+        register(registry, &kept.pidfd, token(incarnation, Source::Pidfd))?;
+        Ok(Self {
+            name: name.clone(),
+            socket: kept.socket,
+            stream: Some(stream),
+            process,
+            pidfd: Some(kept.pidfd),
+            oom_kills: None,
+            lines: Lines::default(),
+            complaints: Complaints::default(),
+        })
+    }
+
+    /// What is to be kept beyond the daemon's end, and what each is called.
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
+        let stream = self.stream.as_ref().map(|stream| ("qmp", stream.as_fd()));
+        let pidfd = self.pidfd.as_ref().map(|pidfd| ("pidfd", pidfd.as_fd()));
+        [Some(("sock", self.socket.as_fd())), stream, pidfd].into_iter().flatten()
+    }
+
+    /// Closes the connection. The loop is to hear no more of it even if somebody else keeps it
+    /// open.
+    pub(super) fn hang_up(&mut self, registry: &Registry) {
+        if let Some(stream) = self.stream.take() {
+            let _ = registry.deregister(&mut SourceFd(&stream.as_raw_fd()));
+        }
+    }
+
+    /// Closes everything, in the same way.
+    pub(super) fn close(mut self, registry: &Registry) {
+        self.hang_up(registry);
+        if let Some(pidfd) = &self.pidfd {
+            let _ = registry.deregister(&mut SourceFd(&pidfd.as_raw_fd()));
+        }
     }
 
     /// Connects again to the socket that is held already, whose process is known.

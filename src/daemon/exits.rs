@@ -41,9 +41,25 @@ impl Daemon {
         match opened {
             Ok(connector) => {
                 self.connector = Some(connector);
+                self.keep_connector();
                 self.read_connector();
             }
             Err(reason) => self.lose_connector(&reason),
+        }
+    }
+
+    /// Goes on with a socket that an earlier daemon has opened.
+    pub(super) fn adopt_connector(&mut self, connector: Connector, now: Moment) {
+        let descriptor = connector.as_fd().as_raw_fd();
+        let registered = self.poll.registry().register(
+            &mut SourceFd(&descriptor),
+            CONNECTOR,
+            Interest::READABLE,
+        );
+        if registered.is_ok() {
+            self.connector = Some(connector);
+            self.say_connector("The kernel's proc connector tells how processes end");
+            self.handle(now, Event::Exits { are_told: true });
         }
     }
 
@@ -91,7 +107,11 @@ impl Daemon {
     }
 
     fn lose_connector(&mut self, reason: &Unavailable) {
-        self.connector = None;
+        if let Some(connector) = self.connector.take() {
+            // Somebody else may keep it open.
+            let descriptor = connector.as_fd().as_raw_fd();
+            let _ = self.poll.registry().deregister(&mut SourceFd(&descriptor));
+        }
         self.say_connector(&format!(
             "The kernel's proc connector is not available: {reason}. How an instance ended is asked of /proc and of its pidfd instead, which can tell root, and everybody from Linux 6.15 on; a user's shutdown is detected as ever"
         ));

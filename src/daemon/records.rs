@@ -1,22 +1,18 @@
 //! The exit records: what the node made of an instance's end, with the clock on the wall.
 
 use std::path::Path;
-use std::time::Duration;
 
 use log::error;
 
 use super::Daemon;
 use crate::sys::append_file::AppendFile;
-use crate::sys::{clock, core_pattern};
+use crate::sys::{clock, core_pattern, process};
 use crate::verdict::{Death, Fact, Moment, Source};
 use crate::wire::WaitStatus;
 use crate::wire::record::{self, Core, Evidence, Record};
 
 /// Readable for Ganeti's group, not for everybody: command lines may hold secrets.
 const MODE: u32 = 0o640;
-
-/// `USER_HZ`, the unit of start times.
-const TICKS_PER_SECOND: u32 = 100;
 
 /// Opens the file of records. If that fails it is said, and tried again at the next SIGHUP.
 pub(super) fn open(path: &Path) -> AppendFile {
@@ -43,11 +39,9 @@ impl Daemon {
 
 fn to_record(death: &Death) -> Record {
     let wall = clock::wall_offset();
-    let started = death.process.filter(|process| process.started > 0).map(|process| {
-        // In the time of boot, which goes on while the machine is suspended.
-        let since_boot = Duration::from_secs(process.started) / TICKS_PER_SECOND;
-        Moment(since_boot.saturating_sub(clock::boot_offset()))
-    });
+    // In the time of boot, which goes on while the machine is suspended.
+    let started = death.process.and_then(process::started);
+    let started = started.map(|began| Moment(began.saturating_sub(clock::boot_offset())));
     let seconds_from_end = |at: Moment| {
         let before = death.ended.since(at).as_secs_f64();
         if before > 0.0 { -before } else { at.since(death.ended).as_secs_f64() }

@@ -7,7 +7,7 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_CONNECTOR;
@@ -80,6 +80,8 @@ pub struct Connector {
     request: u32,
     answer_due: Option<Moment>,
     is_listening: bool,
+    /// Somebody else keeps the socket for a later daemon.
+    is_kept: bool,
     /// How long a filter the kernel took last, if not one of full length.
     room: usize,
 }
@@ -96,13 +98,29 @@ impl Connector {
         }
         // The answers to other listeners arrive here too; most of those count from 0.
         let request = std::process::id() << 8;
-        let mut connector =
-            Self { socket, request, answer_due: None, is_listening: false, room: LONGEST };
+        let mut connector = Self {
+            socket,
+            request,
+            answer_due: None,
+            is_listening: false,
+            is_kept: false,
+            room: LONGEST,
+        };
         connector.attach(pids).map_err(Unavailable::Filter)?;
         let group = SocketAddr::new(0, PROC_GROUP);
         connector.socket.bind(&group).map_err(Unavailable::Bind)?;
         connector.ask(now)?;
         Ok(connector)
+    }
+
+    /// Goes on with a socket that an earlier daemon has opened in this way, with everything that
+    /// the kernel has told it since.
+    #[must_use]
+    pub fn adopt(socket: OwnedFd) -> Self {
+        // SAFETY: the descriptor is owned, and given away here.
+        let socket = unsafe { Socket::from_raw_fd(socket.into_raw_fd()) };
+        let request = std::process::id() << 8;
+        Self { socket, request, answer_due: None, is_listening: true, is_kept: true, room: LONGEST }
     }
 
     /// Has the kernel tell of exactly these pids from now on, in one step.
@@ -150,6 +168,11 @@ impl Connector {
         self.socket.send(&request, 0).map_err(Unavailable::Send)?;
         self.answer_due = Some(now + ANSWER_WITHIN);
         Ok(())
+    }
+
+    /// Somebody else keeps the socket: the kernel is to go on telling it when this one is closed.
+    pub fn is_kept(&mut self) {
+        self.is_kept = true;
     }
 
     #[must_use]
@@ -203,7 +226,7 @@ impl Drop for Connector {
     /// Tells the kernel that there is a listener less; otherwise it would go on making events
     /// that nobody reads.
     fn drop(&mut self) {
-        if self.is_listening {
+        if self.is_listening && !self.is_kept {
             let _ = self.socket.send(&Request::Ignore.to_datagram(0), 0);
         }
     }

@@ -18,6 +18,7 @@ pub mod process;
 pub mod qmp_socket;
 pub mod replaced_file;
 pub mod sender;
+pub mod service_manager;
 pub mod socket_option;
 pub mod trace;
 pub mod users;

@@ -5,6 +5,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
@@ -42,6 +43,15 @@ fn to_pid(pid: u32) -> Option<Pid> {
 /// The process that has this pid now, told apart from a later one by its start.
 pub fn identify(pid: u32) -> io::Result<Process> {
     Ok(Process { pid, started: read_stat(pid)?.started })
+}
+
+/// When a process began, by the clock of boot; nothing if that is not known.
+#[must_use]
+pub fn started(process: Process) -> Option<Duration> {
+    /// `USER_HZ`, the unit of times in /proc: 100 on every architecture that runs KVM.
+    const TICKS_PER_SECOND: u64 = 100;
+    let ticks = Some(process.started).filter(|&ticks| ticks > 0)?;
+    Some(Duration::from_millis(ticks * (1000 / TICKS_PER_SECOND)))
 }
 
 /// Whether this very process still runs. One that is dead and not yet reaped does not.

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, RecvFlags, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::process;
 use super::socket_option::{peer_pid, peer_pidfd};
@@ -35,6 +35,12 @@ pub fn connect(socket: BorrowedFd<'_>) -> io::Result<UnixStream> {
     let stream = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
     rustix::net::connect(&stream, &address)?;
     Ok(UnixStream::from(stream))
+}
+
+/// Looks at what there is to be read, and leaves it there.
+pub fn peek(stream: &UnixStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let (length, _) = rustix::net::recv(stream, buffer, RecvFlags::PEEK)?;
+    Ok(length)
 }
 
 /// The process at the other end.

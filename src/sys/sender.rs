@@ -5,15 +5,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::process::{Stat, read_stat};
-use crate::verdict::Moment;
+use super::process::{self, Stat, read_stat};
+use crate::verdict::{Moment, Process};
 use crate::wire::{Ancestor, Printable, Sender};
 
 /// As many ancestors are looked at; beyond them is init.
 const MOST_ANCESTORS: usize = 8;
-
-/// `USER_HZ`, the unit of times in /proc: 100 on every architecture that runs KVM.
-const TICKS_PER_SECOND: u64 = 100;
 
 /// What `/proc/PID/loginuid` holds where nobody has logged in.
 const NO_LOGIN: u32 = u32::MAX;
@@ -25,7 +22,8 @@ const NO_LOGIN: u32 = u32::MAX;
 #[must_use]
 pub fn look_at(task: u32, sent: Moment, boot_offset: Duration) -> Sender {
     let began_before = |stat: &Stat| {
-        Duration::from_millis(stat.started * 1000 / TICKS_PER_SECOND) <= sent.0 + boot_offset
+        let began = process::started(Process { pid: task, started: stat.started });
+        began.is_none_or(|began| began <= sent.0 + boot_offset)
     };
     let Some(stat) = read_stat(task).ok().filter(began_before) else {
         return Sender { pid: Some(task), gone: true, ..Sender::default() };

@@ -148,6 +148,7 @@ fn by_the_guest(shutdown: &Shutdown, own_will: Cause) -> Verdict {
         Verdict::new(Cause::Watchdog, Initiator::Crash)
     } else {
         match shutdown.powerdown {
+            Pending::Nothing if shutdown.is_doubtful => Verdict::new(own_will, Initiator::Unknown),
             Pending::Nothing => Verdict::new(own_will, Initiator::User),
             Pending::Requested => Verdict::new(Cause::Powerdown, Initiator::Admin),
             Pending::ByWatchdog => Verdict::new(Cause::Watchdog, Initiator::Crash),

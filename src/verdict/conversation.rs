@@ -5,6 +5,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::Moment;
 use crate::wire::qmp::{self, Event, WatchdogAction};
 
@@ -13,7 +15,7 @@ use crate::wire::qmp::{self, Event, WatchdogAction};
 const WATCHDOG_FOLLOW_UP: Duration = Duration::from_secs(1);
 
 /// Whether a powerdown request waits for the guest to obey.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Pending {
     #[default]
     Nothing,
@@ -23,13 +25,15 @@ pub(super) enum Pending {
 }
 
 /// The SHUTDOWN event that stands, with the circumstances in which it came.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Shutdown {
     pub(super) data: qmp::Shutdown,
     pub(super) powerdown: Pending,
     pub(super) stopped: bool,
     pub(super) panicked: bool,
     pub(super) watchdog_reset: bool,
+    /// Somebody may have asked for it while nobody listened.
+    pub(super) is_doubtful: bool,
 }
 
 impl Shutdown {
@@ -57,16 +61,23 @@ pub(super) enum Turn {
 }
 
 /// Everything said so far.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Conversation {
     shutdown: Option<Shutdown>,
     powerdown: Option<(Moment, Pending)>,
     watchdog: Option<(Moment, WatchdogAction)>,
     panicked: bool,
     stopped: bool,
+    /// Until then a request may show its effect that was made while nobody listened.
+    doubtful_until: Option<Moment>,
 }
 
 impl Conversation {
+    /// Something may have been said that was not heard; it will have shown its effect by then.
+    pub(super) fn doubt(&mut self, until: Moment) {
+        self.doubtful_until = self.doubtful_until.max(Some(until));
+    }
+
     /// The first SHUTDOWN that has not been taken back.
     pub(super) fn shutdown(&self) -> Option<&Shutdown> {
         self.shutdown.as_ref()
@@ -95,6 +106,7 @@ impl Conversation {
                     stopped: self.stopped,
                     panicked: self.panicked,
                     watchdog_reset: self.just_barked(now, WatchdogAction::Reset),
+                    is_doubtful: self.doubtful_until.is_some_and(|until| now < until),
                 });
                 return Turn::GoingDown;
             }
@@ -111,6 +123,7 @@ impl Conversation {
                 self.powerdown = None;
                 self.watchdog = None;
                 self.panicked = false;
+                self.doubtful_until = None;
                 return self.take_back();
             }
             Event::Shutdown(_) | Event::Noted(_) | Event::Other => {}

@@ -46,6 +46,8 @@ pub enum Missing {
     ExitStatus,
     /// Who sent the signal that ended it.
     Sender,
+    /// What was said, or asked of it, while no daemon listened.
+    Past,
 }
 
 impl fmt::Display for Missing {
@@ -57,6 +59,7 @@ impl fmt::Display for Missing {
             Self::EndOfProcess => "the end of the process",
             Self::ExitStatus => "the exit status",
             Self::Sender => "who sent the signal",
+            Self::Past => "what happened before the daemon was there to hear it",
         })
     }
 }
@@ -95,6 +98,9 @@ impl Death {
     #[must_use]
     pub fn in_words(&self) -> &'static str {
         match (&self.verdict.cause, self.verdict.initiator) {
+            (Cause::GuestShutdown, Initiator::Unknown) => {
+                "was powered off, of its own will or at a request that nobody heard"
+            }
             (Cause::GuestShutdown, _) => "was powered off from inside",
             (Cause::GuestReset, _) => "was reset from inside, and does not reboot",
             (Cause::Powerdown, _) => "obeyed a powerdown request",

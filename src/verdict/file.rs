@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use super::{FileOutcome, Moment};
 
 /// What could not be done is tried again after a second, then after two, ...
@@ -12,7 +14,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How the file is to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Decision {
     Absent,
     Present,
@@ -49,6 +51,15 @@ impl File {
     pub(super) fn attempt(&mut self) -> Option<Decision> {
         self.is_being_done = self.decided.is_some();
         self.retry_at = None;
+        self.decided
+    }
+
+    /// One that an earlier daemon has decided about and seen to.
+    pub(super) fn recalled(decided: Option<Decision>) -> Self {
+        Self { decided, ..Self::default() }
+    }
+
+    pub(super) fn decision(&self) -> Option<Decision> {
         self.decided
     }
 

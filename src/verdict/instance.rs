@@ -7,15 +7,16 @@
 
 use std::time::Duration;
 
-use super::cause::{self, Cause, Evidence, Verdict};
+use super::cause::{self, Cause, Evidence, Initiator, Verdict};
 use super::conversation::{Conversation, Shutdown, Turn};
 use super::death::{Death, Missing};
 use super::evidence::{Fact, Sent, Signals, Source, Timeline};
 use super::file::{Decision, File};
 use super::link::Link;
+use super::memory::Life;
 use super::{
-    Action, Answers, Command, ConnectError, Context, FileOutcome, Inode, Moment, Name, Peer,
-    Process, Questions, RemoveReason, Said, StatusAnswer,
+    Action, Answers, Command, ConnectError, Context, FileOutcome, Incarnation, Inode, Moment, Name,
+    Peer, Process, Questions, RemoveReason, Said, StatusAnswer,
 };
 use crate::wire::qmp::{self, Answer, Message, Version};
 use crate::wire::{Signal, WaitStatus};
@@ -35,6 +36,12 @@ const MOST_PROBES: u32 = 15;
 /// A guest that goes down and comes back more often than this in one life (`-no-shutdown`)
 /// has its file decided at the end only: nobody can keep the daemon busy with files.
 const MOST_TAKEN_BACK: u32 = 16;
+/// A process that is this old when it is first connected to may have been asked to power down
+/// before. A younger one has hardly booted its guest.
+const UNHEARD_AGE: Duration = Duration::from_secs(10);
+/// So many turns of one life are worth remembering each; after that nobody can keep the daemon
+/// busy with remembering.
+const MOST_TURNS: u32 = 1000;
 
 #[derive(Debug)]
 pub(super) struct Instance {
@@ -71,6 +78,10 @@ pub(super) struct Instance {
     /// The verdict by which the file was decided when the conversation ended.
     verdict_at_close: Option<Verdict>,
     times_taken_back: u32,
+    /// An earlier daemon watched it, and nobody for a while.
+    has_gap: bool,
+    /// How often something happened that has to outlive the daemon.
+    turns: u32,
     /// The socket vanished before anybody answered at it.
     is_gone: bool,
     /// The verdict is final: what is said from now on changes nothing.
@@ -112,9 +123,70 @@ impl Instance {
             file: File::default(),
             verdict_at_close: None,
             times_taken_back: 0,
+            has_gap: false,
+            turns: 0,
             is_gone: false,
             is_finished: false,
             is_recorded: false,
+        }
+    }
+
+    /// A life that an earlier daemon has watched. `is_held` if its connection outlived that
+    /// daemon, with everything that was said on it since.
+    pub(super) fn recalled(life: Life, is_held: bool, now: Moment) -> Self {
+        let link = if is_held {
+            Link::Up { warn_at: Some(now + ANSWER_WITHIN), awaits: None }
+        } else {
+            Link::Down { tries: 0, next: Some(now) }
+        };
+        Self {
+            was_connected: true,
+            process: life.process,
+            has_pidfd: is_held,
+            has_spoken: life.has_spoken && is_held,
+            has_answered: life.has_answered && is_held,
+            conversation: life.conversation,
+            status: life.status,
+            dumps_core: life.dumps_core,
+            out_of_memory: life.out_of_memory,
+            version: life.version,
+            file: File::recalled(life.decision),
+            has_gap: !is_held,
+            ..Self::with_link(life.name, life.inode, link)
+        }
+    }
+
+    /// What has to outlive the daemon; nothing if there is nobody yet, or nobody any more.
+    pub(super) fn to_memory(&self, incarnation: Incarnation) -> Option<Life> {
+        (self.was_connected && !self.is_finished).then(|| Life {
+            incarnation,
+            name: self.name.clone(),
+            inode: self.inode,
+            process: self.process,
+            has_spoken: self.has_spoken,
+            has_answered: self.has_answered,
+            conversation: self.conversation.clone(),
+            decision: self.file.decision(),
+            status: self.status,
+            dumps_core: self.dumps_core,
+            out_of_memory: self.out_of_memory,
+            version: self.version,
+        })
+    }
+
+    /// How often something happened that has to outlive the daemon.
+    pub(super) fn turns(&self) -> u32 {
+        self.turns.min(MOST_TURNS) + u32::from(self.is_finished)
+    }
+
+    /// An earlier daemon's life goes on under this one.
+    pub(super) fn resumed(&mut self, context: &mut Context<'_>) {
+        self.announce(context);
+        if self.link.is_up() {
+            self.send(Command::Negotiate, context);
+        } else {
+            self.probe(context);
+            self.connect(context);
         }
     }
 
@@ -288,10 +360,17 @@ impl Instance {
     fn connected(&mut self, peer: Peer, context: &mut Context<'_>) {
         self.announce(context);
         self.link = Link::Up { warn_at: Some(context.now + ANSWER_WITHIN), awaits: None };
+        let is_late = peer.age.is_some_and(|age| age >= UNHEARD_AGE);
+        if self.was_connected || is_late {
+            self.conversation.doubt(context.now + context.settings.doubt_window);
+        }
         self.was_connected = true;
+        self.turns += 1;
         self.timeline.add(context.now, Source::Qmp, Fact::Connected);
         if self.process.is_none() {
             self.process = peer.process;
+        }
+        if peer.process.is_some() && self.process == peer.process {
             self.has_pidfd = peer.has_pidfd;
         }
         self.send(Command::Negotiate, context);
@@ -314,7 +393,7 @@ impl Instance {
     }
 
     fn heard(&mut self, message: Message, context: &mut Context<'_>) {
-        self.has_spoken = true;
+        self.turns += u32::from(!std::mem::replace(&mut self.has_spoken, true));
         if let Link::Up { ref mut warn_at, .. } = self.link {
             *warn_at = None;
         }
@@ -325,26 +404,37 @@ impl Instance {
                     self.timeline.add(context.now, Source::Qmp, Fact::Said(event.clone()));
                 }
                 let window = context.settings.powerdown_window;
-                match self.conversation.hear(context.now, event, window) {
+                let before = self.conversation.clone();
+                let turn = self.conversation.hear(context.now, event, window);
+                self.turns += u32::from(self.conversation != before);
+                match turn {
                     Turn::GoingDown => self.decide_if_told_why(context),
                     Turn::TakenBack => self.take_back(context),
                     Turn::Unchanged => {}
                 }
             }
             Message::Greeting(version) => self.version = version,
-            Message::Error(_) => {}
+            // Under another daemon it has negotiated already.
+            Message::Error(_) => self.refused(context),
         }
     }
 
     /// Takes the answer to what was asked last; nobody can make the daemon ask twice.
     fn answered(&mut self, answer: Answer, context: &mut Context<'_>) {
         let Link::Up { ref mut awaits, .. } = self.link else { return };
-        match (awaits.take(), answer) {
+        match (*awaits, answer) {
             (Some(Command::Negotiate), _) => self.send(Command::QueryStatus, context),
             (Some(Command::QueryStatus), Answer::Status { running }) => {
+                *awaits = None;
                 self.told_status(running, context);
             }
             _ => {}
+        }
+    }
+
+    fn refused(&mut self, context: &mut Context<'_>) {
+        if let Link::Up { awaits: Some(Command::Negotiate), .. } = self.link {
+            self.send(Command::QueryStatus, context);
         }
     }
 
@@ -397,6 +487,8 @@ impl Instance {
     fn died(&mut self, context: &mut Context<'_>) {
         if self.died.is_none() {
             self.died = Some(context.now);
+            // How it ended was told while nobody listened.
+            self.is_out_of_time |= self.has_gap && !self.link.is_up() && !self.has_spoken;
             let source = if self.has_pidfd { Source::Pidfd } else { Source::Process };
             self.timeline.add(context.now, source, Fact::Died);
         } else {
@@ -532,7 +624,7 @@ impl Instance {
         self.is_finished = true;
         let verdict = self.final_verdict(context);
         let status = self.process_status();
-        // A QEMU that was connected to and never spoke was going down already. If there is a
+        // A QEMU that was connected to and never spoke, to this daemon, was going down already. If there is a
         // file, it was written by whoever heard it say so.
         let was_going_down = !self.has_spoken && status.is_none_or(|s| s.code() == Some(0));
         if !was_going_down {
@@ -609,6 +701,10 @@ impl Instance {
             (Some(_), None) => missing.push(Missing::EndOfProcess),
             (Some(_), Some(_)) if status.is_none() => missing.push(Missing::ExitStatus),
             _ => {}
+        }
+        let is_doubtful = self.conversation.shutdown().is_some_and(|shutdown| shutdown.is_doubtful);
+        if verdict.initiator == Initiator::Unknown && (self.has_gap || is_doubtful) {
+            missing.push(Missing::Past);
         }
         if !knows_sender && matches!(verdict.cause, Cause::HostSignal(_) | Cause::Killed) {
             missing.push(Missing::Sender);

@@ -14,6 +14,7 @@ mod evidence;
 mod file;
 mod instance;
 mod link;
+mod memory;
 mod node;
 
 use std::fmt;
@@ -21,9 +22,12 @@ use std::ops::Add;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 pub use cause::{Cause, Initiator, Verdict};
 pub use death::{Death, Missing};
 pub use evidence::{Fact, Piece, Sent, Source, Timeline};
+pub use memory::{Memory, Remembered};
 pub use node::Node;
 
 use crate::wire::qmp::Message;
@@ -36,6 +40,8 @@ pub struct Settings {
     pub signal_shutdown: SignalShutdown,
     /// For how long a powerdown request explains a shutdown; for ever if absent.
     pub powerdown_window: Option<Duration>,
+    /// For how long a request may explain one that nobody heard, because the daemon came late.
+    pub doubt_window: Duration,
 }
 
 impl Default for Settings {
@@ -44,6 +50,8 @@ impl Default for Settings {
             guest_reset: GuestReset::User,
             signal_shutdown: SignalShutdown::Admin,
             powerdown_window: Some(Duration::from_secs(3600)),
+            // Ganeti gives a guest so long to obey; then comes SIGTERM, which is heard.
+            doubt_window: Duration::from_secs(120),
         }
     }
 }
@@ -66,7 +74,7 @@ pub enum SignalShutdown {
 }
 
 /// A point in time: what `CLOCK_MONOTONIC` shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Moment(pub Duration);
 
 impl Moment {
@@ -86,7 +94,8 @@ impl Add<Duration> for Moment {
 }
 
 /// An instance's name, as it is spelt in the control directory: any bytes but `/` and NUL.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(from = "Vec<u8>", into = "Vec<u8>")]
 pub struct Name(Arc<[u8]>);
 
 impl Name {
@@ -101,6 +110,18 @@ impl Name {
     }
 }
 
+impl From<Vec<u8>> for Name {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self::new(&bytes)
+    }
+}
+
+impl From<Name> for Vec<u8> {
+    fn from(name: Name) -> Self {
+        name.0.to_vec()
+    }
+}
+
 impl fmt::Display for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         Quoted(&self.0).fmt(f)
@@ -109,16 +130,18 @@ impl fmt::Display for Name {
 
 /// The inode of a `.kvmd` socket. A socket that is bound again has another one, as long as
 /// the first is held open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inode(pub u64);
 
 /// One life of an instance. Never used twice, so that what belongs to one life can never be
 /// taken for the next one's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 pub struct Incarnation(pub u64);
 
 /// A process, told apart from a later one with the same pid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     pub pid: u32,
     /// In clock ticks since boot: field 22 of `/proc/PID/stat`, see proc(5).
@@ -233,6 +256,8 @@ pub struct Peer {
     pub process: Option<Process>,
     /// Whether the kernel will tell of the process's end. Else it is to be asked for.
     pub has_pidfd: bool,
+    /// How long the process has been there, if that is known.
+    pub age: Option<Duration>,
 }
 
 /// Why a connection did not come about.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::evidence::Source;
 use super::instance::Instance;
-use super::{Action, Context, Event, Incarnation, Inode, Moment, Name, Settings};
+use super::{Action, Context, Event, Incarnation, Inode, Memory, Moment, Name, Settings};
 
 /// How often everything is looked at again, so that nothing stays missed for ever.
 const RESCAN: Duration = Duration::from_secs(30);
@@ -22,6 +22,8 @@ pub struct Node {
     deadlines: BTreeSet<(Moment, Incarnation)>,
     rescan_at: Moment,
     last: Incarnation,
+    /// Something has happened that has to outlive the daemon.
+    has_turned: bool,
 }
 
 impl Node {
@@ -36,6 +38,56 @@ impl Node {
             deadlines: BTreeSet::new(),
             rescan_at: now,
             last: Incarnation(0),
+            has_turned: false,
+        }
+    }
+
+    /// What has to outlive the daemon.
+    #[must_use]
+    pub fn to_memory(&self) -> Memory {
+        let lives =
+            self.lives.iter().filter_map(|(&incarnation, life)| life.to_memory(incarnation));
+        Memory { last: self.last, lives: lives.collect() }
+    }
+
+    /// Whether that has changed since it was written down.
+    #[must_use]
+    pub fn has_turned(&self) -> bool {
+        self.has_turned
+    }
+
+    /// It has been written down.
+    pub fn is_written_down(&mut self) {
+        self.has_turned = false;
+    }
+
+    /// Goes on where an earlier daemon has ended, on the same boot of the machine. `is_held` says
+    /// whose connection and pidfd have outlived it. To be called before anything is handled.
+    pub fn recall(
+        &mut self,
+        now: Moment,
+        memory: Memory,
+        is_held: impl Fn(Incarnation) -> bool,
+        actions: &mut Vec<Action>,
+    ) {
+        self.last = memory.last;
+        let mut lives = memory.lives;
+        // Of two under one name the later has it.
+        lives.sort_by_key(|life| life.incarnation);
+        for life in lives {
+            let incarnation = life.incarnation;
+            self.last = self.last.max(incarnation);
+            let life = Instance::recalled(life, is_held(incarnation), now);
+            self.current.insert(life.name().clone(), incarnation);
+            if let Some(pid) = life.watched_pid() {
+                if !self.is_watched(pid) {
+                    actions.push(Action::Watch { pid });
+                }
+                self.by_pid.insert((pid, incarnation));
+            }
+            life.deadline().map(|at| self.deadlines.insert((at, incarnation)));
+            self.lives.insert(incarnation, life);
+            self.with(incarnation, now, actions, Instance::resumed);
         }
     }
 
@@ -183,6 +235,7 @@ impl Node {
     ) {
         let Some(life) = self.lives.get_mut(&incarnation) else { return };
         let (pid_before, deadline_before) = (life.watched_pid(), life.deadline());
+        let turns_before = life.turns();
         let is_current = self.current.get(life.name()) == Some(&incarnation);
         let exits_are_told = self.exits_are_told;
         let settings = &self.settings;
@@ -190,6 +243,7 @@ impl Node {
             Context { now, incarnation, is_current, exits_are_told, settings, actions };
         handle(life, &mut context);
 
+        self.has_turned |= life.turns() != turns_before;
         let (pid, deadline) = (life.watched_pid(), life.deadline());
         if deadline != deadline_before {
             deadline_before.map(|at| self.deadlines.remove(&(at, incarnation)));

@@ -13,7 +13,8 @@ use crate::wire::qmp::{Answer, Event as Qmp, Reason, Shutdown, WatchdogAction};
 
 const PID: u32 = 4242;
 const PROCESS: Process = Process { pid: PID, started: 1000 };
-const PEER: Peer = Peer { process: Some(PROCESS), has_pidfd: true };
+const PEER: Peer =
+    Peer { process: Some(PROCESS), has_pidfd: true, age: Some(Duration::from_secs(1)) };
 const EXIT_0: WaitStatus = WaitStatus(0);
 
 fn shutdown(reason: Reason) -> Qmp {

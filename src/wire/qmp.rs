@@ -8,7 +8,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 /// The first line that a client sends. Nothing is told of before it; Ganeti's own test
@@ -36,7 +36,7 @@ pub enum Message {
 }
 
 /// QEMU's version: `VersionTriple` of `qapi/control.json`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Version {
     pub major: u16,
     pub minor: u16,
@@ -142,7 +142,7 @@ impl fmt::Display for Event {
 }
 
 /// The data of `SHUTDOWN`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Shutdown {
     /// Whether the guest asked for it (QEMU 2.10). True for a reset and a panic as well.
     pub guest: Option<bool>,
@@ -151,7 +151,7 @@ pub struct Shutdown {
 }
 
 /// `ShutdownCause` of `qapi/run-state.json`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reason {
     None,
     HostError,
@@ -170,7 +170,7 @@ pub enum Reason {
 }
 
 /// `WatchdogAction` of `qapi/run-state.json`, as far as it ends a guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum WatchdogAction {
     Reset,
     Shutdown,

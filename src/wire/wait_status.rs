@@ -2,12 +2,14 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 /// A raw wait status: the low seven bits are the signal that the process died *by* (0 if it
 /// exited), 0x80 says that core was dumped, the next eight bits are the exit code.
 ///
 /// A QEMU that was told to go with SIGTERM catches it and exits with 0: that signal is not
 /// to be found here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WaitStatus(pub i32);
 
 impl WaitStatus {

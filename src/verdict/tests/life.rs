@@ -154,6 +154,8 @@ fn a_lost_connection_is_made_again_while_the_process_lives() {
     world.said(Said::Closed);
     world.passes(Duration::from_secs(1));
     world.answers();
+    // A request may have been made in between; by then it would have shown its effect.
+    world.passes(Settings::default().doubt_window);
     world.said(heard(shutdown(Reason::GuestShutdown)));
     assert!(world.file);
     dies(&mut world, EXIT_0);
@@ -426,7 +428,7 @@ fn without_a_pidfd_a_process_that_lives_on_is_looked_at_ever_less_often() {
 #[test]
 fn a_peer_that_nobody_knows_ends_with_its_connection() {
     let mut world = World::new(Settings::default());
-    world.peer = Peer { process: None, has_pidfd: false };
+    world.peer = Peer { process: None, has_pidfd: false, age: None };
     world.binds(Inode(1));
     world.answers();
     world.said(heard(shutdown_without_data()));
@@ -434,4 +436,101 @@ fn a_peer_that_nobody_knows_ends_with_its_connection() {
     world.said(Said::Closed);
     assert!(world.file);
     assert_eq!(world.only_death().missing, [Missing::Process]);
+}
+
+/// Kills the daemon and starts another one; `is_held` if a service manager keeps the connection.
+fn restarted(world: &mut World, is_held: bool) {
+    let memory = serde_json::to_vec(&world.node.to_memory()).unwrap();
+    let memory: Memory = serde_json::from_slice(&memory).unwrap();
+    world.node = Node::new(Settings::default(), world.now);
+    world.watched.clear();
+    let mut actions = Vec::new();
+    world.node.recall(world.now, memory, |_| is_held, &mut actions);
+    for action in actions {
+        world.perform(action);
+    }
+    world.happens(Event::Exits { are_told: true });
+    world.passes(Duration::ZERO);
+}
+
+#[test]
+fn a_request_is_remembered_beyond_a_restart() {
+    for is_held in [true, false] {
+        let mut world = world();
+        world.said(heard(Qmp::Powerdown));
+        restarted(&mut world, is_held);
+        world.answers();
+        world.said(heard(shutdown(Reason::GuestShutdown)));
+        dies(&mut world, EXIT_0);
+        assert_eq!(world.only_death().verdict.cause, Cause::Powerdown, "{is_held}");
+    }
+}
+
+#[test]
+fn a_connection_that_is_kept_leaves_no_doubt() {
+    for (is_held, initiator) in [(true, Initiator::User), (false, Initiator::Unknown)] {
+        let mut world = world();
+        restarted(&mut world, is_held);
+        world.answers();
+        world.said(heard(shutdown(Reason::GuestShutdown)));
+        dies(&mut world, EXIT_0);
+        let death = world.only_death();
+        assert_eq!(death.verdict.initiator, initiator, "{death}");
+        assert_eq!(death.missing.contains(&Missing::Past), !is_held, "{death}");
+        assert_eq!(world.file, is_held);
+    }
+}
+
+#[test]
+fn who_is_connected_to_late_may_have_been_asked_before() {
+    let mut world = World::new(Settings::default());
+    world.peer = Peer { age: Some(Duration::from_secs(3600)), ..PEER };
+    world.binds(Inode(1));
+    world.answers();
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().verdict.initiator, Initiator::Unknown);
+    assert!(!world.file);
+}
+
+#[test]
+fn what_was_decided_stays_decided_beyond_a_restart() {
+    let mut world = world();
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    assert!(world.file);
+    // Ganeti stops it by force and removes the file.
+    world.file = false;
+    restarted(&mut world, true);
+    world.said(Said::Closed);
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().verdict.cause, Cause::GuestShutdown);
+    assert!(!world.file);
+}
+
+#[test]
+fn who_died_in_between_is_told_at_once_and_not_guessed() {
+    let mut world = world();
+    world.file = true;
+    world.process_lives = false;
+    world.socket = None;
+    restarted(&mut world, false);
+    let death = world.only_death();
+    assert_eq!(death.verdict.cause, Cause::Unknown);
+    assert!(death.missing.contains(&Missing::Past));
+    // Whoever wrote it knew more.
+    assert!(world.file);
+    assert!(world.node.holds_nothing());
+}
+
+#[test]
+fn nobody_can_keep_the_daemon_busy_with_remembering() {
+    let mut world = world();
+    let mut written = 0;
+    for _ in 0..5000 {
+        world.said(heard(Qmp::Powerdown));
+        world.said(heard(Qmp::Reset));
+        written += u32::from(world.node.has_turned());
+        world.node.is_written_down();
+    }
+    assert!(written < 1100, "{written}");
 }

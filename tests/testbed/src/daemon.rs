@@ -200,10 +200,14 @@ impl Daemon {
         self.child.wait().expect("wait for the daemon")
     }
 
-    /// Kills it with SIGKILL and waits until it is gone.
-    pub fn kill(mut self) {
+    /// Kills it with SIGKILL, waits until it is gone, and returns everything that it said.
+    pub fn kill(mut self) -> Vec<String> {
         self.child.kill().expect("kill the daemon");
         self.child.wait().expect("wait for the daemon");
+        if let Some(reader) = self.reader.take() {
+            let _ = reader.join();
+        }
+        self.lines()
     }
 
     /// Fails if it has ended.
@@ -237,7 +241,9 @@ impl Log {
 }
 
 impl Death {
-    fn parse(line: &str) -> Option<Self> {
+    /// Reads a line of the daemon's log; nothing if it tells of no end.
+    #[must_use]
+    pub fn parse(line: &str) -> Option<Self> {
         let (_, line) = line.split_once(" INFO Instance \"")?;
         let (verdict, cause) = line.split_once(": cause ")?;
         let (name, _) = verdict.split_once('"')?;

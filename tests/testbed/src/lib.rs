@@ -56,7 +56,8 @@ pub fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// An example of this package, built beside the test or the example that runs.
-pub(crate) fn example(name: &str) -> PathBuf {
+#[must_use]
+pub fn example(name: &str) -> PathBuf {
     let this = std::env::current_exe().expect("this program's path");
     let built = this.ancestors().map(|above| above.join("examples").join(name));
     built

@@ -1,0 +1,190 @@
+//! What outlives the daemon: a small file with what is known of each life, and, under a service
+//! manager that keeps descriptors, the connections themselves.
+//!
+//! What is read from a connection that is kept is not taken from it until the file tells of it:
+//! then a daemon that is killed at any moment has lost nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+
+use log::{debug, error, info, warn};
+use serde::{Deserialize, Serialize};
+
+use super::Daemon;
+use super::complaints::withheld;
+use super::endpoint::{Endpoint, Kept};
+use crate::sys::connector::Connector;
+use crate::sys::replaced_file::replace;
+use crate::sys::service_manager::ServiceManager;
+use crate::sys::{clock, process};
+use crate::verdict::{Incarnation, Memory};
+
+/// The version of the file's form. Another one is not read.
+const VERSION: u32 = 1;
+
+/// Nobody else's business.
+const MODE: u32 = 0o600;
+
+const CONNECTOR: &str = "connector";
+
+#[derive(Serialize, Deserialize)]
+struct Saved {
+    version: u32,
+    /// Pids, inodes and the clock are those of one boot.
+    boot: String,
+    memory: Memory,
+}
+
+/// What a descriptor is called while the manager keeps it.
+fn name_of(kind: &str, incarnation: Incarnation) -> String {
+    format!("{kind}-{}", incarnation.0)
+}
+
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().into()
+}
+
+impl Daemon {
+    /// Goes on where an earlier daemon has ended.
+    pub(super) fn take_over(&mut self) {
+        let now = clock::now();
+        let mut kept =
+            self.manager.as_ref().map(ServiceManager::kept_descriptors).unwrap_or_default();
+        if let Some(connector) = kept.remove(CONNECTOR) {
+            self.adopt_connector(Connector::adopt(connector), now);
+        }
+        if let Some(memory) = self.read_memory() {
+            self.find_directory();
+            self.adopt_endpoints(&memory, &mut kept);
+            let mut actions = Vec::new();
+            let endpoints = &self.endpoints;
+            self.node.recall(now, memory, |life| endpoints.contains_key(&life), &mut actions);
+            for action in actions {
+                self.perform(now, action);
+            }
+            self.settle(now);
+        }
+        // Whatever the file does not tell of.
+        for (name, _) in kept {
+            debug!("Letting go of {name}, of which nothing is remembered");
+            self.forget(&name);
+        }
+    }
+
+    fn read_memory(&self) -> Option<Memory> {
+        let path = self.paths.state_file();
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) => {
+                if error.kind() != std::io::ErrorKind::NotFound {
+                    warn!("Cannot read {}: {error}; going on without it", path.display());
+                }
+                return None;
+            }
+        };
+        match serde_json::from_slice::<Saved>(&text) {
+            Ok(saved) if saved.version == VERSION && saved.boot == boot_id() => Some(saved.memory),
+            Ok(_) => None,
+            Err(error) => {
+                warn!(
+                    "{} is not what this version writes: {error}; going on without it",
+                    path.display()
+                );
+                None
+            }
+        }
+    }
+
+    fn adopt_endpoints(&mut self, memory: &Memory, kept: &mut BTreeMap<String, OwnedFd>) {
+        for life in memory.lives() {
+            let mut take = |kind| kept.remove(&name_of(kind, life.incarnation));
+            let (socket, stream, pidfd) = (take("sock"), take("qmp"), take("pidfd"));
+            let (Some(socket), Some(stream), Some(pidfd)) = (socket, stream, pidfd) else {
+                continue;
+            };
+            let kept = Kept { socket, stream, pidfd };
+            let registry = self.poll.registry();
+            match Endpoint::adopt(registry, life.incarnation, life.name, life.process, kept) {
+                Ok(endpoint) => {
+                    self.endpoints.insert(life.incarnation, endpoint);
+                }
+                Err(error) => error!("Cannot take over the connection of {}: {error}", life.name),
+            }
+        }
+        if !self.endpoints.is_empty() {
+            info!("Took over {} connections from an earlier run", self.endpoints.len());
+        }
+    }
+
+    /// Has the manager keep what belongs to this life.
+    pub(super) fn keep_endpoint(&self, incarnation: Incarnation) {
+        let (Some(manager), Some(endpoint)) = (&self.manager, self.endpoints.get(&incarnation))
+        else {
+            return;
+        };
+        for (kind, descriptor) in endpoint.descriptors() {
+            if let Err(error) = manager.keep(&name_of(kind, incarnation), descriptor) {
+                debug!("The service manager does not keep {kind}: {error}");
+            }
+        }
+    }
+
+    pub(super) fn keep_connector(&mut self) {
+        if let (Some(manager), Some(connector)) = (&self.manager, &mut self.connector) {
+            manager.forget(CONNECTOR);
+            match manager.keep(CONNECTOR, connector.as_fd()) {
+                Ok(()) => connector.is_kept(),
+                Err(error) => debug!("The service manager does not keep the connector: {error}"),
+            }
+        }
+    }
+
+    /// The same, after the connection was lost and made again. A lost one is kept until then: how
+    /// it ended is for the next daemon to read, if this one does not live to tell.
+    pub(super) fn keep_other_connection(&self, incarnation: Incarnation) {
+        self.forget_endpoint(incarnation);
+        self.keep_endpoint(incarnation);
+    }
+
+    pub(super) fn forget_endpoint(&self, incarnation: Incarnation) {
+        for kind in ["sock", "qmp", "pidfd"] {
+            self.forget(&name_of(kind, incarnation));
+        }
+    }
+
+    fn forget(&self, name: &str) {
+        if let Some(manager) = &self.manager {
+            manager.forget(name);
+        }
+    }
+
+    /// Writes down what has to outlive the daemon, if that has changed.
+    pub(super) fn save(&mut self) {
+        if !self.node.has_turned() {
+            return;
+        }
+        let saved = Saved { version: VERSION, boot: boot_id(), memory: self.node.to_memory() };
+        let path = self.paths.state_file();
+        let text = serde_json::to_vec(&saved).unwrap_or_default();
+        match replace(&path, &text, MODE) {
+            Ok(()) => self.node.is_written_down(),
+            // It is tried again at the next wake-up.
+            Err(error) => {
+                if let Some(count) = self.shortages.make(clock::now()) {
+                    error!(
+                        "Cannot write {}: {error}; a restart of this daemon would forget what was asked of the instances{}",
+                        path.display(),
+                        withheld(count)
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// How long a process has been there.
+pub(super) fn age(process: crate::verdict::Process) -> Option<std::time::Duration> {
+    let started = process::started(process)?;
+    Some(clock::now().0.saturating_add(clock::boot_offset()).saturating_sub(started))
+}
