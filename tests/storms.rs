@@ -1,0 +1,238 @@
+//! Many instances end at once, and the kernel cannot tell of all of them.
+
+use std::fs;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Instant;
+
+use testbed::{Node, Signal, StandIn, await_that, needs};
+
+fn node() -> Node {
+    Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
+}
+
+/// How a stand-in ends: what is to come of it, and how it is brought about.
+struct End {
+    cause: &'static str,
+    initiator: &'static str,
+    bring_about: fn(&mut StandIn),
+}
+
+const ENDS: [End; 6] = [
+    End {
+        cause: "guest-shutdown",
+        initiator: "user",
+        bring_about: |stand_in| stand_in.tell("shutdown guest-shutdown"),
+    },
+    End {
+        cause: "powerdown",
+        initiator: "admin",
+        bring_about: |stand_in| {
+            stand_in.tell("event POWERDOWN");
+            stand_in.tell("shutdown guest-shutdown");
+        },
+    },
+    End {
+        cause: "host-signal",
+        initiator: "admin",
+        bring_about: |stand_in| stand_in.signal(Signal::TERM),
+    },
+    End {
+        cause: "killed",
+        initiator: "admin",
+        bring_about: |stand_in| stand_in.signal(Signal::KILL),
+    },
+    End {
+        cause: "crashed",
+        initiator: "crash",
+        // Not SIGSEGV: the stand-in's runtime catches that, and lives on if no memory is at fault.
+        bring_about: |stand_in| stand_in.signal(Signal::ABORT),
+    },
+    End { cause: "failed", initiator: "crash", bring_about: |stand_in| stand_in.tell("exit 3") },
+];
+
+/// Keeps every core busy with processes that come and go; killed when dropped.
+struct Busy(Vec<Child>);
+
+impl Busy {
+    fn new() -> Self {
+        let cores = thread::available_parallelism().map_or(2, usize::from);
+        let shell = || {
+            Command::new("sh")
+                .args(["-c", "while :; do (:); done"])
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap()
+        };
+        Self((0..cores).map(|_| shell()).collect())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        for child in &mut self.0 {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+}
+
+/// How many processes this machine has ever started.
+fn processes_so_far() -> u64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap();
+    let line = stat.lines().find_map(|line| line.strip_prefix("processes ")).unwrap();
+    line.parse().unwrap()
+}
+
+#[test]
+fn five_hundred_end_at_once_in_six_ways_while_every_core_is_busy() {
+    needs!(Root);
+    const INSTANCES: usize = 500;
+    const OTHERS: u64 = 10_000;
+    let node = node();
+    let daemon = node.start();
+    let mut stand_ins: Vec<StandIn> =
+        (0..INSTANCES).map(|i| node.stand_in(format!("web{i}")).connected()).collect();
+    daemon.await_lines("is connected and runs", INSTANCES);
+    let before = processes_so_far();
+    let others = || processes_so_far() - before;
+    let busy = Busy::new();
+    await_that("half of the others came", || others() > OTHERS / 2);
+    let begun = Instant::now();
+    for (i, stand_in) in stand_ins.iter_mut().enumerate() {
+        (ENDS[i % ENDS.len()].bring_about)(stand_in);
+    }
+    let asked_within = begun.elapsed();
+    let deaths = daemon.await_any_deaths(INSTANCES);
+    let told_within = begun.elapsed();
+    await_that("the others came", || others() > OTHERS);
+    drop(busy);
+    for death in &deaths {
+        let number: usize = death.name.strip_prefix("web").unwrap().parse().unwrap();
+        let end = &ENDS[number % ENDS.len()];
+        assert_eq!(
+            (&*death.cause, &*death.initiator),
+            (end.cause, end.initiator),
+            "{}",
+            death.line
+        );
+        assert_eq!(node.has_shutdown_file(&death.name), end.initiator == "user", "{}", death.line);
+    }
+    println!(
+        "{} of {INSTANCES} verdicts right: asked to end within {asked_within:.1?}, told within {told_within:.1?}, while {} other processes came and went",
+        deaths.len(),
+        others()
+    );
+}
+
+/// The default size of sockets' receive buffers at its minimum, until dropped.
+struct SmallBuffers(String);
+
+const DEFAULT_SIZE: &str = "/proc/sys/net/core/rmem_default";
+
+impl SmallBuffers {
+    fn new() -> Self {
+        let before = fs::read_to_string(DEFAULT_SIZE).unwrap();
+        fs::write(DEFAULT_SIZE, "2304").unwrap();
+        Self(before)
+    }
+}
+
+impl Drop for SmallBuffers {
+    fn drop(&mut self) {
+        fs::write(DEFAULT_SIZE, &self.0).unwrap();
+    }
+}
+
+#[test]
+fn what_the_connector_has_lost_is_made_good() {
+    needs!(Root, Strace);
+    const INSTANCES: usize = 100;
+    let node = node();
+    let small = SmallBuffers::new();
+    // The daemon believes that it has been given a larger one.
+    let strace = ["strace", "-o", "/dev/null", "--trace=setsockopt"];
+    let inject = ["--inject=setsockopt:retval=0:when=1"];
+    let daemon = node.start_wrapped(&[&strace[..], &inject].concat(), &[]);
+    daemon.await_line("proc connector tells");
+    drop(small);
+    let stand_ins: Vec<StandIn> =
+        (0..INSTANCES).map(|i| node.stand_in(format!("web{i}")).connected()).collect();
+    daemon.await_lines("is connected and runs", INSTANCES);
+    // They end while it is held: more than the buffer has room for.
+    let pid = fs::read_to_string(node.pid_file()).unwrap().trim().parse().unwrap();
+    testbed::send_signal(pid, Signal::STOP);
+    for stand_in in &stand_ins {
+        stand_in.signal(Signal::KILL);
+    }
+    drop(stand_ins);
+    testbed::send_signal(pid, Signal::CONT);
+    let deaths = daemon.await_any_deaths(INSTANCES);
+    assert!(daemon.count("proc connector lost events") > 0, "nothing was lost");
+    for death in deaths {
+        assert_eq!((&*death.cause, &*death.initiator), ("killed", "admin"), "{}", death.line);
+    }
+    assert_eq!(node.shutdown_files(), 0);
+}
+
+/// How much is to happen in `lives_and_events_without_end_leave_nothing_behind`: by default what
+/// a check has time for.
+fn how_many(variable: &str, default: usize) -> usize {
+    std::env::var(variable)
+        .map_or(default, |number| number.parse().unwrap_or_else(|_| panic!("{variable}={number}")))
+}
+
+/// Memory and descriptors stay as they are, however much has happened.
+#[test]
+fn lives_and_events_without_end_leave_nothing_behind() {
+    needs!(Root);
+    let lives = how_many("STORM_LIVES", 1000);
+    let events = how_many("STORM_EVENTS", 1_000_000);
+    const AT_ONCE: usize = 8;
+    let node = node();
+    let daemon = node.start();
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
+    let live = |name: &str| {
+        let mut stand_in = node.stand_in(name).connected();
+        stand_in.tell("shutdown guest-shutdown");
+        stand_in.wait();
+    };
+    // Some live at the same time, each name many times.
+    let live_all = |count: usize| {
+        let next = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for name in 0..AT_ONCE {
+                let (next, live) = (&next, &live);
+                scope.spawn(move || {
+                    while next.fetch_add(1, Ordering::Relaxed) < count {
+                        live(&format!("web{name}"));
+                    }
+                });
+            }
+        });
+    };
+    let mut flooding = node.stand_in("flood").connected();
+    const ROUNDS: usize = 10;
+    const WARM_UP: usize = 100;
+    live_all(WARM_UP);
+    flooding.tell(&format!("flood {}", WARM_UP * 10));
+    daemon.await_any_deaths(WARM_UP);
+    let (memory, open) = (daemon.status("VmRSS"), descriptors());
+    for round in 1..=ROUNDS {
+        flooding.tell(&format!("flood {}", events / ROUNDS));
+        live_all(lives / ROUNDS);
+        println!("{} lives: {} kB", round * lives / ROUNDS, daemon.status("VmRSS"));
+    }
+    // What it has sent is read when what it says last is known.
+    flooding.tell("shutdown guest-shutdown");
+    assert_eq!(daemon.await_death("flood").initiator, "user");
+    let deaths = daemon.await_any_deaths(WARM_UP + lives + 1);
+    assert!(deaths.iter().all(|death| death.initiator == "user"), "not all were right");
+    let (after, open_after) = (daemon.status("VmRSS"), descriptors());
+    println!(
+        "{lives} lives, {events} events: {memory} kB and {open} descriptors, then {after} kB and {open_after}"
+    );
+    assert!(after <= memory + 512, "{memory} kB became {after} kB");
+    assert!(open_after <= open, "{open} descriptors became {open_after}");
+}
