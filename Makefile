@@ -9,10 +9,13 @@ TESTS = strace:strace prlimit:util-linux '/usr/lib/python3/dist-packages/prometh
 ORIGINAL = '/usr/lib/ganeti/*/usr/sbin/ganeti-kvmd:^ganeti-haskell-3.[01]$$'
 GANETI = '/usr/share/ganeti/*/ganeti/backend.py:^ganeti-3.[01]$$'
 
+PACKAGING = dpkg-buildpackage:dpkg-dev dh:debhelper lintian:lintian
+DEB = target/debian/ganeti-kvmd-rs_*.deb
+
 # The tests that this machine cannot run are named in this file.
 NOT_RUN = $(CURDIR)/target/not-run
 
-.PHONY: all demo compare check clean
+.PHONY: all demo compare check deb test-deb clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -47,6 +50,20 @@ check:
 	else \
 		echo; echo "Every test has run."; \
 	fi
+
+# The Debian package, in target/debian.
+deb:
+	@tests/install-packages $(BUILD) $(PACKAGING)
+	$(CARGO) build --release --locked --bins
+	@rm -f $(DEB)
+	@packaging/build-deb target/debian
+	lintian --allow-root --fail-on warning $(DEB)
+
+# It is installed, upgraded and removed on a Debian with Ganeti.
+test-deb: deb
+	@tests/install-packages debootstrap:debootstrap
+	@packaging/debian-root target/debian/root
+	packaging/test-deb $(DEB) target/debian/root
 
 clean:
 	$(CARGO) clean
