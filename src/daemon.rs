@@ -34,6 +34,7 @@ use crate::sys::append_file::AppendFile;
 use crate::sys::connector::{Connector, Precision};
 use crate::sys::control_dir::{ControlDir, SOCKET_SUFFIX};
 use crate::sys::directory_watch::DirectoryWatch;
+use crate::sys::handover::Inheritance;
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::trace::Trace;
 use crate::sys::{clock, process};
@@ -81,6 +82,8 @@ pub struct Daemon {
     log: Log,
     /// Where there is one that keeps descriptors.
     manager: Option<ServiceManager>,
+    /// Pids, inodes and the clock of the state file are those of one boot.
+    boot: String,
     node: Node,
     poll: Poll,
     signals: Signals,
@@ -104,6 +107,8 @@ pub struct Daemon {
     endpoints: HashMap<Incarnation, Endpoint>,
     /// Connections that have more to say than their share.
     unread: VecDeque<Incarnation>,
+    /// Connections from which what was heard is yet to be taken.
+    heard_from: Vec<Incarnation>,
     /// Events not yet handled, actions not yet done and commands not yet sent; empty between two
     /// wake-ups.
     events: VecDeque<Event>,
@@ -111,6 +116,7 @@ pub struct Daemon {
     buffer: Box<[u8]>,
     outbox: Vec<(Incarnation, Command)>,
     shortages: Complaints,
+    is_asked_to_hand_over: bool,
     is_stopping: bool,
 }
 
@@ -125,7 +131,7 @@ impl Daemon {
         log: Log,
     ) -> Result<Self, StartError> {
         let poll = Poll::new().map_err(cannot("create an epoll instance"))?;
-        let numbers = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+        let numbers = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2];
         let mut signals = Signals::new(numbers).map_err(cannot("take signals"))?;
         let watch = DirectoryWatch::new(&paths.control_dir())
             .map_err(cannot("create an inotify instance (see fs.inotify.max_user_instances)"))?;
@@ -143,6 +149,7 @@ impl Daemon {
             paths,
             log,
             manager,
+            boot: clock::boot_id(),
             poll,
             signals,
             watch,
@@ -160,19 +167,21 @@ impl Daemon {
             metrics: Metrics::new(metrics_file),
             endpoints: HashMap::new(),
             unread: VecDeque::new(),
+            heard_from: Vec::new(),
             events: VecDeque::new(),
             actions: Vec::new(),
             buffer: vec![0; FAIR_SHARE].into(),
             outbox: Vec::new(),
             shortages: Complaints::default(),
+            is_asked_to_hand_over: false,
             is_stopping: false,
         })
     }
 
-    /// Runs until a signal asks it to end.
-    pub fn run(&mut self) -> Result<(), StartError> {
+    /// Goes on with what an earlier daemon has handed over, and runs until a signal asks it to end.
+    pub fn run(&mut self, inheritance: Inheritance) -> Result<(), StartError> {
         let mut woken = Events::with_capacity(WAKE_UP);
-        self.take_over();
+        self.take_over(inheritance);
         // The first tick is due at once: it looks at everything.
         self.tick(clock::now());
         self.save();
@@ -192,15 +201,15 @@ impl Daemon {
             for event in &woken {
                 self.woken_by(now, event.token(), event.is_read_closed());
             }
-            for _ in 0..self.unread.len() {
-                if let Some(incarnation) = self.unread.pop_front() {
-                    self.read(now, incarnation, true);
-                }
-            }
+            self.read_on(now);
             self.tick(now);
             self.save();
+            self.consume();
             self.speak();
             self.publish_metrics();
+            if std::mem::take(&mut self.is_asked_to_hand_over) {
+                self.hand_over();
+            }
         }
         self.withdraw_metrics();
         Ok(())
@@ -242,7 +251,12 @@ impl Daemon {
                 self.settle(now);
             }
             token => match endpoint::source(token) {
-                Some((incarnation, Source::Qmp)) => self.read(now, incarnation, is_closed),
+                Some((incarnation, Source::Qmp)) => {
+                    if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
+                        endpoint.has_hung_up |= is_closed;
+                    }
+                    self.read(now, incarnation);
+                }
                 Some((incarnation, Source::Pidfd)) => {
                     self.handle(now, Event::Of(incarnation, Said::Died));
                 }
@@ -253,21 +267,22 @@ impl Daemon {
 
     fn take_signals(&mut self) {
         for signal in self.signals.pending() {
-            if signal != libc::SIGHUP {
-                self.is_stopping = true;
-                continue;
+            match signal {
+                libc::SIGHUP => self.reopen_files(),
+                libc::SIGUSR2 => self.is_asked_to_hand_over = true,
+                _ => self.is_stopping = true,
             }
-            if let Err(error) = self.log.reopen() {
-                error!(
-                    "Cannot open the log file {} again: {error}",
-                    self.paths.log_file().display()
-                );
-            }
-            if let Err(error) = self.records.open() {
-                error!("Cannot open {} again: {error}", self.records.path().display());
-            }
-            info!("Reopening log files after receiving SIGHUP");
         }
+    }
+
+    fn reopen_files(&mut self) {
+        if let Err(error) = self.log.reopen() {
+            error!("Cannot open the log file {} again: {error}", self.paths.log_file().display());
+        }
+        if let Err(error) = self.records.open() {
+            error!("Cannot open {} again: {error}", self.records.path().display());
+        }
+        info!("Reopening log files after receiving SIGHUP");
     }
 
     /// Sends what is to be said to the instances, after the kernel has been asked to tell of

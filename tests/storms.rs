@@ -87,9 +87,9 @@ fn processes_so_far() -> u64 {
 
 #[test]
 fn five_hundred_end_at_once_in_six_ways_while_every_core_is_busy() {
-    needs!(Root);
     const INSTANCES: usize = 500;
     const OTHERS: u64 = 10_000;
+    needs!(Root);
     let node = node();
     let daemon = node.start();
     let mut stand_ins: Vec<StandIn> =
@@ -147,8 +147,8 @@ impl Drop for SmallBuffers {
 
 #[test]
 fn what_the_connector_has_lost_is_made_good() {
-    needs!(Root, Strace);
     const INSTANCES: usize = 100;
+    needs!(Root, Strace);
     let node = node();
     let small = SmallBuffers::new();
     // The daemon believes that it has been given a larger one.
@@ -186,10 +186,12 @@ fn how_many(variable: &str, default: usize) -> usize {
 /// Memory and descriptors stay as they are, however much has happened.
 #[test]
 fn lives_and_events_without_end_leave_nothing_behind() {
+    const AT_ONCE: usize = 8;
+    const WARM_UP: usize = 100;
+    const ROUNDS: usize = 10;
     needs!(Root);
     let lives = how_many("STORM_LIVES", 1000);
     let events = how_many("STORM_EVENTS", 1_000_000);
-    const AT_ONCE: usize = 8;
     let node = node();
     let daemon = node.start();
     let descriptors = || fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap().count();
@@ -213,8 +215,6 @@ fn lives_and_events_without_end_leave_nothing_behind() {
         });
     };
     let mut flooding = node.stand_in("flood").connected();
-    const ROUNDS: usize = 10;
-    const WARM_UP: usize = 100;
     live_all(WARM_UP);
     flooding.tell(&format!("flood {}", WARM_UP * 10));
     daemon.await_any_deaths(WARM_UP);
