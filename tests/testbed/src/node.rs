@@ -197,6 +197,12 @@ impl Node {
         Daemon::start(self, wrapper, arguments)
     }
 
+    /// As [`Node::start_wrapped`]; nothing if the daemon ends with an error that it names.
+    #[must_use]
+    pub fn try_start_wrapped(&self, wrapper: &[&str], arguments: &[&str]) -> Option<Daemon> {
+        Daemon::try_start(self, wrapper, arguments)
+    }
+
     /// Runs the program with these arguments until it ends by itself.
     #[must_use]
     pub fn run(&self, arguments: &[&str]) -> Output {
