@@ -51,7 +51,7 @@ const CONNECTOR: Token = Token(2);
 const TRACE: Token = Token(3);
 
 /// How much one connection may say before the others are heard, in bytes.
-const FAIR_SHARE: usize = 64 * 1024;
+const FAIR_SHARE: usize = 16 * 1024;
 
 /// As many sources as one wake-up may name; the rest is named by the next.
 const WAKE_UP: usize = 1024;

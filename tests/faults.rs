@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 
-use testbed::{Daemon, Node, await_that, needs};
+use testbed::{Daemon, Node, await_that, figure, needs};
 
 const ERRORS: [&str; 6] = ["EMFILE", "ENOSPC", "EIO", "EINTR", "EACCES", "ENOMEM"];
 
@@ -185,10 +185,12 @@ fn whatever_call_fails_the_next_verdict_is_right() {
         }
     });
     let (survived, not_started, not_reached) = outcomes.into_inner().unwrap();
-    println!(
-        "{} faults in {} kinds of calls: {survived} survived, {not_started} told at the start, {not_reached} not reached",
-        faults.len(),
-        calls.len()
+    figure(
+        &format!("{} failing system calls of {} kinds", faults.len(), calls.len()),
+        &format!(
+            "{survived} survived, {not_started} named at the start, {} not",
+            faults.len() - survived - not_started - not_reached
+        ),
     );
     let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "{failed:#?}");

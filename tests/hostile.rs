@@ -10,7 +10,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
-use testbed::{Daemon, Node, StandIn, needs};
+use testbed::{Daemon, Node, StandIn, figure, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -132,7 +132,10 @@ fn twenty_floods_delay_another_for_a_moment_only() {
     for flood in &mut floods {
         assert!(!flood.has_ended(), "the flood is over");
     }
-    println!("the slowest of 30 files: {alone:.1?}, beside {FLOODS} floods: {beside:.1?}");
+    figure(
+        &format!("the slowest of 30 files, beside {FLOODS} floods"),
+        &format!("{beside:.1?} (alone {alone:.1?})"),
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use netlink_sys::{Socket, SocketAddr};
 use pid_filter::Instruction;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
-use testbed::{Daemon, Node, Signal, StandIn, needs};
+use testbed::{Daemon, Node, Signal, StandIn, figure, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -85,10 +85,14 @@ fn what_the_connector_has_lost_is_made_good() {
     testbed::send_signal(pid, Signal::CONT);
     let deaths = daemon.await_any_deaths(INSTANCES);
     assert!(daemon.count("proc connector lost events") > 0, "nothing was lost");
-    for death in deaths {
+    for death in &deaths {
         assert_eq!((&*death.cause, &*death.initiator), ("killed", "admin"), "{}", death.line);
     }
     assert_eq!(node.shutdown_files(), 0);
+    figure(
+        &format!("{INSTANCES} killed, no room in the connector's buffer"),
+        &format!("{} verdicts right", deaths.len()),
+    );
 }
 
 /// A socket of the proc connector: its inode, and its owner's descriptor of it.

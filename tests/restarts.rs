@@ -5,7 +5,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use testbed::{Daemon, Death, Node, Signal, StandIn, await_that, example, needs};
+use testbed::{Daemon, Death, Node, Signal, StandIn, await_that, example, figure, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -281,7 +281,10 @@ fn killed_at_any_moment_it_loses_nothing_under_a_manager() {
             wrong.push(format!("{} (file: {file})", death.line));
         }
     }
-    println!("{TRIALS} trials under a manager, {} verdicts wrong", wrong.len());
+    figure(
+        &format!("killed {TRIALS} times around an end, descriptors kept"),
+        &format!("{} verdicts right", TRIALS - wrong.len()),
+    );
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
@@ -309,7 +312,10 @@ fn killed_at_any_moment_it_never_writes_a_wrong_file() {
         let file = node.has_shutdown_file(&name);
         assert!(!file || end == End::User, "a wrong file: {}", death.line);
     }
-    println!("{TRIALS} trials without a manager: {right} right, {unknown} unknown, no wrong file");
+    figure(
+        &format!("killed {TRIALS} times around an end, nothing kept"),
+        &format!("{right} right, {unknown} unknown, no wrong file"),
+    );
 }
 
 #[test]
@@ -332,5 +338,5 @@ fn taken_over_at_any_moment_nothing_is_lost() {
         assert_eq!(node.has_shutdown_file(&name), end == End::User, "{}", death.line);
         daemon = successor;
     }
-    println!("{HANDOVERS} handovers, every verdict right");
+    figure(&format!("taken over {HANDOVERS} times around an end"), "every verdict right");
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use testbed::{Node, Signal, StandIn, await_that, needs};
+use testbed::{Node, Signal, StandIn, await_that, figure, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -119,10 +119,12 @@ fn five_hundred_end_at_once_in_six_ways_while_every_core_is_busy() {
         );
         assert_eq!(node.has_shutdown_file(&death.name), end.initiator == "user", "{}", death.line);
     }
-    println!(
-        "{} of {INSTANCES} verdicts right: asked to end within {asked_within:.1?}, told within {told_within:.1?}, while {} other processes came and went",
-        deaths.len(),
-        others()
+    figure(
+        &format!(
+            "{INSTANCES} end in six ways within {asked_within:.1?}, {} others beside",
+            others()
+        ),
+        &format!("{} verdicts right, told within {told_within:.1?}", deaths.len()),
     );
 }
 
@@ -181,8 +183,9 @@ fn lives_and_events_without_end_leave_nothing_behind() {
     let wrong: Vec<_> = deaths.iter().filter(|death| death.initiator != "user").collect();
     assert!(wrong.is_empty(), "{wrong:#?}");
     let (after, open_after) = (daemon.status("VmRSS"), descriptors());
-    println!(
-        "{lives} lives, {events} events: {memory} kB and {open} descriptors, then {after} kB and {open_after}"
+    figure(
+        &format!("{lives} lives, {events} events"),
+        &format!("{memory} kB and {open} descriptors, then {after} kB and {open_after}"),
     );
     assert!(after <= memory + 512, "{memory} kB became {after} kB");
     assert!(open_after <= open, "{open} descriptors became {open_after}");

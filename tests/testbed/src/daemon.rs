@@ -56,8 +56,10 @@ impl Daemon {
     pub(crate) fn try_start(node: &Node, wrapper: &[&str], arguments: &[&str]) -> Option<Self> {
         let ends = ["Error when starting the daemon process: ", "daemon shutdown"];
         let daemon = Self::spawn(node, wrapper, arguments);
-        let line = daemon.await_any_line(&[WATCHES, ends[0], ends[1]]);
-        if line.contains(WATCHES) {
+        // The first one may be the line that could not be written.
+        let lives = [WATCHES, "proc connector"];
+        let line = daemon.await_any_line(&[lives[0], lives[1], ends[0], ends[1]]);
+        if lives.iter().any(|sign| line.contains(sign)) {
             return Some(daemon);
         }
         daemon.ended();
