@@ -82,6 +82,8 @@ pub struct Daemon {
     log: Log,
     /// Where there is one that keeps descriptors.
     manager: Option<ServiceManager>,
+    /// When it is to be told again that this goes on.
+    tell_manager_at: Option<Moment>,
     /// Pids, inodes and the clock of the state file are those of one boot.
     boot: String,
     node: Node,
@@ -149,6 +151,7 @@ impl Daemon {
             paths,
             log,
             manager,
+            tell_manager_at: None,
             boot: clock::boot_id(),
             poll,
             signals,
@@ -189,6 +192,7 @@ impl Daemon {
         self.publish_metrics();
         if let Some(manager) = &self.manager {
             manager.tell_ready();
+            self.tell_manager_at = manager.interval().map(|interval| clock::now() + interval);
         }
         while !self.is_stopping {
             match self.poll.poll(&mut woken, Some(self.patience())) {
@@ -207,6 +211,7 @@ impl Daemon {
             self.consume();
             self.speak();
             self.publish_metrics();
+            self.tell_manager(now);
             if std::mem::take(&mut self.is_asked_to_hand_over) {
                 self.hand_over();
             }
@@ -221,8 +226,17 @@ impl Daemon {
             return Duration::ZERO;
         }
         let connector = self.connector.as_ref().and_then(Connector::deadline);
-        let deadline = self.node.deadline();
-        connector.map_or(deadline, |other| other.min(deadline)).since(clock::now())
+        let deadlines = [Some(self.node.deadline()), connector, self.tell_manager_at];
+        deadlines.into_iter().flatten().min().map_or(Duration::MAX, |at| at.since(clock::now()))
+    }
+
+    fn tell_manager(&mut self, now: Moment) {
+        if let Some(manager) = &self.manager
+            && self.tell_manager_at.is_some_and(|at| at <= now)
+        {
+            manager.tell_going_on();
+            self.tell_manager_at = manager.interval().map(|interval| now + interval);
+        }
     }
 
     fn tick(&mut self, now: Moment) {

@@ -174,6 +174,15 @@ fn a_line_of_which_the_daemon_has_seen_half_is_whole_for_the_next() {
 }
 
 #[test]
+fn a_manager_that_wants_to_know_is_told_that_the_daemon_goes_on() {
+    let node = node();
+    let manager = example("service_manager");
+    let wrapper = ["env", "WATCHDOG_USEC=100000", manager.to_str().unwrap()];
+    let daemon = node.start_wrapped(&wrapper, &[]);
+    daemon.await_lines("hears that it goes on", 3);
+}
+
+#[test]
 fn a_successor_knows_what_was_asked_of_a_guest() {
     needs!(Qemu, Root);
     let node = node();
