@@ -14,6 +14,8 @@ DEB = target/debian/ganeti-kvmd-rs_*.deb
 
 # The tests that this machine cannot run are named in this file.
 NOT_RUN = $(CURDIR)/target/not-run
+# What the tests have measured, for the table at the end.
+FIGURES = $(CURDIR)/target/figures
 
 .PHONY: all demo compare check deb test-deb clean
 
@@ -40,11 +42,13 @@ check:
 	@tests/linux_guest/build target/linux_guest
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	@mkdir -p target && rm -f $(NOT_RUN)
-	NOT_RUN=$(NOT_RUN) $(CARGO) test --workspace --locked
+	@mkdir -p target && rm -f $(NOT_RUN) $(FIGURES)
+	NOT_RUN=$(NOT_RUN) FIGURES=$(FIGURES) $(CARGO) test --workspace --locked
 	@echo; echo "The contract, played on the original: it is to fail where DEVIATIONS.md says so."
 	NOT_RUN=$(NOT_RUN) KVMD_UNDER_TEST=theirs TESTBED_PATIENCE=10 \
 		$(CARGO) test --quiet --locked --test compliance
+	@echo; echo "What it was put through:"; \
+		awk -F '|' '{ printf "  %-62s %s\n", $$1, $$2 }' $(FIGURES)
 	@if [ -s $(NOT_RUN) ]; then \
 		echo; echo "Not run on this machine:"; sort -u $(NOT_RUN) | sed 's/^/  /'; \
 	else \

@@ -31,6 +31,8 @@ pub struct Options {
     pub no_user_checks: bool,
     pub syslog: Syslog,
     pub settings: Settings,
+    /// Another daemon runs, and is to hand over what it has open.
+    pub takes_over: bool,
     /// Where to put figures for Prometheus.
     pub metrics_file: Option<PathBuf>,
     /// There were words that are not options, which this program does not take.
@@ -90,7 +92,7 @@ const GANETIS: [Opt; 7] = [
 ];
 
 /// Those that only this program has.
-const OURS: [Opt; 5] = [
+const OURS: [Opt; 6] = [
     Opt {
         short: None,
         long: "guest-reset",
@@ -131,6 +133,12 @@ const OURS: [Opt; 5] = [
                collector takes them (PATH ends in .prom)",
         completion: "file",
     },
+    flag(
+        None,
+        "take-over",
+        "Take the place of the daemon that runs, with its connections, so that nothing is missed \
+         (after an upgrade); where a service manager keeps them, restart the service instead",
+    ),
 ];
 
 /// What `--help` prints.
@@ -293,6 +301,7 @@ impl Reading {
         match (option.long, value) {
             ("foreground", _) => self.options.foreground = true,
             ("debug", _) => self.options.debug = true,
+            ("take-over", _) => self.options.takes_over = true,
             ("no-user-checks", _) => self.options.no_user_checks = true,
             ("help", _) => self.wants_help = true,
             ("version", _) => self.wants_version = true,

@@ -52,6 +52,12 @@ impl Paths {
         self.at("/var/run/ganeti/ganeti-kvmd.pid")
     }
 
+    /// Where a daemon waits for what the one that runs has open.
+    #[must_use]
+    pub fn handover_socket(&self) -> PathBuf {
+        self.at("/var/run/ganeti/ganeti-kvmd.handover")
+    }
+
     /// What QEMU itself logs, by Ganeti's `-D`.
     #[must_use]
     pub fn log_of(&self, name: &Name) -> PathBuf {

@@ -34,6 +34,7 @@ use crate::sys::append_file::AppendFile;
 use crate::sys::connector::{Connector, Precision};
 use crate::sys::control_dir::{ControlDir, SOCKET_SUFFIX};
 use crate::sys::directory_watch::DirectoryWatch;
+use crate::sys::handover::Inheritance;
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::trace::Trace;
 use crate::sys::{clock, process};
@@ -50,7 +51,7 @@ const CONNECTOR: Token = Token(2);
 const TRACE: Token = Token(3);
 
 /// How much one connection may say before the others are heard, in bytes.
-const FAIR_SHARE: usize = 64 * 1024;
+const FAIR_SHARE: usize = 16 * 1024;
 
 /// As many sources as one wake-up may name; the rest is named by the next.
 const WAKE_UP: usize = 1024;
@@ -81,6 +82,10 @@ pub struct Daemon {
     log: Log,
     /// Where there is one that keeps descriptors.
     manager: Option<ServiceManager>,
+    /// When it is to be told again that this goes on.
+    tell_manager_at: Option<Moment>,
+    /// Pids, inodes and the clock of the state file are those of one boot.
+    boot: String,
     node: Node,
     poll: Poll,
     signals: Signals,
@@ -104,6 +109,8 @@ pub struct Daemon {
     endpoints: HashMap<Incarnation, Endpoint>,
     /// Connections that have more to say than their share.
     unread: VecDeque<Incarnation>,
+    /// Connections from which what was heard is yet to be taken.
+    heard_from: Vec<Incarnation>,
     /// Events not yet handled, actions not yet done and commands not yet sent; empty between two
     /// wake-ups.
     events: VecDeque<Event>,
@@ -111,6 +118,7 @@ pub struct Daemon {
     buffer: Box<[u8]>,
     outbox: Vec<(Incarnation, Command)>,
     shortages: Complaints,
+    is_asked_to_hand_over: bool,
     is_stopping: bool,
 }
 
@@ -125,7 +133,7 @@ impl Daemon {
         log: Log,
     ) -> Result<Self, StartError> {
         let poll = Poll::new().map_err(cannot("create an epoll instance"))?;
-        let numbers = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP];
+        let numbers = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2];
         let mut signals = Signals::new(numbers).map_err(cannot("take signals"))?;
         let watch = DirectoryWatch::new(&paths.control_dir())
             .map_err(cannot("create an inotify instance (see fs.inotify.max_user_instances)"))?;
@@ -143,6 +151,8 @@ impl Daemon {
             paths,
             log,
             manager,
+            tell_manager_at: None,
+            boot: clock::boot_id(),
             poll,
             signals,
             watch,
@@ -160,19 +170,21 @@ impl Daemon {
             metrics: Metrics::new(metrics_file),
             endpoints: HashMap::new(),
             unread: VecDeque::new(),
+            heard_from: Vec::new(),
             events: VecDeque::new(),
             actions: Vec::new(),
             buffer: vec![0; FAIR_SHARE].into(),
             outbox: Vec::new(),
             shortages: Complaints::default(),
+            is_asked_to_hand_over: false,
             is_stopping: false,
         })
     }
 
-    /// Runs until a signal asks it to end.
-    pub fn run(&mut self) -> Result<(), StartError> {
+    /// Goes on with what an earlier daemon has handed over, and runs until a signal asks it to end.
+    pub fn run(&mut self, inheritance: Inheritance) -> Result<(), StartError> {
         let mut woken = Events::with_capacity(WAKE_UP);
-        self.take_over();
+        self.take_over(inheritance);
         // The first tick is due at once: it looks at everything.
         self.tick(clock::now());
         self.save();
@@ -180,6 +192,7 @@ impl Daemon {
         self.publish_metrics();
         if let Some(manager) = &self.manager {
             manager.tell_ready();
+            self.tell_manager_at = manager.interval().map(|interval| clock::now() + interval);
         }
         while !self.is_stopping {
             match self.poll.poll(&mut woken, Some(self.patience())) {
@@ -192,15 +205,16 @@ impl Daemon {
             for event in &woken {
                 self.woken_by(now, event.token(), event.is_read_closed());
             }
-            for _ in 0..self.unread.len() {
-                if let Some(incarnation) = self.unread.pop_front() {
-                    self.read(now, incarnation, true);
-                }
-            }
+            self.read_on(now);
             self.tick(now);
             self.save();
+            self.consume();
             self.speak();
             self.publish_metrics();
+            self.tell_manager(now);
+            if std::mem::take(&mut self.is_asked_to_hand_over) {
+                self.hand_over();
+            }
         }
         self.withdraw_metrics();
         Ok(())
@@ -212,8 +226,17 @@ impl Daemon {
             return Duration::ZERO;
         }
         let connector = self.connector.as_ref().and_then(Connector::deadline);
-        let deadline = self.node.deadline();
-        connector.map_or(deadline, |other| other.min(deadline)).since(clock::now())
+        let deadlines = [Some(self.node.deadline()), connector, self.tell_manager_at];
+        deadlines.into_iter().flatten().min().map_or(Duration::MAX, |at| at.since(clock::now()))
+    }
+
+    fn tell_manager(&mut self, now: Moment) {
+        if let Some(manager) = &self.manager
+            && self.tell_manager_at.is_some_and(|at| at <= now)
+        {
+            manager.tell_going_on();
+            self.tell_manager_at = manager.interval().map(|interval| now + interval);
+        }
     }
 
     fn tick(&mut self, now: Moment) {
@@ -242,7 +265,12 @@ impl Daemon {
                 self.settle(now);
             }
             token => match endpoint::source(token) {
-                Some((incarnation, Source::Qmp)) => self.read(now, incarnation, is_closed),
+                Some((incarnation, Source::Qmp)) => {
+                    if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
+                        endpoint.has_hung_up |= is_closed;
+                    }
+                    self.read(now, incarnation);
+                }
                 Some((incarnation, Source::Pidfd)) => {
                     self.handle(now, Event::Of(incarnation, Said::Died));
                 }
@@ -253,21 +281,22 @@ impl Daemon {
 
     fn take_signals(&mut self) {
         for signal in self.signals.pending() {
-            if signal != libc::SIGHUP {
-                self.is_stopping = true;
-                continue;
+            match signal {
+                libc::SIGHUP => self.reopen_files(),
+                libc::SIGUSR2 => self.is_asked_to_hand_over = true,
+                _ => self.is_stopping = true,
             }
-            if let Err(error) = self.log.reopen() {
-                error!(
-                    "Cannot open the log file {} again: {error}",
-                    self.paths.log_file().display()
-                );
-            }
-            if let Err(error) = self.records.open() {
-                error!("Cannot open {} again: {error}", self.records.path().display());
-            }
-            info!("Reopening log files after receiving SIGHUP");
         }
+    }
+
+    fn reopen_files(&mut self) {
+        if let Err(error) = self.log.reopen() {
+            error!("Cannot open the log file {} again: {error}", self.paths.log_file().display());
+        }
+        if let Err(error) = self.records.open() {
+            error!("Cannot open {} again: {error}", self.records.path().display());
+        }
+        info!("Reopening log files after receiving SIGHUP");
     }
 
     /// Sends what is to be said to the instances, after the kernel has been asked to tell of

@@ -15,6 +15,7 @@ use crate::config::{self, GanetisWords, Paths};
 use crate::daemon::{self, Daemon};
 use crate::log::{Log, NOTICE};
 use crate::sys::daemonize::{self, Report, Side, Starter};
+use crate::sys::handover::{self, Inheritance};
 use crate::sys::pid_file::PidFile;
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::{node_name, process, users};
@@ -23,6 +24,9 @@ use crate::sys::{node_name, process, users};
 #[derive(Debug)]
 enum StartError {
     Syslog(io::Error),
+    /// There is nothing to do on this node, so that nothing is to be taken over.
+    NotToRun(config::WhyNot),
+    TakeOver(u32, io::Error),
     PidFile(PathBuf, io::Error),
     Daemon(daemon::StartError),
 }
@@ -31,6 +35,10 @@ impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Syslog(error) => write!(f, "/dev/log: {}", GanetisWords(error)),
+            Self::NotToRun(why) => write!(f, "nothing is taken over: {why}"),
+            Self::TakeOver(pid, error) => {
+                write!(f, "cannot take over from process {pid}: {error}; see its log")
+            }
             Self::PidFile(path, error) => write!(
                 f,
                 "{}: writing PID file; already locked?: {}",
@@ -81,15 +89,17 @@ fn come_up(options: Options, mut starter: Option<Starter>) -> ExitCode {
     let paths = Paths::from_environment();
     let log = Log::new();
     let result = open_log(&log, &paths, &options).and_then(|()| {
-        PidFile::create(&paths.pid_file())
-            .map_err(|error| StartError::PidFile(paths.pid_file(), error))
+        let inheritance = if options.takes_over { take_over(&paths)? } else { Inheritance::new() };
+        let pid_file = PidFile::create(&paths.pid_file())
+            .map_err(|error| StartError::PidFile(paths.pid_file(), error))?;
+        Ok((inheritance, pid_file))
     });
-    let pid_file = match result {
-        Ok(pid_file) => pid_file,
+    let (inheritance, pid_file) = match result {
+        Ok(ready) => ready,
         Err(error) => return give_up(&error, starter.as_mut()),
     };
     info!(target: NOTICE, "ganeti-kvmd daemon startup");
-    let result = serve(paths, options, log, &mut starter);
+    let result = serve(paths, options, log, inheritance, &mut starter);
     drop(pid_file);
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -122,6 +132,20 @@ fn open_log(log: &Log, paths: &Paths, options: &Options) -> Result<(), StartErro
     syslog.map_err(StartError::Syslog)
 }
 
+/// Takes what the daemon that runs has open, if one does.
+fn take_over(paths: &Paths) -> Result<Inheritance, StartError> {
+    config::should_run(paths, node_name::find).map_err(StartError::NotToRun)?;
+    let running = PidFile::holder(&paths.pid_file())
+        .map_err(|error| StartError::PidFile(paths.pid_file(), error))?;
+    let Some(pid) = running else {
+        info!("There is no daemon to take over from; starting as usual");
+        return Ok(Inheritance::new());
+    };
+    info!("Taking over from process {pid}");
+    handover::take_over(pid, &paths.handover_socket())
+        .map_err(|error| StartError::TakeOver(pid, error))
+}
+
 fn give_up(error: &StartError, starter: Option<&mut Starter>) -> ExitCode {
     match starter {
         Some(starter) => starter.tell(&error.to_string()),
@@ -136,6 +160,7 @@ fn serve(
     paths: Paths,
     options: Options,
     log: Log,
+    inheritance: Inheritance,
     starter: &mut Option<Starter>,
 ) -> Result<(), daemon::StartError> {
     if let Err(why) = config::should_run(&paths, node_name::find) {
@@ -149,5 +174,5 @@ fn serve(
     let mut daemon = Daemon::new(paths, options.settings, options.metrics_file, manager, log)?;
     // From here on it is up: whoever started it may go on.
     *starter = None;
-    daemon.run()
+    daemon.run(inheritance)
 }

@@ -7,8 +7,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::thread;
+use std::time::Instant;
 
-use testbed::{Daemon, Node, StandIn, needs};
+use testbed::{Daemon, Node, StandIn, figure, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -98,6 +100,42 @@ fn a_flood_of_events() {
     it_is_still_judged(&daemon, stand_in);
     let grown = daemon.status("VmHWM") - before;
     assert!(grown < 1024, "{grown} kB more memory");
+}
+
+/// A share for each: what twenty of them have to say does not hold up another's verdict until it
+/// is all heard.
+#[test]
+fn twenty_floods_delay_another_for_a_moment_only() {
+    const FLOODS: usize = 20;
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    let time_of_one = |name: &str| {
+        let mut other = node.stand_in(name).with("--drain=1000").connected();
+        let begun = Instant::now();
+        other.tell("shutdown guest-shutdown");
+        while !node.has_shutdown_file(name) {
+            thread::yield_now();
+        }
+        begun.elapsed()
+    };
+    let slowest = |kind: &str| (0..30).map(|i| time_of_one(&format!("{kind}{i}"))).max().unwrap();
+    let alone = slowest("alone");
+    let mut floods: Vec<StandIn> =
+        (0..FLOODS).map(|i| node.stand_in(format!("flood{i}")).connected()).collect();
+    for flood in &mut floods {
+        flood.tell("flood 1000000000");
+    }
+    let before = daemon.cpu_ticks();
+    let beside = slowest("beside");
+    assert!(daemon.cpu_ticks() > before, "there was no flood");
+    for flood in &mut floods {
+        assert!(!flood.has_ended(), "the flood is over");
+    }
+    figure(
+        &format!("the slowest of 30 files, beside {FLOODS} floods"),
+        &format!("{beside:.1?} (alone {alone:.1?})"),
+    );
 }
 
 #[test]

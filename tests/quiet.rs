@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use testbed::{Node, needs};
+use testbed::{Node, figure, needs};
 
 /// How many processes this machine has ever started.
 fn processes_so_far() -> u64 {
@@ -49,7 +49,10 @@ fn fifty_thousand_processes_come_and_go_and_are_sent_signals() {
     let storm = processes_so_far() - processes;
     let switches = daemon.context_switches() - switches;
     let ticks = daemon.cpu_ticks() - ticks;
-    println!("{storm} processes: {switches} context switches, {ticks} clock ticks");
+    figure(
+        &format!("{storm} other processes come, are sent signals, and go"),
+        &format!("{switches} context switches, {ticks} clock ticks"),
+    );
     assert!(storm >= 50_000);
     assert!(switches <= 5 && ticks <= 1, "{switches} context switches, {ticks} clock ticks");
     daemon.assert_alive();

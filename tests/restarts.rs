@@ -5,7 +5,7 @@ use std::fs;
 use std::thread;
 use std::time::Duration;
 
-use testbed::{Daemon, Death, Node, Signal, StandIn, await_that, example, needs};
+use testbed::{Daemon, Death, Node, Signal, StandIn, await_that, example, figure, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -155,6 +155,78 @@ fn under_a_manager_what_happened_while_the_daemon_was_down_is_read_by_the_next()
     }
 }
 
+#[test]
+fn a_line_of_which_the_daemon_has_seen_half_is_whole_for_the_next() {
+    needs!(Root);
+    let node = node();
+    let daemon = start_under_manager(&node);
+    let mut stand_in = connected(&node, &daemon, "web1");
+    stand_in.tell(r#"piece {"event": "SHUTDOWN", "data": {"guest": tr"#);
+    // When another one has been heard, that was seen.
+    let other = connected(&node, &daemon, "web2");
+    kill_and_start(&daemon);
+    await_start(&daemon, 2);
+    stand_in.tell(r#"line ue, "reason": "guest-shutdown"}}"#);
+    stand_in.tell("exit 0");
+    assert_eq!(daemon.await_death("web1").initiator, "user");
+    assert!(node.has_shutdown_file("web1"));
+    drop(other);
+}
+
+#[test]
+fn a_manager_that_wants_to_know_is_told_that_the_daemon_goes_on() {
+    let node = node();
+    let manager = example("service_manager");
+    let wrapper = ["env", "WATCHDOG_USEC=100000", manager.to_str().unwrap()];
+    let daemon = node.start_wrapped(&wrapper, &[]);
+    daemon.await_lines("hears that it goes on", 3);
+}
+
+#[test]
+fn a_successor_knows_what_was_asked_of_a_guest() {
+    needs!(Qemu, Root);
+    let node = node();
+    let daemon = node.start();
+    let mut guest = node.guest("web1").boot();
+    daemon.await_line("is connected and runs");
+    guest.deafen();
+    guest.execute(&["system_powerdown"]);
+    // Handed over is what was heard, and what is yet to be.
+    let successor = node.start_with(&["--take-over"]);
+    let said = daemon.ended();
+    assert!(said.iter().any(|line| line.contains("Handed over 1 connections")), "{said:#?}");
+    guest.tell(b'p');
+    guest.wait();
+    let death = successor.await_death("web1");
+    assert_eq!((&*death.cause, &*death.initiator), ("powerdown", "admin"), "{}", death.line);
+    assert!(!node.has_shutdown_file("web1"));
+}
+
+#[test]
+fn whoever_cannot_take_over_leaves_the_daemon_as_it_is() {
+    needs!(Root);
+    let node = node();
+    let daemon = start_under_manager(&node);
+    let mut stand_in = connected(&node, &daemon, "web1");
+    let refused = node.run(&["-f", "--no-user-checks", "--take-over"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{said}");
+    assert!(said.contains("restart the service instead"), "{said}");
+    // Somebody sends the signal, and nobody waits.
+    let pid = fs::read_to_string(node.pid_file()).unwrap().trim().parse().unwrap();
+    testbed::send_signal(pid, Signal::USR2);
+    daemon.await_lines("Asked to hand over", 2);
+    stand_in.tell("shutdown guest-shutdown");
+    assert_eq!(daemon.await_death("web1").initiator, "user");
+}
+
+#[test]
+fn with_nobody_to_take_over_from_it_starts() {
+    let node = node();
+    let daemon = node.start_with(&["--take-over"]);
+    assert_eq!(daemon.count("no daemon to take over from"), 1);
+}
+
 /// How a stand-in ends in a trial.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum End {
@@ -195,6 +267,7 @@ fn moment(trial: usize) -> Duration {
 }
 
 const TRIALS: usize = 500;
+const HANDOVERS: usize = 200;
 
 #[test]
 fn killed_at_any_moment_it_loses_nothing_under_a_manager() {
@@ -217,7 +290,10 @@ fn killed_at_any_moment_it_loses_nothing_under_a_manager() {
             wrong.push(format!("{} (file: {file})", death.line));
         }
     }
-    println!("{TRIALS} trials under a manager, {} verdicts wrong", wrong.len());
+    figure(
+        &format!("killed {TRIALS} times around an end, descriptors kept"),
+        &format!("{} verdicts right", TRIALS - wrong.len()),
+    );
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
@@ -245,5 +321,31 @@ fn killed_at_any_moment_it_never_writes_a_wrong_file() {
         let file = node.has_shutdown_file(&name);
         assert!(!file || end == End::User, "a wrong file: {}", death.line);
     }
-    println!("{TRIALS} trials without a manager: {right} right, {unknown} unknown, no wrong file");
+    figure(
+        &format!("killed {TRIALS} times around an end, nothing kept"),
+        &format!("{right} right, {unknown} unknown, no wrong file"),
+    );
+}
+
+#[test]
+fn taken_over_at_any_moment_nothing_is_lost() {
+    needs!(Root);
+    let node = node();
+    let mut daemon = node.start();
+    for trial in 0..HANDOVERS {
+        let end = ENDS[trial % ENDS.len()];
+        let name = format!("web{trial}");
+        let mut stand_in = node.stand_in(&name).with("--drain=2").connected();
+        daemon.await_line(&format!("\"{name}\" (pid {}) is connected and runs", stand_in.pid()));
+        end.bring_about(&mut stand_in);
+        thread::sleep(moment(trial));
+        let successor = node.start_with(&["--take-over"]);
+        let said = daemon.ended();
+        let told = said.iter().filter_map(|line| Death::parse(line)).find(|d| d.name == name);
+        let death = told.unwrap_or_else(|| successor.await_death(&name));
+        assert_eq!((&*death.cause, &*death.initiator), end.verdict(), "{}", death.line);
+        assert_eq!(node.has_shutdown_file(&name), end == End::User, "{}", death.line);
+        daemon = successor;
+    }
+    figure(&format!("taken over {HANDOVERS} times around an end"), "every verdict right");
 }

@@ -5,7 +5,8 @@
 //!
 //! It runs the program until it is told to end with SIGTERM. SIGUSR1 has it kill the program with
 //! SIGKILL and start it again, SIGUSR2 with SIGTERM. Like systemd it keeps a descriptor that has
-//! hung up only if it was told so (`FDPOLL=0`).
+//! hung up only if it was told so (`FDPOLL=0`). It says so on stderr when it hears that the program
+//! goes on, for which it asks with `WATCHDOG_USEC` in its own environment.
 
 use std::fmt::Write as _;
 use std::io::IoSliceMut;
@@ -114,7 +115,9 @@ impl Manager {
         let has = |line: &str| message.lines().any(|other| other == line);
         let name =
             message.lines().find_map(|line| line.strip_prefix("FDNAME=")).unwrap_or("stored");
-        if has("FDSTOREREMOVE=1") {
+        if has("WATCHDOG=1") {
+            eprintln!("The manager hears that it goes on");
+        } else if has("FDSTOREREMOVE=1") {
             self.stored.retain(|(other, _)| other != name);
         } else if has("FDSTORE=1") {
             assert!(has("FDPOLL=0"), "systemd would drop it when it hangs up: {message}");

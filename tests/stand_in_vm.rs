@@ -10,6 +10,7 @@
 //! that it reads from stdin:
 //!
 //!   event NAME [DATA]   send an event             line TEXT    send a line as it is
+//!   piece TEXT          send a piece of a line
 //!   bytes COUNT         send so many x            nest COUNT   send an event with deep data
 //!   flood COUNT         send so many events       trickle      send a byte for each line read
 //!   shutdown REASON     as QEMU goes down: the event, the draining, the end
@@ -178,6 +179,9 @@ impl StandIn {
         match word {
             "event" => self.event(rest),
             "line" => self.send(rest),
+            "piece" => {
+                self.write(rest.as_bytes());
+            }
             "bytes" => {
                 let mut left: usize = rest.parse().unwrap();
                 let piece = vec![b'x'; 1 << 16];

@@ -1,6 +1,6 @@
 //! Each way in which a real QEMU ends, and what the daemon makes of it.
 
-use testbed::{Guest, Node, Signal, Witness, needs};
+use testbed::{Guest, Node, Signal, Witness, figure, needs};
 
 /// What is to come of it: the cause, the initiator, and whether there is a file.
 type Expected = (&'static str, &'static str, bool);
@@ -305,5 +305,8 @@ fn the_file_of_a_power_off_is_there_before_the_process_is_gone_50_of_50_times() 
     }
     assert_eq!(daemon.await_any_deaths(50).len(), 50);
     leads.sort_unstable();
-    println!("the file was there before the end: shortest {:?}, median {:?}", leads[0], leads[25]);
+    figure(
+        "the file was there before QEMU's end",
+        &format!("shortest {:.1?}, median {:.1?}", leads[0], leads[25]),
+    );
 }

@@ -193,25 +193,6 @@ fn a_path_through_a_symbolic_link_as_var_run_is() {
 }
 
 #[test]
-fn inotify_that_lost_events_is_made_good() {
-    needs!(Root);
-    let path = "/proc/sys/fs/inotify/max_queued_events";
-    let before = fs::read_to_string(path).unwrap();
-    fs::write(path, "4").unwrap();
-    let node = node();
-    let daemon = node.start();
-    fs::write(path, before).unwrap();
-    daemon.signal(Signal::STOP);
-    for i in 0..20 {
-        fs::write(node.control_dir().join(format!("file{i}")), "").unwrap();
-    }
-    let mut stand_in = node.stand_in("web1").start();
-    daemon.signal(Signal::CONT);
-    daemon.await_line("inotify lost events");
-    stand_in.await_word("connected");
-}
-
-#[test]
 fn a_restart_picks_up_what_runs() {
     needs!(Qemu, Root);
     let node = node();

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::net::Shutdown;
 
 use log::{debug, error, warn};
+use memchr::memrchr;
 
 use super::complaints::withheld;
 use super::endpoint::{self, Connected, Endpoint};
@@ -106,54 +107,79 @@ impl Daemon {
         }
     }
 
-    /// Hears what QEMU has to say, as much as its share. `to_the_end` if there may be no further
-    /// wake-up for what is left: then it is read until it is empty.
-    pub(super) fn read(&mut self, now: Moment, incarnation: Incarnation, to_the_end: bool) {
+    /// Hears what QEMU has to say, as much as its share; the rest waits for the others. What was
+    /// heard stays in the connection until it is written down (see [`Daemon::consume`]): then
+    /// nothing is lost if this daemon ends, and another goes on with the connection.
+    pub(super) fn read(&mut self, now: Moment, incarnation: Incarnation) {
+        let Some(endpoint) = self.endpoints.get_mut(&incarnation) else { return };
+        let Some(stream) = &endpoint.stream else { return };
+        if endpoint.heard > 0 {
+            self.wait_for_others(incarnation);
+            return;
+        }
         let mut buffer = std::mem::take(&mut self.buffer);
-        let mut share = FAIR_SHARE;
-        while let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
-            let Some(stream) = &mut endpoint.stream else { break };
-            let is_kept = self.manager.is_some();
-            let read = if is_kept {
-                qmp_socket::peek(stream, &mut buffer)
-            } else {
-                stream.read(&mut buffer)
-            };
-            match read {
-                Ok(0) => self.closed(now, incarnation),
-                Ok(length) => {
-                    self.take_in(now, incarnation, &buffer[..length]);
-                    if is_kept {
-                        self.save();
-                        self.consume(incarnation, &mut buffer[..length]);
-                    }
-                    share = share.saturating_sub(length);
-                    if share == 0 {
-                        self.unread.push_back(incarnation);
-                        break;
-                    }
-                    // A stream that gives less than was asked for is empty (epoll(7)).
-                    if !to_the_end {
-                        break;
-                    }
+        match qmp_socket::peek(stream, &mut buffer) {
+            Ok(0) => self.closed(now, incarnation),
+            Ok(length) => {
+                let has_hung_up = endpoint.has_hung_up;
+                // The rest of a line comes with a wake-up of its own; that of one which is too
+                // long is of no interest.
+                let whole = memrchr(b'\n', &buffer[..length]).map_or(0, |newline| newline + 1);
+                let is_to_wait = !has_hung_up && length - whole < qmp::LONGEST_LINE;
+                endpoint.heard = if is_to_wait { whole } else { length };
+                let heard = endpoint.heard;
+                if heard > 0 {
+                    self.heard_from.push(incarnation);
+                    self.take_in(now, incarnation, &buffer[..heard]);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                // ECONNRESET: closed by a peer that had not read everything.
-                Err(error) => {
-                    debug!("Connection of instance {}: {error}", endpoint.name);
-                    self.closed(now, incarnation);
+                // A stream that gives less than was asked for is empty (epoll(7)); that of a peer
+                // that is gone may wake the loop no more.
+                if length == FAIR_SHARE || has_hung_up {
+                    self.wait_for_others(incarnation);
                 }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                self.wait_for_others(incarnation);
+            }
+            // ECONNRESET: closed by a peer that had not read everything.
+            Err(error) => {
+                debug!("Connection of instance {}: {error}", endpoint.name);
+                self.closed(now, incarnation);
             }
         }
         self.buffer = buffer;
     }
 
-    /// Takes from the connection what has been looked at.
-    fn consume(&mut self, incarnation: Incarnation, looked_at: &mut [u8]) {
-        let endpoint = self.endpoints.get_mut(&incarnation);
-        if let Some(stream) = endpoint.and_then(|endpoint| endpoint.stream.as_mut()) {
-            let _ = stream.read_exact(looked_at);
+    /// Hears those who had more to say than their share, each once.
+    pub(super) fn read_on(&mut self, now: Moment) {
+        for _ in 0..self.unread.len() {
+            let Some(incarnation) = self.unread.pop_front() else { break };
+            if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
+                endpoint.waits = false;
+                self.read(now, incarnation);
+            }
+        }
+    }
+
+    /// Has the connection looked at again when every other source has been.
+    fn wait_for_others(&mut self, incarnation: Incarnation) {
+        if let Some(endpoint) = self.endpoints.get_mut(&incarnation)
+            && !std::mem::replace(&mut endpoint.waits, true)
+        {
+            self.unread.push_back(incarnation);
+        }
+    }
+
+    /// Takes from the connections what was heard since this was done last.
+    pub(super) fn consume(&mut self) {
+        for incarnation in self.heard_from.drain(..) {
+            let Some(endpoint) = self.endpoints.get_mut(&incarnation) else { continue };
+            let heard = std::mem::take(&mut endpoint.heard);
+            if let Some(stream) = &mut endpoint.stream {
+                // It is there. If not, it is heard twice, which changes no verdict.
+                let _ = stream.read_exact(&mut self.buffer[..heard]);
+            }
         }
     }
 

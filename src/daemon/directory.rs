@@ -1,12 +1,15 @@
 //! The control directory: finding it, listing it, and the files in it.
 
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 
 use log::{debug, error, info, warn};
 
 use super::Daemon;
+use super::complaints::withheld;
 use super::endpoint::Endpoint;
 use super::metrics::Lossy;
+use crate::sys::clock;
 use crate::sys::control_dir::{
     Change as FileChange, ControlDir, FileError, SHUTDOWN_SUFFIX, SOCKET_SUFFIX,
 };
@@ -34,11 +37,11 @@ impl Daemon {
             }
             Ok(Found::Parent(path)) => path,
             Err(error) => {
-                error!(
-                    "Cannot watch the directory {}: {error}; trying again in 30 s",
-                    self.paths.control_dir().display()
+                let path = self.paths.control_dir();
+                return self.look_failed(
+                    &format!("Cannot watch the directory {}", path.display()),
+                    &error,
                 );
-                return;
             }
         };
         // Another directory in the place of the old one is worth a line; to wait at the same
@@ -54,11 +57,16 @@ impl Daemon {
         let events = &mut self.events;
         let listed = directory.list(|name, inode| events.push_back(Event::Listed { name, inode }));
         if let Err(error) = listed {
-            error!(
-                "Cannot list the directory {}: {error}; trying again in 30 s",
-                directory.path().display()
-            );
+            let what = format!("Cannot list the directory {}", directory.path().display());
+            self.look_failed(&what, &error);
         }
+    }
+
+    fn look_failed(&mut self, what: &str, error: &io::Error) {
+        if let Some(count) = self.shortages.make(clock::now()) {
+            error!("{what}: {error}; trying again{}", withheld(count));
+        }
+        self.events.push_back(Event::LookFailed);
     }
 
     pub(super) fn read_directory_changes(&mut self) {
@@ -102,7 +110,10 @@ impl Daemon {
             Ok(Some(inode)) => self.events.push_back(Event::Created { name, inode }),
             // It is gone again.
             Ok(None) => {}
-            Err(error) => error!("Cannot look at {}: {error}", self.path(&name, SOCKET_SUFFIX)),
+            Err(error) => {
+                let what = format!("Cannot look at {}", self.path(&name, SOCKET_SUFFIX));
+                self.look_failed(&what, &error);
+            }
         }
     }
 

@@ -49,6 +49,12 @@ pub(super) struct Endpoint {
     /// Counted where the kernel does not trace whom its OOM killer chose.
     pub(super) oom_kills: Option<OomKills>,
     pub(super) lines: Lines,
+    /// How many bytes were heard and are yet to be taken from the connection.
+    pub(super) heard: usize,
+    /// There is more to be heard, and the others have their turn first.
+    pub(super) waits: bool,
+    /// Nothing more is coming than what is there to be read.
+    pub(super) has_hung_up: bool,
     pub(super) complaints: Complaints,
 }
 
@@ -115,6 +121,9 @@ impl Endpoint {
             pidfd,
             oom_kills: None,
             lines: Lines::default(),
+            heard: 0,
+            waits: false,
+            has_hung_up: false,
             complaints: Complaints::default(),
         };
         Ok(Connected { endpoint, peer, remark })
@@ -140,6 +149,9 @@ impl Endpoint {
             pidfd: Some(kept.pidfd),
             oom_kills: None,
             lines: Lines::default(),
+            heard: 0,
+            waits: false,
+            has_hung_up: false,
             complaints: Complaints::default(),
         })
     }
@@ -157,6 +169,7 @@ impl Endpoint {
         if let Some(stream) = self.stream.take() {
             let _ = registry.deregister(&mut SourceFd(&stream.as_raw_fd()));
         }
+        (self.heard, self.has_hung_up) = (0, false);
     }
 
     /// Closes everything, in the same way.

@@ -1,11 +1,13 @@
-//! What outlives the daemon: a small file with what is known of each life, and, under a service
-//! manager that keeps descriptors, the connections themselves.
+//! What outlives the daemon: a small file with what is known of each life, and the connections
+//! themselves, under a service manager that keeps descriptors or handed over to a successor.
 //!
-//! What is read from a connection that is kept is not taken from it until the file tells of it:
-//! then a daemon that is killed at any moment has lost nothing.
+//! What is read from a connection is not taken from it until the file tells of it: then a daemon
+//! that is killed at any moment has lost nothing.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use log::{debug, error, info, warn};
@@ -15,6 +17,7 @@ use super::Daemon;
 use super::complaints::withheld;
 use super::endpoint::{Endpoint, Kept};
 use crate::sys::connector::Connector;
+use crate::sys::handover::{Asking, Inheritance};
 use crate::sys::replaced_file::replace;
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::{clock, process};
@@ -29,10 +32,9 @@ const MODE: u32 = 0o600;
 const CONNECTOR: &str = "connector";
 
 #[derive(Serialize, Deserialize)]
-struct Saved {
+struct Saved<'a> {
     version: u32,
-    /// Pids, inodes and the clock are those of one boot.
-    boot: String,
+    boot: Cow<'a, str>,
     memory: Memory,
 }
 
@@ -41,22 +43,25 @@ fn name_of(kind: &str, incarnation: Incarnation) -> String {
     format!("{kind}-{}", incarnation.0)
 }
 
-fn boot_id() -> String {
-    fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().into()
-}
-
 impl Daemon {
     /// Goes on where an earlier daemon has ended.
-    pub(super) fn take_over(&mut self) {
+    pub(super) fn take_over(&mut self, inheritance: Inheritance) {
         let now = clock::now();
+        let has_inherited = !inheritance.is_empty();
         let mut kept =
             self.manager.as_ref().map(ServiceManager::kept_descriptors).unwrap_or_default();
+        kept.extend(inheritance);
         if let Some(connector) = kept.remove(CONNECTOR) {
-            self.adopt_connector(Connector::adopt(connector), now);
+            let connector = Connector::adopt(connector, self.manager.is_some());
+            self.adopt_connector(connector, now);
         }
         if let Some(memory) = self.read_memory() {
             self.find_directory();
             self.adopt_endpoints(&memory, &mut kept);
+            if has_inherited {
+                self.endpoints.keys().for_each(|&incarnation| self.keep_endpoint(incarnation));
+                self.keep_connector();
+            }
             let mut actions = Vec::new();
             let endpoints = &self.endpoints;
             self.node.recall(now, memory, |life| endpoints.contains_key(&life), &mut actions);
@@ -77,14 +82,14 @@ impl Daemon {
         let text = match fs::read(&path) {
             Ok(text) => text,
             Err(error) => {
-                if error.kind() != std::io::ErrorKind::NotFound {
+                if error.kind() != io::ErrorKind::NotFound {
                     warn!("Cannot read {}: {error}; going on without it", path.display());
                 }
                 return None;
             }
         };
         match serde_json::from_slice::<Saved>(&text) {
-            Ok(saved) if saved.version == VERSION && saved.boot == boot_id() => Some(saved.memory),
+            Ok(saved) if saved.version == VERSION && saved.boot == self.boot => Some(saved.memory),
             Ok(_) => None,
             Err(error) => {
                 warn!(
@@ -159,12 +164,60 @@ impl Daemon {
         }
     }
 
+    /// Gives everything that is open to a process that has asked for it, and ends. On an error it
+    /// goes on.
+    pub(super) fn hand_over(&mut self) {
+        match self.try_to_hand_over() {
+            Ok(()) => {
+                info!("Handed over {} connections to another process", self.endpoints.len());
+                if let Some(connector) = &mut self.connector {
+                    connector.is_kept();
+                }
+                if let Some(trace) = &mut self.trace {
+                    trace.leave();
+                }
+                self.is_stopping = true;
+            }
+            Err(error) => error!(
+                "Asked to hand over at {}, and cannot: {error}; going on",
+                self.paths.handover_socket().display()
+            ),
+        }
+    }
+
+    fn try_to_hand_over(&self) -> io::Result<()> {
+        let successor = Asking::at(&self.paths.handover_socket())?;
+        if self.manager.is_some() {
+            let reason = "its service manager keeps its connections; restart the service instead";
+            successor.refuse(reason)?;
+            return Err(io::Error::other(reason));
+        }
+        if self.node.has_turned() {
+            let reason = format!("it cannot write {}", self.paths.state_file().display());
+            successor.refuse(&reason)?;
+            return Err(io::Error::other(reason));
+        }
+        for (&incarnation, endpoint) in &self.endpoints {
+            for (kind, descriptor) in endpoint.descriptors() {
+                successor.give(&name_of(kind, incarnation), descriptor)?;
+            }
+        }
+        if let Some(connector) = &self.connector {
+            successor.give(CONNECTOR, connector.as_fd())?;
+        }
+        successor.finish()
+    }
+
     /// Writes down what has to outlive the daemon, if that has changed.
     pub(super) fn save(&mut self) {
         if !self.node.has_turned() {
             return;
         }
-        let saved = Saved { version: VERSION, boot: boot_id(), memory: self.node.to_memory() };
+        let saved = Saved {
+            version: VERSION,
+            boot: Cow::Borrowed(&self.boot),
+            memory: self.node.to_memory(),
+        };
         let path = self.paths.state_file();
         let text = serde_json::to_vec(&saved).unwrap_or_default();
         match replace(&path, &text, MODE) {

@@ -25,6 +25,13 @@ pub fn wall_offset() -> Duration {
     read(ClockId::Realtime).saturating_sub(read(ClockId::Monotonic))
 }
 
+/// What tells this boot from every other; empty if the kernel does not say.
+#[must_use]
+pub fn boot_id() -> String {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
+    id.unwrap_or_default().trim().into()
+}
+
 fn read(clock: ClockId) -> Duration {
     let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();

@@ -114,13 +114,13 @@ impl Connector {
     }
 
     /// Goes on with a socket that an earlier daemon has opened in this way, with everything that
-    /// the kernel has told it since.
+    /// the kernel has told it since. `is_kept`: see [`Connector::is_kept`].
     #[must_use]
-    pub fn adopt(socket: OwnedFd) -> Self {
+    pub fn adopt(socket: OwnedFd, is_kept: bool) -> Self {
         // SAFETY: the descriptor is owned, and given away here.
         let socket = unsafe { Socket::from_raw_fd(socket.into_raw_fd()) };
         let request = std::process::id() << 8;
-        Self { socket, request, answer_due: None, is_listening: true, is_kept: true, room: LONGEST }
+        Self { socket, request, answer_due: None, is_listening: true, is_kept, room: LONGEST }
     }
 
     /// Has the kernel tell of exactly these pids from now on, in one step.

@@ -10,6 +10,7 @@ pub mod control_dir;
 pub mod core_pattern;
 pub mod daemonize;
 pub mod directory_watch;
+pub mod handover;
 pub mod memory_cgroup;
 pub mod node_name;
 pub mod own_log;

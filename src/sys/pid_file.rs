@@ -28,6 +28,21 @@ impl PidFile {
         rustix::io::write(&file, format!("{}\n", std::process::id()).as_bytes())?;
         Ok(Self { _file: file, path: path.to_path_buf() })
     }
+
+    /// The process that has the file locked now; nothing if there is none.
+    pub fn holder(path: &Path) -> io::Result<Option<u32>> {
+        let file = match open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
+            Err(rustix::io::Errno::NOENT) => return Ok(None),
+            opened => opened?,
+        };
+        match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(None),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => {
+                super::process::read_pid_file(path)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
 }
 
 impl Drop for PidFile {

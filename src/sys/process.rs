@@ -142,6 +142,14 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     })
 }
 
+/// Whether a process has a handler for a signal (`SigCgt` of proc(5)).
+pub fn catches(pid: u32, signal: rustix::process::Signal) -> io::Result<bool> {
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
+    let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    Ok(caught.unwrap_or_default() >> (signal.as_raw() - 1) & 1 == 1)
+}
+
 /// The pid that a pid file names; nothing if there is no such file.
 pub fn read_pid_file(path: &Path) -> io::Result<Option<u32>> {
     let text = match fs::read_to_string(path) {

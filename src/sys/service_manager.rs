@@ -4,18 +4,35 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::time::Duration;
 
-use sd_notify::{NotifyState, listen_fds_with_names, notify, notify_with_fds};
+use sd_notify::{NotifyState, listen_fds_with_names, notify, notify_with_fds, watchdog_enabled};
 
 /// A service manager that listens.
 #[derive(Debug)]
-pub struct ServiceManager(());
+pub struct ServiceManager {
+    /// How often it is to be told that the daemon goes on, if it wants to know.
+    interval: Option<Duration>,
+}
 
 impl ServiceManager {
     /// The one that started this process, if one did and wants to hear of it (`NOTIFY_SOCKET`).
     #[must_use]
     pub fn of_this_process() -> Option<Self> {
-        std::env::var_os("NOTIFY_SOCKET").map(|_| Self(()))
+        // Half of the time after which it would take the daemon for stuck (`WatchdogSec=`).
+        let interval = || watchdog_enabled().map(|limit| limit / 2);
+        std::env::var_os("NOTIFY_SOCKET").map(|_| Self { interval: interval() })
+    }
+
+    /// How often [`ServiceManager::tell_going_on`] is to be called; nothing if never.
+    #[must_use]
+    pub fn interval(&self) -> Option<Duration> {
+        self.interval
+    }
+
+    /// The daemon is not stuck.
+    pub fn tell_going_on(&self) {
+        let _ = notify(&[NotifyState::Watchdog]);
     }
 
     /// The descriptors that it has kept from an earlier run, by their names. Of two under one

@@ -41,8 +41,13 @@ pub fn peer_pidfd(socket: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 /// lives in a pid namespace that cannot be seen from here. It may be dead, and its pid
 /// another's.
 pub fn peer_pid(socket: BorrowedFd<'_>) -> io::Result<u32> {
+    peer_pid_and_uid(socket).map(|(pid, _)| pid)
+}
+
+/// The same with the user as whom it called, or connected.
+pub fn peer_pid_and_uid(socket: BorrowedFd<'_>) -> io::Result<(u32, u32)> {
     let credentials: Credentials = get(socket, libc::SO_PEERCRED)?;
-    Ok(u32::try_from(credentials.pid).unwrap_or_default())
+    Ok((u32::try_from(credentials.pid).unwrap_or_default(), credentials.uid))
 }
 
 /// `struct ucred`.

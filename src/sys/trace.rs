@@ -61,7 +61,7 @@ pub enum Unavailable {
     UnknownLayout,
 }
 
-/// The instance, removed when dropped.
+/// The instance, removed when dropped unless it is left to another daemon.
 #[derive(Debug)]
 pub struct Trace {
     /// Closed before the instance can be removed, like the filters.
@@ -75,6 +75,8 @@ pub struct Trace {
     name: OsString,
     layout: Layout,
     page: Box<[u8]>,
+    /// Another daemon goes on with the instance.
+    is_left: bool,
 }
 
 impl Trace {
@@ -106,6 +108,7 @@ impl Trace {
             name: name.into(),
             layout: Layout::default(),
             page: vec![0; LONGEST_PAGE].into(),
+            is_left: false,
         };
         trace.set_up(pids)?;
         Ok(trace)
@@ -170,6 +173,11 @@ impl Trace {
         Ok(())
     }
 
+    /// Leaves the instance to the next daemon: what is traced until then is kept.
+    pub fn leave(&mut self) {
+        self.is_left = true;
+    }
+
     /// What becomes readable when something was traced: one for each CPU.
     pub fn sources(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.pipes.iter().map(AsFd::as_fd)
@@ -226,6 +234,9 @@ impl Trace {
 
 impl Drop for Trace {
     fn drop(&mut self) {
+        if self.is_left {
+            return;
+        }
         let _ = self.enable("0");
         // It cannot be removed while it is in use.
         self.pipes.clear();

@@ -157,6 +157,8 @@ pub enum Event {
     Listed { name: Name, inode: Inode },
     /// A source may have lost something: everything is to be looked at again.
     Rescan,
+    /// Something could not be looked at: that is to be tried again soon.
+    LookFailed,
     /// Whether the kernel will tell of exits from now on.
     Exits { are_told: bool },
     /// The leader of this process has ended, with the process's status if it was no longer

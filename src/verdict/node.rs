@@ -10,6 +10,9 @@ use super::{Action, Context, Event, Incarnation, Inode, Memory, Moment, Name, Se
 /// How often everything is looked at again, so that nothing stays missed for ever.
 const RESCAN: Duration = Duration::from_secs(30);
 
+/// How soon what could not be looked at is tried again first; twice as long after each failure.
+const TRY_AGAIN: Duration = Duration::from_millis(100);
+
 /// All instances of this node.
 #[derive(Debug)]
 pub struct Node {
@@ -21,6 +24,9 @@ pub struct Node {
     by_pid: BTreeSet<(u32, Incarnation)>,
     deadlines: BTreeSet<(Moment, Incarnation)>,
     rescan_at: Moment,
+    /// How many looks in a row have failed, and whether the latest has.
+    failed_looks: u32,
+    has_look_failed: bool,
     last: Incarnation,
     /// Something has happened that has to outlive the daemon.
     has_turned: bool,
@@ -37,6 +43,8 @@ impl Node {
             by_pid: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             rescan_at: now,
+            failed_looks: 0,
+            has_look_failed: false,
             last: Incarnation(0),
             has_turned: false,
         }
@@ -117,6 +125,7 @@ impl Node {
             Event::Created { name, inode } => self.found(now, name, inode, true, actions),
             Event::Listed { name, inode } => self.found(now, name, inode, false, actions),
             Event::Rescan => self.rescan(now, actions),
+            Event::LookFailed => self.look_failed(now),
             Event::Exits { are_told } => {
                 self.exits_are_told = are_told;
                 self.each(now, actions, Instance::exits_changed);
@@ -153,8 +162,19 @@ impl Node {
 
     fn rescan(&mut self, now: Moment, actions: &mut Vec<Action>) {
         self.rescan_at = now + RESCAN;
+        if !std::mem::take(&mut self.has_look_failed) {
+            self.failed_looks = 0;
+        }
         actions.push(Action::LookAgain);
         self.each(now, actions, Instance::rescan);
+    }
+
+    fn look_failed(&mut self, now: Moment) {
+        if !std::mem::replace(&mut self.has_look_failed, true) {
+            self.failed_looks += 1;
+        }
+        let doublings = (self.failed_looks - 1).min(16);
+        self.rescan_at = self.rescan_at.min(now + (TRY_AGAIN * (1 << doublings)).min(RESCAN));
     }
 
     /// A socket was seen under `name`.

@@ -17,6 +17,9 @@ use rustix::process::{Pid, kill_process_group};
 use crate::node::Node;
 use crate::{Signal, patience, send_signal};
 
+/// What it says when it is up.
+const WATCHES: &str = "Watch directory";
+
 /// What the daemon has written to stderr so far.
 #[derive(Debug, Default)]
 struct Log {
@@ -44,6 +47,26 @@ pub struct Death {
 
 impl Daemon {
     pub(crate) fn start(node: &Node, wrapper: &[&str], arguments: &[&str]) -> Self {
+        let daemon = Self::spawn(node, wrapper, arguments);
+        daemon.await_line(WATCHES);
+        daemon
+    }
+
+    /// Waits until it watches, or has said why it cannot.
+    pub(crate) fn try_start(node: &Node, wrapper: &[&str], arguments: &[&str]) -> Option<Self> {
+        let ends = ["Error when starting the daemon process: ", "daemon shutdown"];
+        let daemon = Self::spawn(node, wrapper, arguments);
+        // The first one may be the line that could not be written.
+        let lives = [WATCHES, "proc connector"];
+        let line = daemon.await_any_line(&[lives[0], lives[1], ends[0], ends[1]]);
+        if lives.iter().any(|sign| line.contains(sign)) {
+            return Some(daemon);
+        }
+        daemon.ended();
+        None
+    }
+
+    fn spawn(node: &Node, wrapper: &[&str], arguments: &[&str]) -> Self {
         let program = node.program().to_str().expect("a program's path in UTF-8");
         let words: Vec<&str> = wrapper.iter().chain(&[program]).copied().collect();
         let mut child = Command::new(words[0])
@@ -64,9 +87,7 @@ impl Daemon {
             let log = Arc::clone(&log);
             move || log.collect(stderr)
         });
-        let daemon = Self { child, log, reader: Some(reader) };
-        daemon.await_line("Watch directory");
-        daemon
+        Self { child, log, reader: Some(reader) }
     }
 
     /// The pid of the process that was started; a wrapper's where there is one that stays.
@@ -203,6 +224,11 @@ impl Daemon {
     /// Kills it with SIGKILL, waits until it is gone, and returns everything that it said.
     pub fn kill(mut self) -> Vec<String> {
         self.child.kill().expect("kill the daemon");
+        self.ended()
+    }
+
+    /// Waits until it has ended by itself, and returns everything that it said.
+    pub fn ended(mut self) -> Vec<String> {
         self.child.wait().expect("wait for the daemon");
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();

@@ -22,6 +22,8 @@ pub mod ways;
 mod witness;
 
 use std::fs;
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -44,6 +46,16 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub fn patience() -> Duration {
     let seconds = std::env::var("TESTBED_PATIENCE").ok().and_then(|text| text.parse().ok());
     seconds.map_or(PATIENCE, Duration::from_secs)
+}
+
+/// A figure for the table that `make check` prints at its end: what was played, and what came of
+/// it. It goes to the file that `FIGURES` names, too.
+pub fn figure(what: &str, result: &str) {
+    println!("{what}: {result}");
+    if let Some(path) = std::env::var_os("FIGURES") {
+        let file = OpenOptions::new().append(true).create(true).open(path);
+        file.and_then(|mut file| writeln!(file, "{what}|{result}")).expect("write down a figure");
+    }
 }
 
 /// Looks again and again until it holds: for what sends no event.

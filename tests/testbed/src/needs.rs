@@ -5,6 +5,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::time::{ClockId, clock_gettime, clock_settime};
+
 use crate::original;
 
 /// Something that not every machine has.
@@ -24,6 +26,8 @@ pub enum Need {
     PrometheusClient,
     /// The Linux guest of `tests/linux_guest`.
     LinuxGuest,
+    /// A machine whose clock may be set.
+    WallClock,
 }
 
 /// Whether this machine has all of it. If not, the running test is named on stderr and in the
@@ -58,6 +62,9 @@ impl Need {
                 Path::new("/usr/lib/python3/dist-packages/prometheus_client").is_dir()
             }
             Self::LinuxGuest => linux_guest("initramfs.cpio.gz").is_file(),
+            Self::WallClock => {
+                clock_settime(ClockId::Realtime, clock_gettime(ClockId::Realtime)).is_ok()
+            }
         }
     }
 
@@ -69,6 +76,7 @@ impl Need {
             Self::Original => "the original ganeti-kvmd (package ganeti-haskell-3.0)",
             Self::Ganeti => "Ganeti's Python code (package ganeti-3.0)",
             Self::PrometheusClient => "python3-prometheus-client (package of that name)",
+            Self::WallClock => "CAP_SYS_TIME",
             Self::LinuxGuest => "a Linux guest (tests/linux_guest/build target/linux_guest)",
         }
     }

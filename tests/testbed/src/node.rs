@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
 
 use rustix::fs::{AtFlags, Mode, OFlags, openat, statat, unlinkat};
 use rustix::mount::{
@@ -194,6 +195,20 @@ impl Node {
     #[must_use]
     pub fn start_wrapped(&self, wrapper: &[&str], arguments: &[&str]) -> Daemon {
         Daemon::start(self, wrapper, arguments)
+    }
+
+    /// As [`Node::start_wrapped`]; nothing if the daemon ends with an error that it names.
+    #[must_use]
+    pub fn try_start_wrapped(&self, wrapper: &[&str], arguments: &[&str]) -> Option<Daemon> {
+        Daemon::try_start(self, wrapper, arguments)
+    }
+
+    /// Runs the program with these arguments until it ends by itself.
+    #[must_use]
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        let mut command = Command::new(&self.program);
+        command.args(arguments).envs(self.environment()).stdin(Stdio::null());
+        command.output().expect("run the program")
     }
 
     /// Whether the daemon's instance of the kernel's tracing is there.
