@@ -160,6 +160,22 @@ fn no_crate_asks_for_a_later_rust() {
     }
 }
 
+#[test]
+fn every_crate_is_from_the_registry_and_linked_once() {
+    let metadata = metadata();
+    for package in entries(&metadata, "packages") {
+        let source = &package["source"];
+        assert!(
+            source.is_null() || source.as_str().is_some_and(|url| url.contains("crates.io-index")),
+            "{} comes from {source}",
+            text(package, "name")
+        );
+    }
+    let names: Vec<&str> = linked(&metadata).iter().map(|package| text(package, "name")).collect();
+    assert!(names.len() > 20, "{names:?}");
+    assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "two versions of one: {names:?}");
+}
+
 /// The crates of others that end up in the programs: no build scripts, no macros, no tests.
 fn linked(metadata: &Value) -> Vec<&Value> {
     let tree = cargo(&[
