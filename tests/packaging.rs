@@ -3,6 +3,7 @@
 //! later Rust than this project does.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -261,7 +262,8 @@ fn paragraphs(metadata: &Value) -> String {
     let mut paragraphs = String::new();
     for (names, (holders, licence)) in groups {
         let files: Vec<String> = names.iter().map(|name| format!("{name}/*")).collect();
-        paragraphs += &format!(
+        let _ = write!(
+            paragraphs,
             "Files: {}\nCopyright: {}\nLicense: {licence}\n\n",
             files.join("\n "),
             holders.join("\n ")
