@@ -9,12 +9,15 @@ TESTS = strace:strace prlimit:util-linux '/usr/lib/python3/dist-packages/prometh
 ORIGINAL = '/usr/lib/ganeti/*/usr/sbin/ganeti-kvmd:^ganeti-haskell-3.[01]$$'
 GANETI = '/usr/share/ganeti/*/ganeti/backend.py:^ganeti-3.[01]$$'
 
+PEERS = forkstat:forkstat extrace:extrace strace:strace
+PLOT = /usr/lib/python3/dist-packages/matplotlib:python3-matplotlib
+
 # The tests that this machine cannot run are named in this file.
 NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare check clean
+.PHONY: all demo compare check bench bench-scale bench-programs clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -51,6 +54,21 @@ check:
 	else \
 		echo; echo "Every test has run."; \
 	fi
+
+# Against the original, forkstat and extrace: memory, CPU, delays. On a quiet machine, as root.
+bench: bench-programs
+	@target/release/examples/bench
+
+# How it grows with the number of virtual machines; a table and a picture of it.
+bench-scale: bench-programs
+	@tests/install-packages $(PLOT)
+	@target/release/examples/bench --scale docs/scale.csv
+	@/usr/bin/python3 tests/bench/plot.py docs/scale.csv docs/scale.svg
+
+bench-programs:
+	@tests/install-packages $(BUILD) $(PEERS) $(ORIGINAL)
+	$(CARGO) build --release --locked --bin ganeti-kvmd --example bench --example bench_vm
+	@$(CC) -O2 -Wall -o target/release/examples/fork_storm tests/bench/fork_storm.c
 
 clean:
 	$(CARGO) clean
