@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,6 +21,8 @@ const LOOK: Duration = Duration::from_millis(4);
 pub(crate) struct Herd {
     directory: TempDir,
     children: Vec<Child>,
+    /// Under whose eyes they live.
+    program: PathBuf,
     stamps: Place,
     power: Option<File>,
     flood: Option<File>,
@@ -48,20 +51,25 @@ impl Herd {
         let stamps = File::create(directory.path().join("stamps")).expect("create the stamps");
         stamps.set_len((count * 64) as u64).expect("make room for the stamps");
         let stamps = Place::open(directory.path(), 0);
-        let mut herd =
-            Self { directory, children: Vec::new(), stamps, power: Some(power), flood: Some(flood) };
+        let mut herd = Self {
+            directory,
+            children: Vec::new(),
+            program: node.program().into(),
+            stamps,
+            power: Some(power),
+            flood: Some(flood),
+        };
         let program = testbed::example("bench_vm");
         for index in 0..count {
             herd.add(node, &program, index, habits);
         }
-        // A path that is bound and not yet listened at refuses; both are one step to `bind` in Rust.
         await_that("every machine has its socket", || {
             (0..count).rev().all(|index| node.socket(name(index)).exists())
         });
         herd
     }
 
-    fn add(&mut self, node: &Node, program: &std::path::Path, index: usize, habits: Habits) {
+    fn add(&mut self, node: &Node, program: &Path, index: usize, habits: Habits) {
         let mut command = Command::new(program);
         command.arg(self.directory.path()).arg(index.to_string()).arg(node.socket(name(index)));
         if habits.flood > 0 {
@@ -128,7 +136,8 @@ impl Herd {
         let deadline = Instant::now() + testbed::patience();
         while !self.stamps().iter().all(&holds) {
             let met = self.stamps().iter().filter(|stamps| holds(stamps)).count();
-            assert!(Instant::now() < deadline, "{met} of {} machines: each {what}", self.len());
+            let (all, daemon) = (self.len(), self.program.display());
+            assert!(Instant::now() < deadline, "{met} of {all} VMs of {daemon}: each {what}");
             thread::sleep(LOOK);
         }
     }

@@ -63,8 +63,18 @@ fn main() {
         }
     }
     let (power, flood) = (gate(&herd, "power"), gate(&herd, "flood"));
-    let listener = UnixListener::bind(&vm.socket).expect("bind the socket");
+    let listener = listen(&vm.socket);
     vm.live(&listener, &power, &flood);
+}
+
+/// It is listened at when it appears: the original loses an instance whose socket it finds a
+/// moment too early, for ever.
+fn listen(socket: &Path) -> UnixListener {
+    let elsewhere = socket.with_extension("elsewhere");
+    let listener = UnixListener::bind(&elsewhere).expect("bind the socket");
+    std::fs::hard_link(&elsewhere, socket).expect("give the socket its name");
+    std::fs::remove_file(&elsewhere).expect("remove its other name");
+    listener
 }
 
 /// Opened while the herd holds it open for writing.
