@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use testbed::Node;
 
@@ -74,25 +74,31 @@ impl Listener {
         (after - before) as f64
     }
 
-    /// How many processes come and go with it for one without it, the median of some rounds. The
-    /// two take turns in being first.
-    pub(crate) fn slowdown(&self, rounds: usize, processes: usize) -> f64 {
+    /// How many processes come and go with it for one without it: the median of as many rounds as
+    /// there is time for. The two take turns in being first.
+    pub(crate) fn slowdown(&self, time: Duration) -> f64 {
+        /// So many take a quarter of a second: more than a scheduler's whim.
+        const PROCESSES: usize = 5000;
+        const FEWEST_ROUNDS: usize = 6;
+        const MOST_ROUNDS: usize = 200;
         let with = || {
             let listener = self.start();
-            let took = storm(processes);
+            let took = storm(PROCESSES);
             self.stop(listener);
             took
         };
-        let round = |number| {
-            if number % 2 == 0 {
-                let without = storm(processes);
+        let round = |number: usize| {
+            if number.is_multiple_of(2) {
+                let without = storm(PROCESSES);
                 without / with()
             } else {
                 let with = with();
-                storm(processes) / with
+                storm(PROCESSES) / with
             }
         };
-        median(&mut (0..rounds).map(round).collect::<Vec<f64>>())
+        let begun = Instant::now();
+        let in_time = |number: &usize| *number < FEWEST_ROUNDS || begun.elapsed() < time;
+        median(&mut (0..MOST_ROUNDS).take_while(in_time).map(round).collect::<Vec<f64>>())
     }
 }
 

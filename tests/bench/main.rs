@@ -1,9 +1,10 @@
 //! The figures behind `make bench`: this daemon, the original and two that listen to the kernel
 //! as it does, on the same work in the same run.
 //!
-//! Usage: `bench [--scale TABLE]`
+//! Usage: `bench [--only PART... | --scale TABLE]`
 //!
-//! With `--scale` it writes how the figures grow with the number of virtual machines, for
+//! With `--only` it measures some parts of `PARTS`; without the original where `BENCH_ALONE` is
+//! set. With `--scale` it writes how the figures grow with the number of virtual machines, for
 //! `plot.py`. The original knows Ganeti's own paths only, so all is played in a mount namespace
 //! of its own.
 
@@ -22,6 +23,7 @@ mod table;
 
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use listeners::Listener;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -136,7 +138,8 @@ impl Bench {
         let many = self.both(|subject| measures::attach(subject, 1000, 1).memory);
         self.memory_rows("1000 VMs", &many, AtMost(KiB(6.0 * 1024.0)));
         let growth = |one: Memory, many: Memory| (many.rss as f64 - one.rss as f64) / 999.0;
-        let growth = (growth(one.0, many.0), one.1.zip(many.1).map(|(one, many)| growth(one, many)));
+        let growth =
+            (growth(one.0, many.0), one.1.zip(many.1).map(|(one, many)| growth(one, many)));
         let target = AtMost(Bytes(3.0 * 1024.0));
         self.beside("... RSS for each VM after the first", &growth, target, |kib| {
             Bytes(kib * 1024.0)
@@ -202,10 +205,13 @@ impl Bench {
             &others_switches,
             AtMost(Count(5.0)),
         );
-        let ours_rate = ours.slowdown(60, 5000);
+        let ours_rate = ours.slowdown(Duration::from_secs(40));
         drop(ours);
         let others_rate = others.each_ref().map(|(program, listener)| {
-            (*program, measure(listener, |listener| listener.slowdown(20, 5000)).map(Ratio))
+            (
+                *program,
+                measure(listener, |listener| listener.slowdown(Duration::from_secs(15))).map(Ratio),
+            )
         });
         self.table.add(
             "fork+exit of the host, with : without",
@@ -229,7 +235,12 @@ impl Bench {
             let what = format!("{machines} power off at once: gone with no file yet");
             self.beside(&what, &storm, AtMost(Count(most)), |storm| Count(storm.gone_unmarked));
             let never = |storm: &measures::Storm| Count(storm.never as f64);
-            self.beside("... files that never came, in all 5 rounds", &storm, AtMost(Count(0.0)), never);
+            self.beside(
+                "... files that never came, in all 5 rounds",
+                &storm,
+                AtMost(Count(0.0)),
+                never,
+            );
             let target = longest.map_or(Target::None, |longest| AtMost(Nanoseconds(longest * MS)));
             self.beside("... last file after the last VM is gone", &storm, target, |storm| {
                 Nanoseconds(storm.lag)
@@ -267,7 +278,12 @@ impl Bench {
         if let Some(connector) = connector {
             let total = connector + trace.unwrap_or_default();
             let target = AtMost(Nanoseconds(MS));
-            self.table.add("one VM more or less among 1000: both filters", Nanoseconds(total), &[], target);
+            self.table.add(
+                "one VM more or less among 1000: both filters",
+                Nanoseconds(total),
+                &[],
+                target,
+            );
             self.table.add("... the proc connector's", Nanoseconds(connector), &[], Target::None);
         }
         if let Some(trace) = trace {
@@ -279,7 +295,8 @@ impl Bench {
         for machines in [1, 200] {
             let calls = self.both(|subject| measures::system_calls(subject, machines));
             let (Some((ours, which)), theirs) = calls else {
-                self.table.note("Without strace: it is not installed. Type: apt-get install strace");
+                self.table
+                    .note("Without strace: it is not installed. Type: apt-get install strace");
                 return;
             };
             let theirs = theirs.flatten().map(|(theirs, _)| Count(theirs));

@@ -135,7 +135,10 @@ fn ratio(ours: f64, other: f64) -> String {
 /// The value below which so many of a hundred are. The order of the values is changed.
 pub(crate) fn percentile(values: &mut [f64], percent: usize) -> f64 {
     values.sort_by(f64::total_cmp);
-    values.get((values.len() * percent / 100).min(values.len().saturating_sub(1))).copied().unwrap_or(f64::NAN)
+    values
+        .get((values.len() * percent / 100).min(values.len().saturating_sub(1)))
+        .copied()
+        .unwrap_or(f64::NAN)
 }
 
 pub(crate) fn median(values: &mut [f64]) -> f64 {
