@@ -1,7 +1,7 @@
 //! The figures behind `make bench`: this daemon, the original and two that listen to the kernel
 //! as it does, on the same work in the same run.
 //!
-//! Usage: `bench [--only PART... | --scale TABLE]`
+//! Usage: `bench [--only PART... | --scale TABLE [MACHINES...]]`
 //!
 //! With `--only` it measures some parts of `PARTS`; without the original where `BENCH_ALONE` is
 //! set. With `--scale` it writes how the figures grow with the number of virtual machines, for
@@ -70,9 +70,13 @@ fn main() -> ExitCode {
     match *arguments.as_slice() {
         [] => bench.run(&[]),
         ["--only", ref parts @ ..] => bench.run(parts),
-        ["--scale", path] => scale::measure(Path::new(path), &bench.subjects()),
+        ["--scale", path, ref machines @ ..] => {
+            let machines = machines.iter().map(|number| number.parse().expect("a number"));
+            let machines: Vec<usize> = machines.collect();
+            scale::measure(Path::new(path), &bench.subjects(), &machines);
+        }
         _ => {
-            eprintln!("Usage: bench [--only PART... | --scale TABLE]");
+            eprintln!("Usage: bench [--only PART... | --scale TABLE [MACHINES...]]");
             return ExitCode::FAILURE;
         }
     }

@@ -12,12 +12,15 @@ const MACHINES: [usize; 7] = [1, 10, 100, 500, 1000, 2000, 5000];
 /// The original takes minutes and gigabytes with more.
 const MOST_FOR_THEIRS: usize = 2000;
 
-/// Writes the table to `path`.
-pub(crate) fn measure(path: &Path, subjects: &[Subject]) {
+/// Writes the table to `path`, after each of its rows: a machine may not hold the last ones.
+pub(crate) fn measure(path: &Path, subjects: &[Subject], machines: &[usize]) {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).expect("create a directory for the table");
+    }
     let mut table = String::from(
         "program,vms,rss_kib,private_kib,attach_ms,gone_unmarked,never_marked,last_file_ms,event_to_file_median_ms,event_to_file_p99_ms\n",
     );
-    for &machines in &MACHINES {
+    for &machines in if machines.is_empty() { &MACHINES } else { machines } {
         for &subject in subjects {
             if subject == Subject::Theirs && machines > MOST_FOR_THEIRS {
                 println!("the original: not played with {machines}");
@@ -39,8 +42,8 @@ pub(crate) fn measure(path: &Path, subjects: &[Subject]) {
             );
             println!("{row}");
             let _ = writeln!(table, "{row}");
+            fs::write(path, &table).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         }
     }
-    fs::write(path, table).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     println!("written to {}", path.display());
 }
