@@ -65,6 +65,13 @@ fn main() -> ExitCode {
             "Without the original: it is not installed. Type: apt-get install ganeti-haskell-3.0",
         );
     }
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let load = load.split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
+    if load > 0.5 {
+        bench.table.note(format!(
+            "This machine is busy (load {load}): times and rates are those of the scheduler."
+        ));
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match *arguments.as_slice() {
