@@ -11,13 +11,15 @@ GANETI = '/usr/share/ganeti/*/ganeti/backend.py:^ganeti-3.[01]$$'
 
 PACKAGING = dpkg-buildpackage:dpkg-dev dh:debhelper lintian:lintian
 DEB = target/debian/ganeti-kvmd-rs_*.deb
+PEERS = forkstat:forkstat extrace:extrace strace:strace
+PLOT = /usr/lib/python3/dist-packages/matplotlib:python3-matplotlib
 
 # The tests that this machine cannot run are named in this file.
 NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare check deb test-deb tools clean
+.PHONY: all demo compare check deb test-deb tools bench bench-scale bench-programs clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -78,6 +80,21 @@ test-deb: deb
 # What packaging/check uses if it is there, and what takes long to build.
 tools:
 	$(CARGO) install cargo-deny --locked --root target/tools
+
+# Against the original, forkstat and extrace: memory, CPU, delays. On a quiet machine, as root.
+bench: bench-programs
+	@target/release/examples/bench
+
+# How it grows with the number of virtual machines; a table and a picture of it.
+bench-scale: bench-programs
+	@tests/install-packages $(PLOT)
+	@target/release/examples/bench --scale docs/scale.csv
+	@/usr/bin/python3 tests/bench/plot.py docs/scale.csv docs/scale.svg
+
+bench-programs:
+	@tests/install-packages $(BUILD) $(PEERS) $(ORIGINAL)
+	$(CARGO) build --release --locked --bin ganeti-kvmd --example bench --example bench_vm
+	@$(CC) -O2 -Wall -o target/release/examples/fork_storm tests/bench/fork_storm.c
 
 clean:
 	$(CARGO) clean

@@ -31,6 +31,8 @@ pub struct Options {
     pub no_user_checks: bool,
     pub syslog: Syslog,
     pub settings: Settings,
+    /// It is not to give up what it does not need.
+    pub no_sandbox: bool,
     /// Another daemon runs, and is to hand over what it has open.
     pub takes_over: bool,
     /// Where to put figures for Prometheus.
@@ -92,7 +94,7 @@ const GANETIS: [Opt; 7] = [
 ];
 
 /// Those that only this program has.
-const OURS: [Opt; 6] = [
+const OURS: [Opt; 7] = [
     Opt {
         short: None,
         long: "guest-reset",
@@ -139,6 +141,7 @@ const OURS: [Opt; 6] = [
         "Take the place of the daemon that runs, with its connections, so that nothing is missed \
          (after an upgrade); where a service manager keeps them, restart the service instead",
     ),
+    flag(None, "no-sandbox", "Keep every capability and system call, for debugging"),
 ];
 
 /// What `--help` prints.
@@ -301,6 +304,7 @@ impl Reading {
         match (option.long, value) {
             ("foreground", _) => self.options.foreground = true,
             ("debug", _) => self.options.debug = true,
+            ("no-sandbox", _) => self.options.no_sandbox = true,
             ("take-over", _) => self.options.takes_over = true,
             ("no-user-checks", _) => self.options.no_user_checks = true,
             ("help", _) => self.wants_help = true,

@@ -181,15 +181,19 @@ impl Daemon {
         })
     }
 
-    /// Goes on with what an earlier daemon has handed over, and runs until a signal asks it to end.
-    pub fn run(&mut self, inheritance: Inheritance) -> Result<(), StartError> {
-        let mut woken = Events::with_capacity(WAKE_UP);
+    /// Goes on with what an earlier daemon has handed over, and looks at everything once.
+    pub fn begin(&mut self, inheritance: Inheritance) {
         self.take_over(inheritance);
         // The first tick is due at once: it looks at everything.
         self.tick(clock::now());
         self.save();
         self.speak();
         self.publish_metrics();
+    }
+
+    /// Runs until a signal asks it to end.
+    pub fn run(&mut self) -> Result<(), StartError> {
+        let mut woken = Events::with_capacity(WAKE_UP);
         if let Some(manager) = &self.manager {
             manager.tell_ready();
             self.tell_manager_at = manager.interval().map(|interval| clock::now() + interval);

@@ -8,7 +8,7 @@ use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use ::log::{error, info};
+use ::log::{error, info, warn};
 
 use crate::cli::{Options, Syslog};
 use crate::config::{self, GanetisWords, Paths};
@@ -18,7 +18,7 @@ use crate::sys::daemonize::{self, Report, Side, Starter};
 use crate::sys::handover::{self, Inheritance};
 use crate::sys::pid_file::PidFile;
 use crate::sys::service_manager::ServiceManager;
-use crate::sys::{node_name, process, users};
+use crate::sys::{node_name, process, sandbox, users};
 
 /// Why the daemon has not come up.
 #[derive(Debug)]
@@ -174,5 +174,13 @@ fn serve(
     let mut daemon = Daemon::new(paths, options.settings, options.metrics_file, manager, log)?;
     // From here on it is up: whoever started it may go on.
     *starter = None;
-    daemon.run(inheritance)
+    daemon.begin(inheritance);
+    if options.no_sandbox {
+        warn!("No sandbox: this daemon keeps every capability and system call (--no-sandbox)");
+    } else if let Err(error) = sandbox::enter() {
+        error!(
+            "{error}; going on with more rights than needed (--no-sandbox says that this is meant)"
+        );
+    }
+    daemon.run()
 }

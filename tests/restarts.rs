@@ -193,7 +193,7 @@ fn a_successor_knows_what_was_asked_of_a_guest() {
     guest.execute(&["system_powerdown"]);
     // Handed over is what was heard, and what is yet to be.
     let successor = node.start_with(&["--take-over"]);
-    let said = daemon.ended();
+    let (said, _) = daemon.ended();
     assert!(said.iter().any(|line| line.contains("Handed over 1 connections")), "{said:#?}");
     guest.tell(b'p');
     guest.wait();
@@ -340,7 +340,7 @@ fn taken_over_at_any_moment_nothing_is_lost() {
         end.bring_about(&mut stand_in);
         thread::sleep(moment(trial));
         let successor = node.start_with(&["--take-over"]);
-        let said = daemon.ended();
+        let (said, _) = daemon.ended();
         let told = said.iter().filter_map(|line| Death::parse(line)).find(|d| d.name == name);
         let death = told.unwrap_or_else(|| successor.await_death(&name));
         assert_eq!((&*death.cause, &*death.initiator), end.verdict(), "{}", death.line);

@@ -18,6 +18,7 @@ pub mod pid_file;
 pub mod process;
 pub mod qmp_socket;
 pub mod replaced_file;
+pub mod sandbox;
 pub mod sender;
 pub mod service_manager;
 pub mod socket_option;

@@ -237,7 +237,7 @@ impl Instance {
 
     /// The socket was created under the name (again): whoever bound it will listen now.
     pub(super) fn found_again(&mut self, context: &mut Context<'_>) {
-        if let Link::Down { ref mut tries, .. } = self.link
+        if let Link::Down { ref mut tries, .. } | Link::Trying { ref mut tries } = self.link
             && self.died.is_none()
         {
             *tries = 0;
@@ -249,7 +249,7 @@ impl Instance {
     /// The name belongs to another socket now.
     pub(super) fn superseded(&mut self, context: &mut Context<'_>) {
         self.file.give_up();
-        let is_closed = !self.link.is_up();
+        let is_closed = self.link.is_down();
         if is_closed && self.process.is_none() {
             self.stop(context);
             self.is_gone = true;
@@ -349,8 +349,8 @@ impl Instance {
     }
 
     fn connect(&mut self, context: &mut Context<'_>) {
-        if let Link::Down { ref mut next, .. } = self.link {
-            *next = None;
+        if let Link::Down { tries, .. } = self.link {
+            self.link = Link::Trying { tries };
             let (name, inode) = (self.name.clone(), self.inode);
             let incarnation = context.incarnation;
             context.actions.push(Action::Connect { incarnation, name, inode });
@@ -377,8 +377,11 @@ impl Instance {
     }
 
     fn not_connected(&mut self, error: ConnectError, context: &mut Context<'_>) {
-        let Link::Down { tries, .. } = self.link else { return };
-        self.link = Link::after(error, tries, context.now);
+        let Link::Trying { tries } = self.link else { return };
+        self.link = match self.died {
+            None => Link::after(error, tries, context.now),
+            Some(_) => Link::stale(),
+        };
         if self.link.deadline().is_none() && self.process.is_none() {
             self.stop(context);
             self.is_gone = error == ConnectError::Gone;

@@ -19,6 +19,9 @@ const RECONNECT_TRY: u32 = 7;
 pub(super) enum Link {
     /// Not connected. `next` is the time of the next attempt; without one, the next rescan.
     Down { tries: u32, next: Option<Moment> },
+    /// An attempt, after `tries` others, whose outcome is not known yet. There is to be no second
+    /// one beside it: QEMU would talk to that, or to neither.
+    Trying { tries: u32 },
     /// Connected. `warn_at` is when silence becomes worth a warning, `awaits` the command that
     /// has not been answered yet.
     Up { warn_at: Option<Moment>, awaits: Option<Command> },
@@ -52,12 +55,17 @@ impl Link {
         matches!(self, Self::Up { .. })
     }
 
+    /// It is not connected, and nothing is under way.
+    pub(super) fn is_down(&self) -> bool {
+        matches!(self, Self::Down { .. } | Self::Unfit)
+    }
+
     /// When it is to be looked after.
     pub(super) fn deadline(&self) -> Option<Moment> {
         match *self {
             Self::Down { next, .. } => next,
             Self::Up { warn_at, .. } => warn_at,
-            Self::Unfit => None,
+            Self::Trying { .. } | Self::Unfit => None,
         }
     }
 }

@@ -534,3 +534,36 @@ fn nobody_can_keep_the_daemon_busy_with_remembering() {
     }
     assert!(written < 1100, "{written}");
 }
+
+/// How often the node asks for a connection, if nothing that it asks for is answered meanwhile.
+fn connects_before_an_answer(events: [Event; 2]) -> usize {
+    let now = Moment(Duration::from_secs(1));
+    let mut node = Node::new(Settings::default(), now);
+    let mut actions = Vec::new();
+    for event in events {
+        node.handle(now, event, &mut actions);
+    }
+    actions.iter().filter(|action| matches!(action, Action::Connect { .. })).count()
+}
+
+#[test]
+fn a_socket_that_is_seen_again_at_once_is_connected_to_once() {
+    let name = || Name::new(b"web1");
+    let created = || Event::Created { name: name(), inode: Inode(1) };
+    let listed = || Event::Listed { name: name(), inode: Inode(1) };
+    assert_eq!(connects_before_an_answer([created(), created()]), 1);
+    assert_eq!(connects_before_an_answer([listed(), created()]), 1);
+    assert_eq!(connects_before_an_answer([created(), listed()]), 1);
+    assert_eq!(connects_before_an_answer([created(), Event::Rescan]), 1);
+}
+
+#[test]
+fn an_instance_whose_name_is_taken_while_it_is_connected_to_is_judged() {
+    let mut world = World::new(Settings::default());
+    let created = |inode| Event::Created { name: World::name(), inode: Inode(inode) };
+    let mut actions = Vec::new();
+    world.node.handle(world.now, created(1), &mut actions);
+    world.node.handle(world.now, created(2), &mut actions);
+    let released = actions.iter().any(|action| matches!(action, Action::Release { .. }));
+    assert!(!released, "what comes of the attempt is not known");
+}

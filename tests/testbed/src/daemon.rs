@@ -224,16 +224,16 @@ impl Daemon {
     /// Kills it with SIGKILL, waits until it is gone, and returns everything that it said.
     pub fn kill(mut self) -> Vec<String> {
         self.child.kill().expect("kill the daemon");
-        self.ended()
+        self.ended().0
     }
 
-    /// Waits until it has ended by itself, and returns everything that it said.
-    pub fn ended(mut self) -> Vec<String> {
-        self.child.wait().expect("wait for the daemon");
+    /// Waits until it has ended by itself, and returns everything that it said, and how it ended.
+    pub fn ended(mut self) -> (Vec<String>, ExitStatus) {
+        let status = self.child.wait().expect("wait for the daemon");
         if let Some(reader) = self.reader.take() {
             let _ = reader.join();
         }
-        self.lines()
+        (self.lines(), status)
     }
 
     /// Fails if it has ended.

@@ -1,0 +1,193 @@
+//! Giving up what is not needed: capabilities, privileges by way of other programs, and every
+//! system call but those that the daemon makes.
+//!
+//! To be entered when the daemon is up. What it may need later, to open again what it has lost, is
+//! among what is kept; what only its start needs is not.
+
+use std::fmt;
+use std::io;
+
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch, apply_filter,
+};
+
+/// Why less was given up than there is to give up.
+#[derive(Debug)]
+pub enum SandboxError {
+    Capabilities(io::Error),
+    NoNewPrivileges(io::Error),
+    /// The filter on system calls, in the words of the library or of the kernel.
+    Filter(String),
+}
+
+impl fmt::Display for SandboxError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Capabilities(error) => write!(f, "cannot drop capabilities: {error}"),
+            Self::NoNewPrivileges(error) => write!(f, "cannot set no_new_privs: {error}"),
+            Self::Filter(error) => write!(f, "cannot filter system calls: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for SandboxError {}
+
+/// What the daemon uses when it is up.
+const KEPT: [CapabilitySet; 3] = [
+    // To join the proc connector's group again (before Linux 6.6), with a large buffer.
+    CapabilitySet::NET_ADMIN,
+    // How a process ended, and who sent a signal, where that is another user's: proc(5).
+    CapabilitySet::SYS_PTRACE,
+    // QEMU's socket, log and pid file, where Ganeti gives each instance a user of its own; Ganeti's
+    // directories, where it has users of its own.
+    CapabilitySet::DAC_OVERRIDE,
+];
+
+/// The system calls that the daemon makes when it is up.
+const CALLS: &[libc::c_long] = &[
+    // The loop.
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_ppoll,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_clock_gettime,
+    // Memory, and what the language's runtime does with it.
+    libc::SYS_brk,
+    libc::SYS_futex,
+    libc::SYS_getrandom,
+    libc::SYS_madvise,
+    libc::SYS_mmap,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    // Files: Ganeti's, the log, the records, the state, /proc, control groups.
+    libc::SYS_close,
+    libc::SYS_dup3,
+    libc::SYS_fcntl,
+    libc::SYS_fdatasync,
+    libc::SYS_flock,
+    libc::SYS_fstat,
+    libc::SYS_ftruncate,
+    libc::SYS_getdents64,
+    libc::SYS_lseek,
+    libc::SYS_mknodat,
+    libc::SYS_newfstatat,
+    libc::SYS_openat,
+    libc::SYS_pread64,
+    libc::SYS_pwrite64,
+    libc::SYS_read,
+    libc::SYS_readlinkat,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+    libc::SYS_statx,
+    libc::SYS_unlinkat,
+    libc::SYS_write,
+    libc::SYS_writev,
+    // The control directory.
+    libc::SYS_inotify_add_watch,
+    libc::SYS_inotify_rm_watch,
+    // QMP, the connector, the service manager, a successor, syslog.
+    libc::SYS_bind,
+    libc::SYS_connect,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+    libc::SYS_socket,
+    // Processes.
+    libc::SYS_geteuid,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_ioctl,
+    libc::SYS_pidfd_open,
+    libc::SYS_uname,
+    // The kernel's trace. To mount it takes CAP_SYS_ADMIN, which is tried and refused later on.
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_mkdirat,
+    // No call at all: what a tracer makes of one that it lets fail, as the tests do.
+    u32::MAX as libc::c_long,
+    // The end.
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_sigaltstack,
+];
+
+/// The same under the names of the first architectures.
+#[cfg(target_arch = "x86_64")]
+const OLD_CALLS: &[libc::c_long] = &[
+    libc::SYS_epoll_wait,
+    libc::SYS_poll,
+    libc::SYS_open,
+    libc::SYS_stat,
+    libc::SYS_lstat,
+    libc::SYS_readlink,
+    libc::SYS_rename,
+    libc::SYS_unlink,
+    libc::SYS_mkdir,
+    libc::SYS_rmdir,
+    libc::SYS_dup2,
+    libc::SYS_chmod,
+    libc::SYS_time,
+];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_CALLS: &[libc::c_long] = &[];
+
+/// Gives up what is not needed. A system call that is not listed kills the process from here on.
+pub fn enter() -> Result<(), SandboxError> {
+    drop_capabilities().map_err(SandboxError::Capabilities)?;
+    set_no_new_privs(true).map_err(|error| SandboxError::NoNewPrivileges(error.into()))?;
+    let program = filter().map_err(|error| SandboxError::Filter(error.to_string()))?;
+    apply_filter(&program).map_err(|error| SandboxError::Filter(error.to_string()))
+}
+
+fn drop_capabilities() -> io::Result<()> {
+    let kept = KEPT.into_iter().fold(CapabilitySet::empty(), CapabilitySet::union);
+    let had = capabilities(None)?;
+    if had.effective.contains(CapabilitySet::SETPCAP) {
+        // Those that the kernel has and this program does not know are in it, too.
+        for number in 0..u64::BITS {
+            let capability = CapabilitySet::from_bits_retain(1 << number);
+            if !kept.contains(capability)
+                && capability_is_in_bounding_set(capability).unwrap_or_default()
+            {
+                remove_capability_from_bounding_set(capability)?;
+            }
+        }
+    }
+    let permitted = had.permitted.intersection(kept);
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: had.effective.intersection(kept),
+            permitted,
+            inheritable: CapabilitySet::empty(),
+        },
+    )?;
+    Ok(())
+}
+
+fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+    let anything = |&call: &libc::c_long| (call, Vec::new());
+    let mut rules: std::collections::BTreeMap<libc::c_long, Vec<SeccompRule>> =
+        CALLS.iter().chain(OLD_CALLS).map(anything).collect();
+    // A panic ends in abort(3), which signals this very process.
+    let this = u64::from(std::process::id());
+    let to_itself = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, this)?;
+    rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![to_itself])?]);
+    let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
+    SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture)?
+        .try_into()
+}

@@ -1,0 +1,70 @@
+//! What the daemon has given up, as the kernel shows it. All other tests run in the sandbox, too.
+
+use std::os::unix::process::ExitStatusExt;
+
+use testbed::{Daemon, Node, needs};
+
+fn node() -> Node {
+    Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
+}
+
+/// A field of `/proc/PID/status` in hexadecimal.
+fn mask(daemon: &Daemon, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", daemon.pid())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(&format!("{field}:"))).unwrap();
+    u64::from_str_radix(line.trim(), 16).unwrap()
+}
+
+/// Up, and in the sandbox: an instance is connected in the loop only.
+fn in_the_loop(node: &Node, daemon: &Daemon) {
+    let stand_in = node.stand_in("web1").connected();
+    daemon.await_line(&format!("(pid {}) is connected and runs", stand_in.pid()));
+}
+
+#[test]
+fn three_capabilities_are_left_and_none_can_come_back() {
+    const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+    const CAP_NET_ADMIN: u64 = 1 << 12;
+    const CAP_SYS_PTRACE: u64 = 1 << 19;
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    in_the_loop(&node, &daemon);
+    for field in ["CapEff", "CapPrm", "CapBnd"] {
+        assert_eq!(
+            mask(&daemon, field),
+            CAP_DAC_OVERRIDE | CAP_NET_ADMIN | CAP_SYS_PTRACE,
+            "{field}"
+        );
+    }
+    assert_eq!(mask(&daemon, "CapInh"), 0);
+    assert_eq!(daemon.status("NoNewPrivs"), 1);
+    // SECCOMP_MODE_FILTER
+    assert_eq!(daemon.status("Seccomp"), 2);
+}
+
+#[test]
+fn a_system_call_that_is_not_the_daemons_kills_it() {
+    needs!(Root, Strace);
+    let node = node();
+    // Where it would wait, strace has it ask for its parent.
+    let inject = "--inject=epoll_wait:retval=0:syscall=getppid";
+    let wrapper = ["strace", "-o", "/dev/null", "--trace=epoll_wait", inject];
+    let daemon = node.start_wrapped(&wrapper, &[]);
+    let _stand_in = node.stand_in("web1").start();
+    let (_, status) = daemon.ended();
+    // strace dies as its tracee has.
+    assert_eq!(status.signal(), Some(libc::SIGSYS), "{status}");
+}
+
+#[test]
+fn without_it_everything_is_kept_and_the_log_says_so() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start_with(&["--no-sandbox"]);
+    in_the_loop(&node, &daemon);
+    daemon.await_line("WARNING No sandbox");
+    assert_eq!(daemon.status("Seccomp"), 0);
+    let this = std::fs::read_to_string("/proc/self/status").unwrap();
+    assert!(this.contains(&format!("CapEff:\t{:016x}", mask(&daemon, "CapEff"))));
+}
