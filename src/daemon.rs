@@ -23,7 +23,7 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use log::{error, info};
+use log::{debug, error, info, warn};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
@@ -37,9 +37,9 @@ use crate::sys::directory_watch::DirectoryWatch;
 use crate::sys::handover::Inheritance;
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::trace::Trace;
-use crate::sys::{clock, process};
+use crate::sys::{clock, priority, process};
 use crate::verdict::{
-    Action, Command, Event, FileOutcome, Incarnation, Moment, Node, Process, Said, Settings,
+    Action, Command, Death, Event, FileOutcome, Incarnation, Moment, Node, Process, Said, Settings,
 };
 use complaints::Complaints;
 use endpoint::{Endpoint, Source};
@@ -52,6 +52,13 @@ const TRACE: Token = Token(3);
 
 /// How much one connection may say before the others are heard, in bytes.
 const FAIR_SHARE: usize = 16 * 1024;
+
+/// How many ends are told of (a record, a line in the log) before the sources are heard again: a
+/// guest that is just being powered off cannot wait, those that are gone can.
+const ENDS_AT_ONCE: usize = 16;
+
+/// For how long the state file may lag behind while there are ends to be told of.
+const LONGEST_LAG: Duration = Duration::from_millis(20);
 
 /// As many sources as one wake-up may name; the rest is named by the next.
 const WAKE_UP: usize = 1024;
@@ -106,6 +113,10 @@ pub struct Daemon {
     precision: Precision,
     records: AppendFile,
     metrics: Metrics,
+    /// Ends that are yet to be told of.
+    ends: VecDeque<Death>,
+    /// When everything that was known was written down last.
+    saved_at: Moment,
     endpoints: HashMap<Incarnation, Endpoint>,
     /// Connections that have more to say than their share.
     unread: VecDeque<Incarnation>,
@@ -118,6 +129,8 @@ pub struct Daemon {
     buffer: Box<[u8]>,
     outbox: Vec<(Incarnation, Command)>,
     shortages: Complaints,
+    /// It has run for too long, and is ordinary for a while.
+    makes_way: bool,
     is_asked_to_hand_over: bool,
     is_stopping: bool,
 }
@@ -133,7 +146,8 @@ impl Daemon {
         log: Log,
     ) -> Result<Self, StartError> {
         let poll = Poll::new().map_err(cannot("create an epoll instance"))?;
-        let numbers = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2];
+        let numbers =
+            [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2, priority::HAS_RUN_TOO_LONG];
         let mut signals = Signals::new(numbers).map_err(cannot("take signals"))?;
         let watch = DirectoryWatch::new(&paths.control_dir())
             .map_err(cannot("create an inotify instance (see fs.inotify.max_user_instances)"))?;
@@ -168,6 +182,8 @@ impl Daemon {
             precision: Precision::Exact,
             records,
             metrics: Metrics::new(metrics_file),
+            ends: VecDeque::new(),
+            saved_at: clock::now(),
             endpoints: HashMap::new(),
             unread: VecDeque::new(),
             heard_from: Vec::new(),
@@ -176,6 +192,7 @@ impl Daemon {
             buffer: vec![0; FAIR_SHARE].into(),
             outbox: Vec::new(),
             shortages: Complaints::default(),
+            makes_way: false,
             is_asked_to_hand_over: false,
             is_stopping: false,
         })
@@ -186,8 +203,7 @@ impl Daemon {
         self.take_over(inheritance);
         // The first tick is due at once: it looks at everything.
         self.tick(clock::now());
-        self.save();
-        self.speak();
+        self.write_down(clock::now());
         self.publish_metrics();
     }
 
@@ -206,27 +222,31 @@ impl Daemon {
                 _ => {}
             }
             let now = clock::now();
+            // A guest that is being powered off is gone in milliseconds.
             for event in &woken {
-                self.woken_by(now, event.token(), event.is_read_closed());
+                self.hear(now, event);
+            }
+            for event in &woken {
+                self.woken_by(now, event.token());
             }
             self.read_on(now);
             self.tick(now);
-            self.save();
-            self.consume();
-            self.speak();
+            self.tell_ends(ENDS_AT_ONCE);
+            self.write_down(now);
             self.publish_metrics();
             self.tell_manager(now);
             if std::mem::take(&mut self.is_asked_to_hand_over) {
                 self.hand_over();
             }
         }
+        self.tell_ends(usize::MAX);
         self.withdraw_metrics();
         Ok(())
     }
 
     /// For how long nothing needs to be done if no source speaks.
     fn patience(&self) -> Duration {
-        if !self.unread.is_empty() {
+        if !self.unread.is_empty() || !self.ends.is_empty() {
             return Duration::ZERO;
         }
         let connector = self.connector.as_ref().and_then(Connector::deadline);
@@ -253,7 +273,18 @@ impl Daemon {
         }
     }
 
-    fn woken_by(&mut self, now: Moment, token: Token, is_closed: bool) {
+    /// Hears what an instance says, if it was one that has woken the daemon.
+    fn hear(&mut self, now: Moment, event: &mio::event::Event) {
+        if let Some((incarnation, Source::Qmp)) = endpoint::source(event.token()) {
+            if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
+                endpoint.has_hung_up |= event.is_read_closed();
+            }
+            self.read(now, incarnation);
+        }
+    }
+
+    /// Looks at every other source.
+    fn woken_by(&mut self, now: Moment, token: Token) {
         match token {
             SIGNALS => self.take_signals(),
             DIRECTORY => {
@@ -268,19 +299,38 @@ impl Daemon {
                 self.drain_trace();
                 self.settle(now);
             }
-            token => match endpoint::source(token) {
-                Some((incarnation, Source::Qmp)) => {
-                    if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
-                        endpoint.has_hung_up |= is_closed;
-                    }
-                    self.read(now, incarnation);
-                }
-                Some((incarnation, Source::Pidfd)) => {
+            token => {
+                if let Some((incarnation, Source::Pidfd)) = endpoint::source(token) {
                     self.handle(now, Event::Of(incarnation, Said::Died));
                 }
-                None => {}
-            },
+            }
         }
+    }
+
+    /// Tells of ends, the first ones first.
+    fn tell_ends(&mut self, most: usize) {
+        let count = self.ends.len().min(most);
+        for death in self.ends.drain(..count).collect::<Vec<_>>() {
+            self.metrics.ended(&death);
+            // Whoever sees the line finds the record.
+            self.record(&death);
+            info!("{death}");
+        }
+    }
+
+    /// Writes down what is known, takes what was heard and says what is to be said, in this order.
+    /// While there are ends to be told of, that may wait a little: the whole is written each time.
+    fn write_down(&mut self, now: Moment) {
+        if self.node.has_turned() && !self.ends.is_empty() {
+            if now.since(self.saved_at) < LONGEST_LAG {
+                return;
+            }
+            // The file forgets them.
+            self.tell_ends(usize::MAX);
+        }
+        self.save(now);
+        self.consume();
+        self.speak();
     }
 
     fn take_signals(&mut self) {
@@ -288,8 +338,29 @@ impl Daemon {
             match signal {
                 libc::SIGHUP => self.reopen_files(),
                 libc::SIGUSR2 => self.is_asked_to_hand_over = true,
+                priority::HAS_RUN_TOO_LONG => self.make_way(),
                 _ => self.is_stopping = true,
             }
+        }
+    }
+
+    /// Lets ordinary processes run, until the next time that everything is looked at.
+    fn make_way(&mut self) {
+        match priority::lower() {
+            Ok(()) => {
+                self.makes_way = true;
+                debug!("Ran for 200 ms without sleep; making way for others for a while");
+            }
+            Err(error) => error!("Cannot give up the real-time priority: {error}"),
+        }
+    }
+
+    /// Gets in front again.
+    pub(super) fn get_in_front(&mut self) {
+        if std::mem::take(&mut self.makes_way)
+            && let Err(error) = priority::raise()
+        {
+            warn!("Cannot get back the real-time priority: {error}");
         }
     }
 
@@ -384,12 +455,7 @@ impl Daemon {
                 info!("Instance {name}{} is connected and {state}", pid(process));
             }
             Action::WarnSilent { name, process } => self.warn_silent(&name, process),
-            Action::Record(death) => {
-                self.metrics.ended(&death);
-                // Whoever sees the line finds the record.
-                self.record(&death);
-                info!("{death}");
-            }
+            Action::Record(death) => self.ends.push_back(*death),
         }
     }
 }

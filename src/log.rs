@@ -40,12 +40,14 @@ impl Log {
         Self::default()
     }
 
-    /// Has every line of the whole program go to this log from now on. Called once.
+    /// Has every line of the whole program go to this log from now on. Called once, after the last
+    /// fork.
     pub fn start(&self, debug: bool) {
+        let pid = std::process::id();
         Builder::new()
             .filter_module("kvmd", if debug { LevelFilter::Debug } else { LevelFilter::Info })
             .target(Target::Pipe(Box::new(self.clone())))
-            .format(|line, record| write_line(line, Timestamp::now(), record))
+            .format(move |line, record| write_line(line, Timestamp::now(), pid, record))
             .init();
     }
 
@@ -98,9 +100,14 @@ fn level_name(record: &Record<'_>) -> &'static str {
     }
 }
 
-fn write_line(line: &mut impl Write, time: Timestamp, record: &Record<'_>) -> io::Result<()> {
+fn write_line(
+    line: &mut impl Write,
+    time: Timestamp,
+    pid: u32,
+    record: &Record<'_>,
+) -> io::Result<()> {
     let time = time.strftime("%Y-%m-%d %H:%M:%S,%9f000 UTC");
-    let (pid, level) = (std::process::id(), level_name(record));
+    let level = level_name(record);
     writeln!(line, "{time}: {PROGRAM} pid={pid}/ThreadId 1 {level} {}", record.args())
 }
 
@@ -125,18 +132,15 @@ mod tests {
         let time = Timestamp::new(1_795_227_247, 667_502_669).unwrap();
         let record =
             Record::builder().target(target).level(level).args(format_args!("text")).build();
-        write_line(&mut line, time, &record).unwrap();
+        write_line(&mut line, time, 7, &record).unwrap();
         String::from_utf8(line).unwrap()
     }
 
     #[test]
     fn a_line_has_the_form_of_ganetis() {
-        let pid = std::process::id();
         assert_eq!(
             line("kvmd::daemon", Level::Warn),
-            format!(
-                "2026-11-21 02:14:07,667502669000 UTC: ganeti-kvmd pid={pid}/ThreadId 1 WARNING text\n"
-            )
+            "2026-11-21 02:14:07,667502669000 UTC: ganeti-kvmd pid=7/ThreadId 1 WARNING text\n"
         );
         assert!(line(NOTICE, Level::Info).ends_with(" NOTICE text\n"));
         assert!(line("kvmd::daemon", Level::Info).ends_with(" INFO text\n"));

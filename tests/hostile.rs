@@ -10,7 +10,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Instant;
 
-use testbed::{Daemon, Node, StandIn, figure, needs};
+use testbed::{Daemon, Node, StandIn, await_that, figure, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -136,6 +136,36 @@ fn twenty_floods_delay_another_for_a_moment_only() {
         &format!("the slowest of 30 files, beside {FLOODS} floods"),
         &format!("{beside:.1?} (alone {alone:.1?})"),
     );
+}
+
+/// `SCHED_OTHER` or `SCHED_FIFO`, by proc(5).
+fn scheduling_policy(daemon: &Daemon) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    // The third field of the line is the first of these.
+    fields.split_whitespace().nth(41 - 3).unwrap().parse().unwrap()
+}
+
+#[test]
+fn nobody_can_make_the_daemon_keep_a_processor_for_itself() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    another_is_served(&node, &daemon, "web1");
+    assert_eq!(scheduling_policy(&daemon), libc::SCHED_FIFO, "it is in front");
+    let mut floods: Vec<StandIn> =
+        (0..20).map(|i| node.stand_in(format!("flood{i}")).connected()).collect();
+    for flood in &mut floods {
+        flood.tell("flood 1000000000");
+    }
+    await_that("it makes way", || scheduling_policy(&daemon) == libc::SCHED_OTHER);
+    another_is_served(&node, &daemon, "web2");
+    drop(floods);
+    // Another directory is a reason to look at everything again.
+    let elsewhere = node.path("elsewhere");
+    fs::rename(node.control_dir(), &elsewhere).unwrap();
+    fs::rename(&elsewhere, node.control_dir()).unwrap();
+    await_that("it is in front again", || scheduling_policy(&daemon) == libc::SCHED_FIFO);
 }
 
 #[test]

@@ -22,10 +22,11 @@ fn in_the_loop(node: &Node, daemon: &Daemon) {
 }
 
 #[test]
-fn three_capabilities_are_left_and_none_can_come_back() {
+fn four_capabilities_are_left_and_none_can_come_back() {
     const CAP_DAC_OVERRIDE: u64 = 1 << 1;
     const CAP_NET_ADMIN: u64 = 1 << 12;
     const CAP_SYS_PTRACE: u64 = 1 << 19;
+    const CAP_SYS_NICE: u64 = 1 << 23;
     needs!(Root);
     let node = node();
     let daemon = node.start();
@@ -33,7 +34,7 @@ fn three_capabilities_are_left_and_none_can_come_back() {
     for field in ["CapEff", "CapPrm", "CapBnd"] {
         assert_eq!(
             mask(&daemon, field),
-            CAP_DAC_OVERRIDE | CAP_NET_ADMIN | CAP_SYS_PTRACE,
+            CAP_DAC_OVERRIDE | CAP_NET_ADMIN | CAP_SYS_PTRACE | CAP_SYS_NICE,
             "{field}"
         );
     }

@@ -25,6 +25,7 @@ impl Daemon {
         self.list_directory();
         self.check_connector(now);
         self.check_trace();
+        self.get_in_front();
     }
 
     /// Watches the control directory if it is there, else the nearest parent.
@@ -125,14 +126,16 @@ impl Daemon {
         Quoted(&path).to_string()
     }
 
+    /// The file first, and then the line: the one is waited for, the other is not.
     pub(super) fn create_file(&mut self, name: &Name, inode: Inode) -> FileOutcome {
+        let change = self.directory.as_ref().map(|it| it.create_shutdown(name, inode));
         let path = self.path(name, SHUTDOWN_SUFFIX);
         info!("Detect user shutdown, creating file {path}");
-        let Some(directory) = &self.directory else {
+        let Some(change) = change else {
             error!("Cannot create {path}: the directory does not exist; trying again");
             return FileOutcome::Failed;
         };
-        outcome("create", &path, directory.create_shutdown(name, inode))
+        outcome("create", &path, change)
     }
 
     /// The file was to be there before the process is dead. If that is dead by now, nobody can

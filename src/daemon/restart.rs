@@ -21,7 +21,7 @@ use crate::sys::handover::{Asking, Inheritance};
 use crate::sys::replaced_file::replace;
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::{clock, process};
-use crate::verdict::{Incarnation, Memory};
+use crate::verdict::{Incarnation, Memory, Moment};
 
 /// The version of the file's form. Another one is not read.
 const VERSION: u32 = 1;
@@ -167,6 +167,8 @@ impl Daemon {
     /// Gives everything that is open to a process that has asked for it, and ends. On an error it
     /// goes on.
     pub(super) fn hand_over(&mut self) {
+        self.tell_ends(usize::MAX);
+        self.write_down(clock::now());
         match self.try_to_hand_over() {
             Ok(()) => {
                 info!("Handed over {} connections to another process", self.endpoints.len());
@@ -209,10 +211,11 @@ impl Daemon {
     }
 
     /// Writes down what has to outlive the daemon, if that has changed.
-    pub(super) fn save(&mut self) {
+    pub(super) fn save(&mut self, now: Moment) {
         if !self.node.has_turned() {
             return;
         }
+        self.saved_at = now;
         let saved = Saved {
             version: VERSION,
             boot: Cow::Borrowed(&self.boot),
@@ -224,7 +227,7 @@ impl Daemon {
             Ok(()) => self.node.is_written_down(),
             // It is tried again at the next wake-up.
             Err(error) => {
-                if let Some(count) = self.shortages.make(clock::now()) {
+                if let Some(count) = self.shortages.make(now) {
                     error!(
                         "Cannot write {}: {error}; a restart of this daemon would forget what was asked of the instances{}",
                         path.display(),

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -121,8 +121,12 @@ impl Stat {
 }
 
 pub(super) fn read_stat(pid: u32) -> io::Result<Stat> {
-    let stat = fs::read(format!("/proc/{pid}/stat"))?;
-    parse_stat(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    /// 52 numbers of 20 digits at most, and a name of 64 bytes at most.
+    const LONGEST: usize = 52 * 21 + 64;
+    let mut stat = [0; LONGEST];
+    // /proc gives all of it at once.
+    let length = fs::File::open(format!("/proc/{pid}/stat"))?.read(&mut stat)?;
+    parse_stat(&stat[..length]).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn parse_stat(stat: &[u8]) -> Option<Stat> {

@@ -9,16 +9,15 @@ use std::path::{Path, PathBuf};
 /// the machine's power was about processes that are gone with it.
 pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let temporary = beside(path);
-    // One that an earlier process left behind may belong to anybody.
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(mode)
-        .open(&temporary)
+    let create = || OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
+    let created = match create() {
+        // One that an earlier process left behind may belong to anybody.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            fs::remove_file(&temporary).and_then(|()| create())
+        }
+        created => created,
+    };
+    let written = created
         .and_then(|mut file| file.write_all(contents))
         .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {

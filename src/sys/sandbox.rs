@@ -38,7 +38,7 @@ impl fmt::Display for SandboxError {
 impl std::error::Error for SandboxError {}
 
 /// What the daemon uses when it is up.
-const KEPT: [CapabilitySet; 3] = [
+const KEPT: [CapabilitySet; 4] = [
     // To join the proc connector's group again (before Linux 6.6), with a large buffer.
     CapabilitySet::NET_ADMIN,
     // How a process ended, and who sent a signal, where that is another user's: proc(5).
@@ -46,6 +46,8 @@ const KEPT: [CapabilitySet; 3] = [
     // QEMU's socket, log and pid file, where Ganeti gives each instance a user of its own; Ganeti's
     // directories, where it has users of its own.
     CapabilitySet::DAC_OVERRIDE,
+    // To get in front of other processes again.
+    CapabilitySet::SYS_NICE,
 ];
 
 /// The system calls that the daemon makes when it is up.
@@ -57,6 +59,8 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_restart_syscall,
     libc::SYS_rt_sigreturn,
     libc::SYS_clock_gettime,
+    libc::SYS_prlimit64,
+    libc::SYS_sched_setscheduler,
     // Memory, and what the language's runtime does with it.
     libc::SYS_brk,
     libc::SYS_futex,
