@@ -28,12 +28,27 @@ const MODE: u32 = 0o600;
 
 const CONNECTOR: &str = "connector";
 
-#[derive(Serialize, Deserialize)]
-struct Saved {
+/// What the state file holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Saved {
     version: u32,
     /// Pids, inodes and the clock are those of one boot.
     boot: String,
     memory: Memory,
+}
+
+impl Saved {
+    fn new(memory: Memory, boot: String) -> Self {
+        Self { version: VERSION, boot, memory }
+    }
+
+    /// What it tells whoever runs on the boot `boot`; nothing if it is of another one, or of
+    /// another version.
+    pub fn recall(text: &[u8], boot: &str) -> serde_json::Result<Option<Memory>> {
+        let saved: Self = serde_json::from_slice(text)?;
+        let is_ours = saved.version == VERSION && saved.boot == boot;
+        Ok(is_ours.then_some(saved.memory))
+    }
 }
 
 /// What a descriptor is called while the manager keeps it.
@@ -83,9 +98,8 @@ impl Daemon {
                 return None;
             }
         };
-        match serde_json::from_slice::<Saved>(&text) {
-            Ok(saved) if saved.version == VERSION && saved.boot == boot_id() => Some(saved.memory),
-            Ok(_) => None,
+        match Saved::recall(&text, &boot_id()) {
+            Ok(memory) => memory,
             Err(error) => {
                 warn!(
                     "{} is not what this version writes: {error}; going on without it",
@@ -164,7 +178,7 @@ impl Daemon {
         if !self.node.has_turned() {
             return;
         }
-        let saved = Saved { version: VERSION, boot: boot_id(), memory: self.node.to_memory() };
+        let saved = Saved::new(self.node.to_memory(), boot_id());
         let path = self.paths.state_file();
         let text = serde_json::to_vec(&saved).unwrap_or_default();
         match replace(&path, &text, MODE) {

@@ -394,6 +394,12 @@ impl Lines {
         }
     }
 
+    /// How much memory the incomplete line takes, in bytes.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.incomplete.capacity()
+    }
+
     /// The stream has ended: hands over what was left without a line feed.
     pub fn finish(&mut self, mut each: impl FnMut(Line<'_>)) {
         let last = std::mem::take(self);
