@@ -239,6 +239,7 @@ impl Instance {
     pub(super) fn found_again(&mut self, context: &mut Context<'_>) {
         if let Link::Down { ref mut tries, .. } = self.link
             && self.died.is_none()
+            && !self.is_finished
         {
             *tries = 0;
             self.announce(context);
@@ -351,6 +352,11 @@ impl Instance {
     fn connect(&mut self, context: &mut Context<'_>) {
         if let Link::Down { ref mut next, .. } = self.link {
             *next = None;
+            // What waits for nothing but its file is no longer to be heard; whoever has its socket
+            // by now gets a life of his own.
+            if self.is_finished {
+                return;
+            }
             let (name, inode) = (self.name.clone(), self.inode);
             let incarnation = context.incarnation;
             context.actions.push(Action::Connect { incarnation, name, inode });

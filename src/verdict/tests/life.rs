@@ -534,3 +534,19 @@ fn nobody_can_keep_the_daemon_busy_with_remembering() {
     }
     assert!(written < 1100, "{written}");
 }
+
+#[test]
+fn a_life_that_is_recorded_is_not_connected_to_again() {
+    let mut world = World::new(Settings::default());
+    world.peer = Peer { process: None, has_pidfd: false, age: None };
+    world.binds(Inode(1));
+    world.answers();
+    world.file_errors = 3;
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    let before = world.connects;
+    world.said(Said::Closed);
+    assert_eq!(world.deaths.len(), 1);
+    world.passes(Duration::from_millis(900));
+    assert_eq!(world.connects, before, "its file is still to be written");
+    assert_eq!(world.log, ["start \"web1\"", "stop \"web1\""]);
+}
