@@ -166,7 +166,8 @@ impl Instance {
             has_spoken: self.has_spoken,
             has_answered: self.has_answered,
             conversation: self.conversation.clone(),
-            decision: self.file.decision(),
+            // One that could not be carried out yet is still to be made.
+            decision: self.file.decision().filter(|_| self.file.is_settled()),
             status: self.status,
             dumps_core: self.dumps_core,
             out_of_memory: self.out_of_memory,
@@ -184,6 +185,9 @@ impl Instance {
         self.announce(context);
         if self.link.is_up() {
             self.send(Command::Negotiate, context);
+            if self.file.decision().is_none() {
+                self.decide_if_told_why(context);
+            }
         } else {
             self.probe(context);
             self.connect(context);
@@ -649,6 +653,7 @@ impl Instance {
         if !self.file.answered(context.now, outcome) {
             return;
         }
+        self.turns += u32::from(self.file.is_settled());
         let fact = match (outcome, self.file.is_to_be_there()) {
             (FileOutcome::Done, Some(true)) => Some(Fact::FileCreated),
             (FileOutcome::Done, _) => None,

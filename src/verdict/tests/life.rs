@@ -550,3 +550,16 @@ fn a_life_that_is_recorded_is_not_connected_to_again() {
     assert_eq!(world.connects, before, "its file is still to be written");
     assert_eq!(world.log, ["start \"web1\"", "stop \"web1\""]);
 }
+
+#[test]
+fn a_file_that_could_not_be_written_is_still_owed_after_a_restart() {
+    let mut world = world();
+    world.file_errors = 1;
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    assert!(!world.file);
+    restarted(&mut world, true);
+    world.said(Said::Closed);
+    dies(&mut world, EXIT_0);
+    world.passes(Duration::from_secs(10));
+    assert!(world.file, "its user did it");
+}
