@@ -149,6 +149,7 @@ impl Instance {
             status: life.status,
             dumps_core: life.dumps_core,
             out_of_memory: life.out_of_memory,
+            signals: life.signals,
             version: life.version,
             file: File::recalled(life.decision),
             has_gap: !is_held,
@@ -171,6 +172,7 @@ impl Instance {
             status: self.status,
             dumps_core: self.dumps_core,
             out_of_memory: self.out_of_memory,
+            signals: self.signals.clone(),
             version: self.version,
         })
     }
@@ -325,7 +327,7 @@ impl Instance {
     pub(super) fn signalled(&mut self, sent: &Sent) {
         let fact = Fact::Signalled(sent.signal, sent.sender.clone());
         self.timeline.add(sent.at, Source::Trace, fact);
-        self.signals.add(sent.clone());
+        self.turns += u32::from(self.signals.add(sent.clone()));
     }
 
     pub(super) fn chosen_by_oom_killer(&mut self, at: Moment, source: Source) {

@@ -563,3 +563,18 @@ fn a_file_that_could_not_be_written_is_still_owed_after_a_restart() {
     world.passes(Duration::from_secs(10));
     assert!(world.file, "its user did it");
 }
+
+#[test]
+fn who_asked_an_old_qemu_to_end_is_remembered_beyond_a_restart() {
+    for is_held in [true, false] {
+        let mut world = world();
+        world.happens(signalled(Signal::TERM));
+        restarted(&mut world, is_held);
+        world.says(Message::Error(String::new()));
+        world.passes(Settings::default().doubt_window);
+        world.said(heard(shutdown_without_data()));
+        dies(&mut world, EXIT_0);
+        assert_eq!(world.only_death().verdict.cause, Cause::HostSignal(Some(Signal::TERM)));
+        assert!(!world.file, "{is_held}");
+    }
+}
