@@ -74,6 +74,7 @@ impl Node {
         let mut lives = memory.lives;
         // Of two under one name the later has it.
         lives.sort_by_key(|life| life.incarnation);
+        lives.dedup_by_key(|life| life.incarnation);
         let mut recalled = Vec::new();
         for life in lives {
             let incarnation = life.incarnation;

@@ -578,3 +578,43 @@ fn who_asked_an_old_qemu_to_end_is_remembered_beyond_a_restart() {
         assert!(!world.file, "{is_held}");
     }
 }
+
+/// What a state file may hold that no daemon has written.
+fn recalled_from(json: &str) -> serde_json::Result<Node> {
+    let memory: Memory = serde_json::from_str(json)?;
+    let mut node = Node::new(Settings::default(), Moment(Duration::ZERO));
+    node.recall(Moment(Duration::ZERO), memory, |_| false, &mut Vec::new());
+    Ok(node)
+}
+
+/// A life as the state file has it.
+fn remembered(incarnation: u64, name: &str) -> String {
+    format!(
+        r#"{{"incarnation": {incarnation}, "name": {name}, "inode": 1,
+            "process": {{"pid": 5, "started": {incarnation}}}, "has_spoken": true,
+            "has_answered": true, "conversation": {{"panicked": false, "stopped": false}},
+            "dumps_core": false, "out_of_memory": false}}"#
+    )
+}
+
+#[test]
+fn a_state_file_that_nobody_has_written_does_no_harm() {
+    // After the last number comes none.
+    let last = format!(r#"{{"last": {}, "lives": []}}"#, u64::MAX);
+    assert!(recalled_from(&last).is_err());
+    let life = remembered(u64::MAX, "[119]");
+    assert!(recalled_from(&format!(r#"{{"last": 1, "lives": [{life}]}}"#)).is_err());
+    // No directory has such a name.
+    for name in ["[]", "[47]", "[46, 46, 47, 119]", "[119, 0]"] {
+        let life = remembered(1, name);
+        assert!(recalled_from(&format!(r#"{{"last": 1, "lives": [{life}]}}"#)).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn of_two_lives_with_one_number_one_is_recalled() {
+    let one = remembered(1, "[119]");
+    let other = one.replace(r#""pid": 5"#, r#""pid": 6"#);
+    let node = recalled_from(&format!(r#"{{"last": 1, "lives": [{one}, {other}]}}"#)).unwrap();
+    assert_eq!(node.watched(), 1);
+}
