@@ -5,6 +5,7 @@
 //! then a daemon that is killed at any moment has lost nothing.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -19,6 +20,7 @@ use crate::sys::replaced_file::replace;
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::{clock, process};
 use crate::verdict::{Incarnation, Memory};
+use crate::wire::Shown;
 
 /// The version of the file's form. Another one is not read.
 const VERSION: u32 = 1;
@@ -44,12 +46,25 @@ impl Saved {
 
     /// What it tells whoever runs on the boot `boot`; nothing if it is of another one, or of
     /// another version.
-    pub fn recall(text: &[u8], boot: &str) -> serde_json::Result<Option<Memory>> {
-        let saved: Self = serde_json::from_slice(text)?;
+    pub fn recall(text: &[u8], boot: &str) -> Result<Option<Memory>, NotSaved> {
+        let saved: Self = serde_json::from_slice(text).map_err(NotSaved)?;
         let is_ours = saved.version == VERSION && saved.boot == boot;
         Ok(is_ours.then_some(saved.memory))
     }
 }
+
+/// The state file is not what this version writes.
+#[derive(Debug)]
+pub struct NotSaved(serde_json::Error);
+
+impl fmt::Display for NotSaved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // It quotes what it has found.
+        write!(f, "not what this version writes: {}", Shown(&self.0.to_string()))
+    }
+}
+
+impl std::error::Error for NotSaved {}
 
 /// What a descriptor is called while the manager keeps it.
 fn name_of(kind: &str, incarnation: Incarnation) -> String {
@@ -101,10 +116,7 @@ impl Daemon {
         match Saved::recall(&text, &boot_id()) {
             Ok(memory) => memory,
             Err(error) => {
-                warn!(
-                    "{} is not what this version writes: {error}; going on without it",
-                    path.display()
-                );
+                warn!("{} is {error}; going on without it", path.display());
                 None
             }
         }
@@ -201,4 +213,26 @@ impl Daemon {
 pub(super) fn age(process: crate::verdict::Process) -> Option<std::time::Duration> {
     let started = process::started(process)?;
     Some(clock::now().0.saturating_add(clock::boot_offset()).saturating_sub(started))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_saved_on_this_boot_is_recalled() {
+        let text = serde_json::to_vec(&Saved::new(Memory::default(), "one".into())).unwrap();
+        assert!(Saved::recall(&text, "one").unwrap().is_some());
+        assert!(Saved::recall(&text, "another").unwrap().is_none());
+        let later = br#"{"version": 2, "boot": "one", "memory": {"last": 1, "lives": []}}"#;
+        assert!(Saved::recall(later, "one").unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_file_forges_no_line() {
+        let text = br#"{"version": 1, "boot": "one", "memory": {"last": 1, "lives": [{"status":
+            [{"secs": 1, "a\nforged": 2}, 9]}]}}"#;
+        let error = Saved::recall(text, "one").unwrap_err().to_string();
+        assert!(error.contains(r"a\nforged"), "{error}");
+    }
 }
