@@ -187,7 +187,8 @@ impl Instance {
         self.announce(context);
         if self.link.is_up() {
             self.send(Command::Negotiate, context);
-            if self.file.decision().is_none() {
+            // What an earlier daemon could not carry out.
+            if self.file.decision().is_none() && context.is_current {
                 self.decide_if_told_why(context);
             }
         } else {
@@ -487,6 +488,7 @@ impl Instance {
         }
         if !self.link.is_up()
             && self.verdict_at_close.is_none()
+            && !self.may_have_come_back()
             && self.conversation.shutdown().is_some_and(|shutdown| !shutdown.says_why())
         {
             let verdict = self.verdict(context);
@@ -636,15 +638,21 @@ impl Instance {
         self.is_finished = true;
         let verdict = self.final_verdict(context);
         let status = self.process_status();
-        // A QEMU that was connected to and never spoke, to this daemon, was going down already. If there is a
-        // file, it was written by whoever heard it say so.
-        let was_going_down = !self.has_spoken && status.is_none_or(|s| s.code() == Some(0));
+        // A QEMU that was connected to and never spoke, to this daemon, was going down already. If
+        // there is a file, it was written by whoever heard it say so.
+        let ended_well = status.is_none_or(|status| status.code() == Some(0));
+        let was_going_down = self.may_have_come_back() || !self.has_spoken && ended_well;
         if !was_going_down {
             self.decide_file(&verdict, context);
         }
         if !self.file.is_being_done() {
             self.record(context);
         }
+    }
+
+    /// What an earlier daemon heard may have been taken back while nobody listened.
+    fn may_have_come_back(&self) -> bool {
+        self.has_gap && !self.has_spoken && self.conversation.shutdown().is_some()
     }
 
     fn final_verdict(&self, context: &Context<'_>) -> Verdict {

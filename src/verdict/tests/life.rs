@@ -565,6 +565,24 @@ fn a_file_that_could_not_be_written_is_still_owed_after_a_restart() {
 }
 
 #[test]
+fn what_may_have_been_taken_back_unheard_marks_nothing() {
+    for shutdown in [shutdown(Reason::GuestShutdown), shutdown_without_data()] {
+        for status in [EXIT_0, WaitStatus(9)] {
+            let mut world = world();
+            world.file_errors = 1;
+            world.said(heard(shutdown.clone()));
+            world.happens(Event::Exit { pid: PID, status });
+            world.process_lives = false;
+            world.socket = None;
+            restarted(&mut world, false);
+            assert_eq!(world.deaths.len(), 1);
+            world.passes(Duration::from_secs(60));
+            assert!(!world.file, "{shutdown:?}, {status}");
+        }
+    }
+}
+
+#[test]
 fn who_asked_an_old_qemu_to_end_is_remembered_beyond_a_restart() {
     for is_held in [true, false] {
         let mut world = world();
