@@ -12,7 +12,7 @@ GANETI = '/usr/share/ganeti/*/ganeti/backend.py:^ganeti-3.[01]$$'
 # The tests that this machine cannot run are named in this file.
 NOT_RUN = $(CURDIR)/target/not-run
 
-.PHONY: all demo compare check clean
+.PHONY: all demo compare check fuzz clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -37,6 +37,10 @@ check:
 	@tests/linux_guest/build target/linux_guest
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+	$(CARGO) clippy --manifest-path fuzz/Cargo.toml --target-dir target --all-targets --no-default-features --locked -- -D warnings
+	$(CARGO) test --manifest-path fuzz/Cargo.toml --quiet --target-dir target --no-default-features --locked
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=5
 	@mkdir -p target && rm -f $(NOT_RUN)
 	NOT_RUN=$(NOT_RUN) $(CARGO) test --workspace --locked
 	@echo; echo "The contract, played on the original: it is to fail where DEVIATIONS.md says so."
@@ -47,6 +51,13 @@ check:
 	else \
 		echo; echo "Every test has run."; \
 	fi
+
+# Any bytes for whatever reads what others write, so many seconds each; see fuzz/README.md.
+FUZZ_SECONDS ?= 15
+
+fuzz:
+	@tests/install-packages $(BUILD) c++:g++
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run
 
 clean:
 	$(CARGO) clean
