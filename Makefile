@@ -19,7 +19,7 @@ NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare check deb test-deb tools bench bench-scale bench-programs clean
+.PHONY: all demo compare check deb test-deb tools bench bench-scale bench-programs fuzz clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -44,7 +44,11 @@ check:
 	@tests/linux_guest/build target/linux_guest
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+	$(CARGO) clippy --manifest-path fuzz/Cargo.toml --target-dir target --all-targets --no-default-features --locked -- -D warnings
+	$(CARGO) test --manifest-path fuzz/Cargo.toml --quiet --target-dir target --no-default-features --locked
 	@mkdir -p target && rm -f $(NOT_RUN) $(FIGURES)
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=5
 	NOT_RUN=$(NOT_RUN) FIGURES=$(FIGURES) $(CARGO) test --workspace --locked
 	@echo; echo "The contract, played on the original: it is to fail where DEVIATIONS.md says so."
 	NOT_RUN=$(NOT_RUN) KVMD_UNDER_TEST=theirs TESTBED_PATIENCE=10 \
@@ -95,6 +99,13 @@ bench-programs:
 	@tests/install-packages $(BUILD) $(PEERS) $(ORIGINAL)
 	$(CARGO) build --release --locked --bin ganeti-kvmd --example bench --example bench_vm
 	@$(CC) -O2 -Wall -o target/release/examples/fork_storm tests/bench/fork_storm.c
+
+# Any bytes for whatever reads what others write, so many seconds each; see fuzz/README.md.
+FUZZ_SECONDS ?= 15
+
+fuzz:
+	@tests/install-packages $(BUILD) c++:g++
+	@FUZZ_SECONDS=$(FUZZ_SECONDS) fuzz/run
 
 clean:
 	$(CARGO) clean

@@ -44,6 +44,7 @@ use crate::verdict::{
 use complaints::Complaints;
 use endpoint::{Endpoint, Source};
 use metrics::Metrics;
+pub use restart::{NotSaved, Saved};
 
 const SIGNALS: Token = Token(0);
 const DIRECTORY: Token = Token(1);

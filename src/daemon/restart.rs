@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,6 +23,7 @@ use crate::sys::replaced_file::replace;
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::{clock, process};
 use crate::verdict::{Incarnation, Memory, Moment};
+use crate::wire::Shown;
 
 /// The version of the file's form. Another one is not read.
 const VERSION: u32 = 1;
@@ -31,12 +33,40 @@ const MODE: u32 = 0o600;
 
 const CONNECTOR: &str = "connector";
 
-#[derive(Serialize, Deserialize)]
-struct Saved<'a> {
+/// What the state file holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Saved<'a> {
     version: u32,
     boot: Cow<'a, str>,
     memory: Memory,
 }
+
+impl<'a> Saved<'a> {
+    fn new(memory: Memory, boot: &'a str) -> Self {
+        Self { version: VERSION, boot: boot.into(), memory }
+    }
+
+    /// What it tells whoever runs on the boot `boot`; nothing if it is of another one, or of
+    /// another version.
+    pub fn recall(text: &[u8], boot: &str) -> Result<Option<Memory>, NotSaved> {
+        let saved: Saved<'_> = serde_json::from_slice(text).map_err(NotSaved)?;
+        let is_ours = saved.version == VERSION && saved.boot == boot;
+        Ok(is_ours.then_some(saved.memory))
+    }
+}
+
+/// The state file is not what this version writes.
+#[derive(Debug)]
+pub struct NotSaved(serde_json::Error);
+
+impl fmt::Display for NotSaved {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // It quotes what it has found.
+        write!(f, "not what this version writes: {}", Shown(&self.0.to_string()))
+    }
+}
+
+impl std::error::Error for NotSaved {}
 
 /// What a descriptor is called while the manager keeps it.
 fn name_of(kind: &str, incarnation: Incarnation) -> String {
@@ -88,14 +118,10 @@ impl Daemon {
                 return None;
             }
         };
-        match serde_json::from_slice::<Saved>(&text) {
-            Ok(saved) if saved.version == VERSION && saved.boot == self.boot => Some(saved.memory),
-            Ok(_) => None,
+        match Saved::recall(&text, &self.boot) {
+            Ok(memory) => memory,
             Err(error) => {
-                warn!(
-                    "{} is not what this version writes: {error}; going on without it",
-                    path.display()
-                );
+                warn!("{} is {error}; going on without it", path.display());
                 None
             }
         }
@@ -216,11 +242,7 @@ impl Daemon {
             return;
         }
         self.saved_at = now;
-        let saved = Saved {
-            version: VERSION,
-            boot: Cow::Borrowed(&self.boot),
-            memory: self.node.to_memory(),
-        };
+        let saved = Saved::new(self.node.to_memory(), &self.boot);
         let path = self.paths.state_file();
         let text = serde_json::to_vec(&saved).unwrap_or_default();
         match replace(&path, &text, MODE) {
@@ -243,4 +265,26 @@ impl Daemon {
 pub(super) fn age(process: crate::verdict::Process) -> Option<std::time::Duration> {
     let started = process::started(process)?;
     Some(clock::now().0.saturating_add(clock::boot_offset()).saturating_sub(started))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_was_saved_on_this_boot_is_recalled() {
+        let text = serde_json::to_vec(&Saved::new(Memory::default(), "one")).unwrap();
+        assert!(Saved::recall(&text, "one").unwrap().is_some());
+        assert!(Saved::recall(&text, "another").unwrap().is_none());
+        let later = br#"{"version": 2, "boot": "one", "memory": {"last": 1, "lives": []}}"#;
+        assert!(Saved::recall(later, "one").unwrap().is_none());
+    }
+
+    #[test]
+    fn what_is_wrong_with_the_file_forges_no_line() {
+        let text = br#"{"version": 1, "boot": "one", "memory": {"last": 1, "lives": [{"status":
+            [{"secs": 1, "a\nforged": 2}, 9]}]}}"#;
+        let error = Saved::recall(text, "one").unwrap_err().to_string();
+        assert!(error.contains(r"a\nforged"), "{error}");
+    }
 }

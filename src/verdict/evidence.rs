@@ -4,6 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Moment;
 use crate::wire::qmp;
 use crate::wire::{Sender, Signal, WaitStatus};
@@ -16,25 +18,47 @@ const FIRST_PIECES: usize = 8;
 const LAST_PIECES: usize = 40;
 
 /// A signal that was sent to a process.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
     pub at: Moment,
     pub signal: Signal,
+    #[serde(with = "shared")]
     pub sender: Arc<Sender>,
 }
 
+/// A sender is shared in memory only.
+mod shared {
+    use super::{Arc, Deserialize, Sender, Serialize};
+
+    pub(super) fn serialize<S: serde::Serializer>(
+        sender: &Arc<Sender>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        Sender::serialize(sender, serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: serde::Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Arc<Sender>, D::Error> {
+        Sender::deserialize(deserializer).map(Arc::new)
+    }
+}
+
 /// The signals that one life was sent.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Signals {
     /// In the order of the kernel's trace; QEMU's own word, which has no time, last.
     sent: Vec<Sent>,
 }
 
 impl Signals {
-    pub(super) fn add(&mut self, sent: Sent) {
-        if self.sent.len() < MOST_SIGNALS {
+    /// Says whether it is kept.
+    pub(super) fn add(&mut self, sent: Sent) -> bool {
+        let has_room = self.sent.len() < MOST_SIGNALS;
+        if has_room {
             self.sent.push(sent);
         }
+        has_room
     }
 
     /// The first that asked QEMU to end.

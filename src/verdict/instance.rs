@@ -149,6 +149,7 @@ impl Instance {
             status: life.status,
             dumps_core: life.dumps_core,
             out_of_memory: life.out_of_memory,
+            signals: life.signals,
             version: life.version,
             file: File::recalled(life.decision),
             has_gap: !is_held,
@@ -166,10 +167,12 @@ impl Instance {
             has_spoken: self.has_spoken,
             has_answered: self.has_answered,
             conversation: self.conversation.clone(),
-            decision: self.file.decision(),
+            // One that could not be carried out yet is still to be made.
+            decision: self.file.decision().filter(|_| self.file.is_settled()),
             status: self.status,
             dumps_core: self.dumps_core,
             out_of_memory: self.out_of_memory,
+            signals: self.signals.clone(),
             version: self.version,
         })
     }
@@ -184,6 +187,10 @@ impl Instance {
         self.announce(context);
         if self.link.is_up() {
             self.send(Command::Negotiate, context);
+            // What an earlier daemon could not carry out.
+            if self.file.decision().is_none() && context.is_current {
+                self.decide_if_told_why(context);
+            }
         } else {
             self.probe(context);
             self.connect(context);
@@ -239,6 +246,7 @@ impl Instance {
     pub(super) fn found_again(&mut self, context: &mut Context<'_>) {
         if let Link::Down { ref mut tries, .. } | Link::Trying { ref mut tries } = self.link
             && self.died.is_none()
+            && !self.is_finished
         {
             *tries = 0;
             self.announce(context);
@@ -320,7 +328,7 @@ impl Instance {
     pub(super) fn signalled(&mut self, sent: &Sent) {
         let fact = Fact::Signalled(sent.signal, sent.sender.clone());
         self.timeline.add(sent.at, Source::Trace, fact);
-        self.signals.add(sent.clone());
+        self.turns += u32::from(self.signals.add(sent.clone()));
     }
 
     pub(super) fn chosen_by_oom_killer(&mut self, at: Moment, source: Source) {
@@ -350,6 +358,12 @@ impl Instance {
 
     fn connect(&mut self, context: &mut Context<'_>) {
         if let Link::Down { tries, .. } = self.link {
+            // What waits for nothing but its file is no longer to be heard; whoever has its socket
+            // by now gets a life of his own.
+            if self.is_finished {
+                self.link = Link::Down { tries, next: None };
+                return;
+            }
             self.link = Link::Trying { tries };
             let (name, inode) = (self.name.clone(), self.inode);
             let incarnation = context.incarnation;
@@ -478,6 +492,7 @@ impl Instance {
         }
         if !self.link.is_up()
             && self.verdict_at_close.is_none()
+            && !self.may_have_come_back()
             && self.conversation.shutdown().is_some_and(|shutdown| !shutdown.says_why())
         {
             let verdict = self.verdict(context);
@@ -627,15 +642,21 @@ impl Instance {
         self.is_finished = true;
         let verdict = self.final_verdict(context);
         let status = self.process_status();
-        // A QEMU that was connected to and never spoke, to this daemon, was going down already. If there is a
-        // file, it was written by whoever heard it say so.
-        let was_going_down = !self.has_spoken && status.is_none_or(|s| s.code() == Some(0));
+        // A QEMU that was connected to and never spoke, to this daemon, was going down already. If
+        // there is a file, it was written by whoever heard it say so.
+        let ended_well = status.is_none_or(|status| status.code() == Some(0));
+        let was_going_down = self.may_have_come_back() || !self.has_spoken && ended_well;
         if !was_going_down {
             self.decide_file(&verdict, context);
         }
         if !self.file.is_being_done() {
             self.record(context);
         }
+    }
+
+    /// What an earlier daemon heard may have been taken back while nobody listened.
+    fn may_have_come_back(&self) -> bool {
+        self.has_gap && !self.has_spoken && self.conversation.shutdown().is_some()
     }
 
     fn final_verdict(&self, context: &Context<'_>) -> Verdict {
@@ -646,6 +667,7 @@ impl Instance {
         if !self.file.answered(context.now, outcome) {
             return;
         }
+        self.turns += u32::from(self.file.is_settled());
         let fact = match (outcome, self.file.is_to_be_there()) {
             (FileOutcome::Done, Some(true)) => Some(Fact::FileCreated),
             (FileOutcome::Done, _) => None,

@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::conversation::Conversation;
+use super::evidence::Signals;
 use super::file::Decision;
 use super::{Incarnation, Inode, Moment, Name, Process};
 use crate::wire::WaitStatus;
@@ -32,6 +33,9 @@ pub(super) struct Life {
     pub(super) status: Option<(Moment, WaitStatus)>,
     pub(super) dumps_core: bool,
     pub(super) out_of_memory: bool,
+    /// Not in what the first version wrote.
+    #[serde(default)]
+    pub(super) signals: Signals,
     pub(super) version: Option<Version>,
 }
 

@@ -95,7 +95,7 @@ impl Add<Duration> for Moment {
 
 /// An instance's name, as it is spelt in the control directory: any bytes but `/` and NUL.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(from = "Vec<u8>", into = "Vec<u8>")]
+#[serde(try_from = "Vec<u8>", into = "Vec<u8>")]
 pub struct Name(Arc<[u8]>);
 
 impl Name {
@@ -110,9 +110,15 @@ impl Name {
     }
 }
 
-impl From<Vec<u8>> for Name {
-    fn from(bytes: Vec<u8>) -> Self {
-        Self::new(&bytes)
+impl TryFrom<Vec<u8>> for Name {
+    type Error = &'static str;
+
+    /// It is to become a file's name.
+    fn try_from(bytes: Vec<u8>) -> Result<Self, Self::Error> {
+        if bytes.is_empty() || bytes.contains(&b'/') || bytes.contains(&0) {
+            return Err("no file can have this name");
+        }
+        Ok(Self::new(&bytes))
     }
 }
 
@@ -138,7 +144,20 @@ pub struct Inode(pub u64);
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
+#[serde(try_from = "u64")]
 pub struct Incarnation(pub u64);
+
+impl TryFrom<u64> for Incarnation {
+    type Error = &'static str;
+
+    /// There has to be a next one, and room for two descriptors of each.
+    fn try_from(number: u64) -> Result<Self, Self::Error> {
+        if number >> 48 != 0 {
+            return Err("no daemon has seen so many instances");
+        }
+        Ok(Self(number))
+    }
+}
 
 /// A process, told apart from a later one with the same pid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -82,6 +82,8 @@ impl Node {
         let mut lives = memory.lives;
         // Of two under one name the later has it.
         lives.sort_by_key(|life| life.incarnation);
+        lives.dedup_by_key(|life| life.incarnation);
+        let mut recalled = Vec::new();
         for life in lives {
             let incarnation = life.incarnation;
             self.last = self.last.max(incarnation);
@@ -95,6 +97,10 @@ impl Node {
             }
             life.deadline().map(|at| self.deadlines.insert((at, incarnation)));
             self.lives.insert(incarnation, life);
+            recalled.push(incarnation);
+        }
+        // Not before it is known who has each name.
+        for incarnation in recalled {
             self.with(incarnation, now, actions, Instance::resumed);
         }
     }

@@ -166,7 +166,12 @@ pub enum Reason {
     SnapshotLoad,
     /// One of a later QEMU: cut to 64 characters, and those that no name in QEMU's schema has
     /// are `?`.
-    Unknown(Box<str>),
+    Unknown(#[serde(deserialize_with = "known_form")] Box<str>),
+}
+
+/// The state file is to bring in nothing that QEMU could not.
+fn known_form<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Box<str>, D::Error> {
+    String::deserialize(deserializer).map(|name| Reason::plain(&name))
 }
 
 /// `WatchdogAction` of `qapi/run-state.json`, as far as it ends a guest.
@@ -313,9 +318,13 @@ impl Reason {
         if let Some((_, reason)) = Self::NAMES.iter().find(|(known, _)| *known == name) {
             return reason.clone();
         }
+        Self::Unknown(Self::plain(name))
+    }
+
+    fn plain(name: &str) -> Box<str> {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         let kept = name.chars().take(LONGEST_REASON);
-        Self::Unknown(kept.map(|c| if plain(c) { c } else { '?' }).collect())
+        kept.map(|c| if plain(c) { c } else { '?' }).collect()
     }
 
     /// The name in the schema.
@@ -392,6 +401,12 @@ impl Lines {
         } else {
             self.incomplete.extend_from_slice(bytes);
         }
+    }
+
+    /// How much memory the incomplete line takes, in bytes.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.incomplete.capacity()
     }
 
     /// The stream has ended: hands over what was left without a line feed.

@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::Shown;
+
 /// Who sent a signal: a process as it was found right afterwards, or the kernel. All text is fit
 /// to print.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +48,7 @@ impl fmt::Display for Sender {
         if self.kernel {
             return f.write_str("the kernel");
         }
-        f.write_str(self.name.as_deref().unwrap_or("a process that is gone, "))?;
+        Shown(self.name.as_deref().unwrap_or("a process that is gone, ")).fmt(f)?;
         if let Some(pid) = self.pid {
             write!(f, "[{pid}]")?;
         }
@@ -60,10 +62,11 @@ impl fmt::Display for Sender {
         for (i, ancestor) in self.ancestors.iter().enumerate() {
             f.write_str(if i == 0 { ", run by " } else { " ← " })?;
             // `sshd: alice`: a daemon that says in its command line whom it serves.
+            let name = Shown(&ancestor.name);
             let title = ancestor.command.strip_prefix(&format!("{}: ", ancestor.name));
             match title.filter(|title| title.len() <= 40) {
-                Some(title) => write!(f, "{}: {title}[{}]", ancestor.name, ancestor.pid)?,
-                None => write!(f, "{}[{}]", ancestor.name, ancestor.pid)?,
+                Some(title) => write!(f, "{name}: {}[{}]", Shown(title), ancestor.pid)?,
+                None => write!(f, "{name}[{}]", ancestor.pid)?,
             }
         }
         Ok(())

@@ -42,7 +42,7 @@ impl fmt::Display for WaitStatus {
 }
 
 /// A signal's number, 1 to 64 (`signal(7)`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Signal(pub i32);
 
 impl Signal {

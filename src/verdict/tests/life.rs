@@ -567,3 +567,105 @@ fn an_instance_whose_name_is_taken_while_it_is_connected_to_is_judged() {
     let released = actions.iter().any(|action| matches!(action, Action::Release { .. }));
     assert!(!released, "what comes of the attempt is not known");
 }
+
+#[test]
+fn a_life_that_is_recorded_is_not_connected_to_again() {
+    let mut world = World::new(Settings::default());
+    world.peer = Peer { process: None, has_pidfd: false, age: None };
+    world.binds(Inode(1));
+    world.answers();
+    world.file_errors = 3;
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    let before = world.connects;
+    world.said(Said::Closed);
+    assert_eq!(world.deaths.len(), 1);
+    world.passes(Duration::from_millis(900));
+    assert_eq!(world.connects, before, "its file is still to be written");
+    assert_eq!(world.log, ["start \"web1\"", "stop \"web1\""]);
+}
+
+#[test]
+fn a_file_that_could_not_be_written_is_still_owed_after_a_restart() {
+    let mut world = world();
+    world.file_errors = 1;
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    assert!(!world.file);
+    restarted(&mut world, true);
+    world.said(Said::Closed);
+    dies(&mut world, EXIT_0);
+    world.passes(Duration::from_secs(10));
+    assert!(world.file, "its user did it");
+}
+
+#[test]
+fn what_may_have_been_taken_back_unheard_marks_nothing() {
+    for shutdown in [shutdown(Reason::GuestShutdown), shutdown_without_data()] {
+        for status in [EXIT_0, WaitStatus(9)] {
+            let mut world = world();
+            world.file_errors = 1;
+            world.said(heard(shutdown.clone()));
+            world.happens(Event::Exit { pid: PID, status });
+            world.process_lives = false;
+            world.socket = None;
+            restarted(&mut world, false);
+            assert_eq!(world.deaths.len(), 1);
+            world.passes(Duration::from_secs(60));
+            assert!(!world.file, "{shutdown:?}, {status}");
+        }
+    }
+}
+
+#[test]
+fn who_asked_an_old_qemu_to_end_is_remembered_beyond_a_restart() {
+    for is_held in [true, false] {
+        let mut world = world();
+        world.happens(signalled(Signal::TERM));
+        restarted(&mut world, is_held);
+        world.says(Message::Error(String::new()));
+        world.passes(Settings::default().doubt_window);
+        world.said(heard(shutdown_without_data()));
+        dies(&mut world, EXIT_0);
+        assert_eq!(world.only_death().verdict.cause, Cause::HostSignal(Some(Signal::TERM)));
+        assert!(!world.file, "{is_held}");
+    }
+}
+
+/// What a state file may hold that no daemon has written.
+fn recalled_from(json: &str) -> serde_json::Result<Node> {
+    let memory: Memory = serde_json::from_str(json)?;
+    let mut node = Node::new(Settings::default(), Moment(Duration::ZERO));
+    node.recall(Moment(Duration::ZERO), memory, |_| false, &mut Vec::new());
+    Ok(node)
+}
+
+/// A life as the state file has it.
+fn remembered(incarnation: u64, name: &str) -> String {
+    format!(
+        r#"{{"incarnation": {incarnation}, "name": {name}, "inode": 1,
+            "process": {{"pid": 5, "started": {incarnation}}}, "has_spoken": true,
+            "has_answered": true, "conversation": {{"panicked": false, "stopped": false}},
+            "dumps_core": false, "out_of_memory": false}}"#
+    )
+}
+
+#[test]
+fn a_state_file_that_nobody_has_written_does_no_harm() {
+    // After the last number comes none.
+    let last = format!(r#"{{"last": {}, "lives": []}}"#, u64::MAX);
+    assert!(recalled_from(&last).is_err());
+    let life = remembered(u64::MAX, "[119]");
+    assert!(recalled_from(&format!(r#"{{"last": 1, "lives": [{life}]}}"#)).is_err());
+    // No directory has such a name.
+    for name in ["[]", "[47]", "[46, 46, 47, 119]", "[119, 0]"] {
+        let life = remembered(1, name);
+        assert!(recalled_from(&format!(r#"{{"last": 1, "lives": [{life}]}}"#)).is_err(), "{name}");
+    }
+}
+
+#[test]
+fn of_two_lives_with_one_number_one_is_recalled() {
+    let one = remembered(1, "[119]");
+    let other = one.replace(r#""pid": 5"#, r#""pid": 6"#);
+    let node = recalled_from(&format!(r#"{{"last": 1, "lives": [{one}, {other}]}}"#)).unwrap();
+    assert_eq!(node.watched(), 1);
+}

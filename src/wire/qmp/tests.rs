@@ -163,3 +163,9 @@ proptest! {
         let _ = Message::parse(format!(r#"{{"event": "{event}", "data": {data}}}"#).as_bytes());
     }
 }
+
+#[test]
+fn a_reason_from_the_state_file_is_as_plain_as_one_from_qemu() {
+    let reason: Reason = serde_json::from_str(r#"{"Unknown": "new\u001b[2J"}"#).unwrap();
+    assert_eq!(reason.name(), "new??2J");
+}
