@@ -20,6 +20,8 @@ pub enum Command {
     Help,
     Version,
     Completion,
+    /// Look at the node, and say what will work.
+    Check,
     Run(Options),
 }
 
@@ -94,7 +96,7 @@ const GANETIS: [Opt; 7] = [
 ];
 
 /// Those that only this program has.
-const OURS: [Opt; 7] = [
+const OURS: [Opt; 8] = [
     Opt {
         short: None,
         long: "guest-reset",
@@ -140,6 +142,12 @@ const OURS: [Opt; 7] = [
         "take-over",
         "Take the place of the daemon that runs, with its connections, so that nothing is missed \
          (after an upgrade); where a service manager keeps them, restart the service instead",
+    ),
+    flag(
+        None,
+        "check",
+        "Look at this node and say what will work, what is reduced, and what to do; the exit code \
+         is 1 if something is wrong",
     ),
     flag(None, "no-sandbox", "Keep every capability and system call, for debugging"),
 ];
@@ -219,6 +227,7 @@ struct Reading {
     wants_help: bool,
     wants_version: bool,
     wants_completion: bool,
+    wants_check: bool,
     mistakes: String,
     bad_value: Option<String>,
 }
@@ -304,6 +313,7 @@ impl Reading {
         match (option.long, value) {
             ("foreground", _) => self.options.foreground = true,
             ("debug", _) => self.options.debug = true,
+            ("check", _) => self.wants_check = true,
             ("no-sandbox", _) => self.options.no_sandbox = true,
             ("take-over", _) => self.options.takes_over = true,
             ("no-user-checks", _) => self.options.no_user_checks = true,
@@ -356,6 +366,8 @@ impl Reading {
             Command::Version
         } else if self.wants_completion {
             Command::Completion
+        } else if self.wants_check {
+            Command::Check
         } else {
             Command::Run(self.options)
         })
