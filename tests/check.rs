@@ -1,5 +1,6 @@
 //! What `--check` says of a node.
 
+use std::io::Read;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
@@ -54,9 +55,11 @@ fn a_daemon_that_does_not_run_and_a_cluster_that_does_not_want_it() {
 fn another_client_has_the_connection() {
     needs!(Root);
     let node = node();
-    let mut stand_in = node.stand_in("web1").with("--never-accept").start();
+    let mut stand_in = node.stand_in("web1").start();
     stand_in.await_word("listening");
-    let _client = UnixStream::connect(node.socket("web1")).unwrap();
+    let mut client = UnixStream::connect(node.socket("web1")).unwrap();
+    // When it greets, it has accepted.
+    client.read_exact(&mut [0]).unwrap();
     let (code, text) = check(&node);
     assert_eq!(code, 1, "{text}");
     let this = format!("pid={},", std::process::id());
