@@ -5,10 +5,12 @@ CARGO ?= cargo
 # PROGRAM:PACKAGE,... of what is needed to build, to play the demonstration, to run the tests.
 BUILD = cc:gcc,libc6-dev
 QEMU = qemu-system-x86_64:qemu-system-x86 as:binutils
-TESTS = strace:strace ss:iproute2 prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
+TESTS = strace:strace ss:iproute2 systemd-analyze:systemd mandoc:mandoc prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
 ORIGINAL = '/usr/lib/ganeti/*/usr/sbin/ganeti-kvmd:^ganeti-haskell-3.[01]$$'
 GANETI = '/usr/share/ganeti/*/ganeti/backend.py:^ganeti-3.[01]$$'
 
+PACKAGING = dpkg-buildpackage:dpkg-dev dh:debhelper lintian:lintian
+DEB = target/debian/ganeti-kvmd-rs_*.deb
 PEERS = forkstat:forkstat extrace:extrace strace:strace
 PLOT = /usr/lib/python3/dist-packages/matplotlib:python3-matplotlib
 
@@ -17,7 +19,7 @@ NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare check fuzz bench bench-scale bench-programs clean
+.PHONY: all demo compare check fuzz deb test-deb tools bench bench-scale bench-programs clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -51,6 +53,7 @@ check:
 	@echo; echo "The contract, played on the original: it is to fail where DEVIATIONS.md says so."
 	NOT_RUN=$(NOT_RUN) KVMD_UNDER_TEST=theirs TESTBED_PATIENCE=10 \
 		$(CARGO) test --quiet --locked --test compliance
+	@echo; NOT_RUN=$(NOT_RUN) packaging/check
 	@echo; echo "What it was put through:"; \
 		awk -F '|' '{ printf "  %-62s %s\n", $$1, $$2 }' $(FIGURES)
 	@if [ -s $(NOT_RUN) ]; then \
@@ -58,6 +61,29 @@ check:
 	else \
 		echo; echo "Every test has run."; \
 	fi
+
+# The Debian package, in target/debian.
+deb:
+	@tests/install-packages $(BUILD) $(PACKAGING)
+	$(CARGO) build --release --locked --bins
+	@rm -f $(DEB)
+	@packaging/build-deb target/debian
+	lintian --allow-root --fail-on warning $(DEB)
+
+# It is installed, upgraded and removed on a Debian with Ganeti; then in a virtual machine, under
+# that Debian's own kernel and systemd.
+test-deb: deb
+	@tests/install-packages $(QEMU) debootstrap:debootstrap cpio:cpio
+	@tests/linux_guest/build target/linux_guest
+	@packaging/debian-root target/debian/root
+	packaging/test-deb $(DEB) target/debian/root
+	$(CARGO) build --locked --example stand_in_vm
+	packaging/test-systemd $(DEB) target/debian/root target/linux_guest/vmlinuz \
+		target/debug/examples/stand_in_vm
+
+# What packaging/check uses if it is there, and what takes long to build.
+tools:
+	$(CARGO) install cargo-deny --locked --root target/tools
 
 # Against the original, forkstat and extrace: memory, CPU, delays. On a quiet machine, as root.
 bench: bench-programs

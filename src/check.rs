@@ -126,9 +126,7 @@ fn connector(report: &mut Report) {
                 Standing::Reduced,
                 &format!("the kernel's proc connector does not tell how processes end: {reason}"),
             );
-            Report::advise(
-                "run it as root, outside containers; see HOW IT KNOWS in ganeti-kvmd(8)",
-            );
+            Report::advise("run it as root, outside containers; see ganeti-kvmd(8)");
         }
     }
 }

@@ -1,0 +1,290 @@
+//! What is packed beside the programs is true: the manual pages and the shell's completions have
+//! every option, the copyright file every crate that is linked, and none of the crates asks for a
+//! later Rust than this project does.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+
+/// A program, with all that tells of its options.
+struct Told {
+    help: String,
+    page: String,
+    completion: String,
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn programs() -> [Told; 2] {
+    [
+        (env!("CARGO_BIN_EXE_ganeti-kvmd"), "ganeti-kvmd"),
+        (env!("CARGO_BIN_EXE_kvmd-why"), "kvmd-why"),
+    ]
+    .map(|(path, name)| {
+        let output = Command::new(path).arg("--help").output().unwrap();
+        Told {
+            help: String::from_utf8(output.stdout).unwrap(),
+            page: read(&format!("packaging/man/{name}.8")),
+            completion: read(&format!("packaging/completions/{name}")),
+        }
+    })
+}
+
+/// The options as they begin a line of the help: `-f`, `--foreground`.
+fn options_of_help(help: &str) -> BTreeSet<String> {
+    let begins = |line: &&str| line.starts_with("  -") || line.starts_with("      --");
+    help.lines().filter(begins).flat_map(options_in).collect()
+}
+
+/// The options that begin a line's words, without their values.
+fn options_in(line: &str) -> Vec<String> {
+    line.split_whitespace()
+        .take_while(|word| word.starts_with('-'))
+        .map(|word| word.trim_end_matches(',').split('=').next().unwrap_or_default().to_string())
+        .collect()
+}
+
+/// The options that have an entry of their own in the page: `.It Fl s , -since Ns = Ns Ar WHEN`.
+fn options_of_page(page: &str) -> BTreeSet<String> {
+    page.lines()
+        .filter_map(|line| line.strip_prefix(".It Fl "))
+        .flat_map(|entry| {
+            let names = entry.split(" Ns ").next().unwrap_or_default().split(" , ");
+            names.map(|name| format!("-{}", name.trim())).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+#[test]
+fn the_manual_pages_have_the_options_of_the_help_and_no_others() {
+    for Told { help, page, .. } in programs() {
+        let options = options_of_help(&help);
+        assert!(options.len() > 10, "{help}");
+        assert_eq!(options, options_of_page(&page));
+    }
+}
+
+#[test]
+fn the_completions_have_the_options_of_the_help() {
+    for Told { help, completion, .. } in programs() {
+        let words: BTreeSet<&str> =
+            completion.split([' ', '\n', '\'']).map(|word| word.trim_end_matches('=')).collect();
+        for option in options_of_help(&help) {
+            assert!(words.contains(&*option), "{option} is not completed");
+        }
+    }
+}
+
+/// Every name of a cause: those of the table, and the reasons that QEMU gives.
+fn causes() -> BTreeSet<String> {
+    let cause = read("src/verdict/cause.rs");
+    let shown = cause.split("impl fmt::Display for Cause").nth(1).unwrap();
+    let shown = shown.split("impl fmt::Display").next().unwrap();
+    let qmp = read("src/wire/qmp.rs");
+    let reasons = qmp.split("const NAMES").nth(1).unwrap().split("];").next().unwrap();
+    let quoted = |text: &str| -> Vec<String> {
+        text.split('"').skip(1).step_by(2).map(ToString::to_string).collect()
+    };
+    let mut causes: BTreeSet<String> = quoted(shown).into_iter().collect();
+    causes.extend(quoted(reasons));
+    // QEMU's word for no reason at all.
+    causes.remove("none");
+    causes
+}
+
+#[test]
+fn the_manual_pages_and_the_completion_have_every_cause() {
+    let causes = causes();
+    assert!(causes.contains("out-of-memory") && causes.contains("host-qmp-quit"), "{causes:?}");
+    let [daemon, why] = programs();
+    for cause in &causes {
+        for (place, text) in [
+            ("ganeti-kvmd(8)", &daemon.page),
+            ("kvmd-why(8)", &why.page),
+            ("its completion", &why.completion),
+        ] {
+            let has = text.split([' ', ',', '\n', '\'']).any(|word| word == cause);
+            assert!(has, "{cause} is not in {place}");
+        }
+    }
+}
+
+/// What cargo knows of all crates that can be built here.
+fn metadata() -> Value {
+    let platform = "--filter-platform=x86_64-unknown-linux-gnu";
+    let metadata = cargo(&["metadata", "--locked", "--format-version=1", platform]);
+    serde_json::from_slice(&metadata).unwrap()
+}
+
+fn cargo(arguments: &[&str]) -> Vec<u8> {
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or("cargo".into()))
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+fn entries<'a>(value: &'a Value, key: &str) -> &'a [Value] {
+    value[key].as_array().map(Vec::as_slice).unwrap_or_default()
+}
+
+fn text<'a>(value: &'a Value, key: &str) -> &'a str {
+    value[key].as_str().unwrap_or_default()
+}
+
+#[test]
+fn no_crate_asks_for_a_later_rust() {
+    let number = |version: &str| -> Vec<u32> {
+        version.split('.').map(|part| part.parse().unwrap()).collect()
+    };
+    let ours = number(env!("CARGO_PKG_RUST_VERSION"));
+    for package in entries(&metadata(), "packages") {
+        let asked = text(package, "rust_version");
+        assert!(
+            asked.is_empty() || number(asked) <= ours,
+            "{} {} asks for Rust {asked}",
+            text(package, "name"),
+            text(package, "version")
+        );
+    }
+}
+
+#[test]
+fn every_crate_is_from_the_registry_and_linked_once() {
+    let metadata = metadata();
+    for package in entries(&metadata, "packages") {
+        let source = &package["source"];
+        assert!(
+            source.is_null() || source.as_str().is_some_and(|url| url.contains("crates.io-index")),
+            "{} comes from {source}",
+            text(package, "name")
+        );
+    }
+    let names: Vec<&str> = linked(&metadata).iter().map(|package| text(package, "name")).collect();
+    assert!(names.len() > 20, "{names:?}");
+    assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "two versions of one: {names:?}");
+}
+
+/// The crates of others that end up in the programs: no build scripts, no macros, no tests.
+fn linked(metadata: &Value) -> Vec<&Value> {
+    let tree = cargo(&[
+        "tree",
+        "--locked",
+        "--package=ganeti-kvmd",
+        "--edges=normal,no-proc-macro",
+        "--target=x86_64-unknown-linux-gnu",
+        "--prefix=none",
+        "--format={p}",
+    ]);
+    let tree = String::from_utf8(tree).unwrap();
+    // NAME vVERSION [(DIRECTORY)] [(*)]
+    let linked: BTreeSet<(&str, &str)> = tree
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split(' ');
+            Some((words.next()?, words.next()?.strip_prefix('v')?))
+        })
+        .collect();
+    let mut packages: Vec<&Value> = entries(metadata, "packages")
+        .iter()
+        .filter(|package| package["source"].is_string())
+        .filter(|package| linked.contains(&(text(package, "name"), text(package, "version"))))
+        .collect();
+    packages.sort_by_key(|package| text(package, "name"));
+    packages
+}
+
+/// Under which of its licences a crate is taken, by the name that Debian has for it.
+fn licence(package: &Value) -> &'static str {
+    let offered: Vec<&str> = text(package, "license").split(" OR ").collect();
+    let known = [("MIT", "Expat"), ("ISC", "ISC"), ("BSD-3-Clause", "BSD-3-Clause")];
+    let taken = known.into_iter().find(|(name, _)| offered.contains(name));
+    taken.map_or_else(|| panic!("{}: {offered:?}", text(package, "name")), |(_, name)| name)
+}
+
+/// Who holds the copyright: as the crate's licence files say, or its authors.
+fn holders(package: &Value) -> Vec<String> {
+    let directory = PathBuf::from(text(package, "manifest_path"));
+    let directory = directory.parent().unwrap();
+    let mut holders = BTreeSet::new();
+    let mut files: Vec<PathBuf> =
+        fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    for path in files {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().to_uppercase();
+        if !(name.starts_with("LICEN") || name.starts_with("COPY")) || !path.is_file() {
+            continue;
+        }
+        for line in String::from_utf8_lossy(&fs::read(&path).unwrap()).lines() {
+            let Some(holder) = line.trim().strip_prefix("Copyright ") else { continue };
+            let holder = holder.trim_start_matches("(c) ").trim_start_matches("(C) ");
+            // Else a sentence about copyrights, or a form that is not filled in.
+            if holder.starts_with(|c: char| c.is_ascii_digit() || c.is_uppercase()) {
+                let holder = holder.trim_end_matches(" All rights reserved.").trim();
+                holders.insert(match holder.split_once(", ") {
+                    Some((year, name)) if year.parse::<u32>().is_ok() => format!("{year} {name}"),
+                    _ => holder.to_string(),
+                });
+            }
+        }
+    }
+    if holders.is_empty() {
+        let authors = entries(package, "authors").iter().filter_map(Value::as_str);
+        holders.extend(authors.map(ToString::to_string));
+    }
+    if holders.is_empty() {
+        holders.insert(format!("the authors of {}", text(package, "name")));
+    }
+    holders.into_iter().collect()
+}
+
+/// The paragraphs of those crates, in the form of Debian's copyright files.
+fn paragraphs(metadata: &Value) -> String {
+    let mut groups: BTreeMap<(Vec<String>, &str), Vec<&str>> = BTreeMap::new();
+    for package in linked(metadata) {
+        let name = text(package, "name");
+        groups.entry((holders(package), licence(package))).or_default().push(name);
+    }
+    let mut groups: Vec<_> = groups.into_iter().map(|(key, names)| (names, key)).collect();
+    groups.sort();
+    let mut paragraphs = String::new();
+    for (names, (holders, licence)) in groups {
+        let files: Vec<String> = names.iter().map(|name| format!("{name}/*")).collect();
+        let _ = write!(
+            paragraphs,
+            "Files: {}\nCopyright: {}\nLicense: {licence}\n\n",
+            files.join("\n "),
+            holders.join("\n ")
+        );
+    }
+    paragraphs
+}
+
+/// `UPDATE_COPYRIGHT=1 cargo test --test packaging` writes it anew.
+#[test]
+fn the_copyright_file_has_every_crate_that_is_linked() {
+    const BEGIN: &str = "# Crates, by tests/packaging.rs:\n\n";
+    const END: &str = "# Licences:\n";
+    let path = "packaging/debian/copyright";
+    let old = read(path);
+    let (head, rest) = old.split_once(BEGIN).unwrap();
+    let (_, tail) = rest.split_once(END).unwrap();
+    let new = format!("{head}{BEGIN}{}{END}{tail}", paragraphs(&metadata()));
+    if std::env::var_os("UPDATE_COPYRIGHT").is_some() {
+        fs::write(root().join(path), &new).unwrap();
+    } else {
+        assert!(new == old, "{path} is not up to date: UPDATE_COPYRIGHT=1 writes it anew");
+    }
+}
