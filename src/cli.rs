@@ -79,7 +79,7 @@ const fn flag(short: Option<char>, long: &'static str, help: &'static str) -> Op
 }
 
 /// Ganeti's own, in its order and its words.
-const GANETIS: [Opt; 7] = [
+static GANETIS: [Opt; 7] = [
     flag(Some('f'), "foreground", "Don't detach from the current terminal"),
     flag(None, "no-user-checks", "Ignore user checks"),
     flag(Some('d'), "debug", "Enable debug messages"),
@@ -96,7 +96,7 @@ const GANETIS: [Opt; 7] = [
 ];
 
 /// Those that only this program has.
-const OURS: [Opt; 8] = [
+static OURS: [Opt; 8] = [
     Opt {
         short: None,
         long: "guest-reset",
@@ -267,10 +267,15 @@ impl Reading {
 
     /// A long option, perhaps abbreviated.
     fn long(&mut self, typed: &str, parser: &mut lexopt::Parser) {
-        let all = || GANETIS.iter().chain(&OURS);
-        let candidates: Vec<&Opt> = match all().find(|option| option.long == typed) {
-            Some(option) => vec![option],
-            None => all().filter(|option| option.long.starts_with(typed)).collect(),
+        let exact = GANETIS.iter().chain(&OURS).find(|option| option.long == typed);
+        let starting = |options: &'static [Opt]| -> Vec<&Opt> {
+            options.iter().filter(|option| option.long.starts_with(typed)).collect()
+        };
+        // What is enough for one of Ganeti's stays enough, whatever this program has besides.
+        let candidates = match (exact, starting(&GANETIS)) {
+            (Some(option), _) => vec![option],
+            (None, none) if none.is_empty() => starting(&OURS),
+            (None, ganetis) => ganetis,
         };
         // The value in the same word, after '='.
         let attached = parser.optional_value();
