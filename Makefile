@@ -5,7 +5,7 @@ CARGO ?= cargo
 # PROGRAM:PACKAGE,... of what is needed to build, to play the demonstration, to run the tests.
 BUILD = cc:gcc,libc6-dev
 QEMU = qemu-system-x86_64:qemu-system-x86 as:binutils
-TESTS = strace:strace systemd-analyze:systemd mandoc:mandoc prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
+TESTS = strace:strace ss:iproute2 systemd-analyze:systemd mandoc:mandoc prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
 ORIGINAL = '/usr/lib/ganeti/*/usr/sbin/ganeti-kvmd:^ganeti-haskell-3.[01]$$'
 GANETI = '/usr/share/ganeti/*/ganeti/backend.py:^ganeti-3.[01]$$'
 
@@ -19,7 +19,7 @@ NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare check deb test-deb tools bench bench-scale bench-programs fuzz clean
+.PHONY: all demo compare check fuzz deb test-deb tools bench bench-scale bench-programs clean
 
 all:
 	@tests/install-packages $(BUILD)

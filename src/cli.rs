@@ -20,6 +20,8 @@ pub enum Command {
     Help,
     Version,
     Completion,
+    /// Look at the node, and say what will work.
+    Check,
     Run(Options),
 }
 
@@ -77,7 +79,7 @@ const fn flag(short: Option<char>, long: &'static str, help: &'static str) -> Op
 }
 
 /// Ganeti's own, in its order and its words.
-const GANETIS: [Opt; 7] = [
+static GANETIS: [Opt; 7] = [
     flag(Some('f'), "foreground", "Don't detach from the current terminal"),
     flag(None, "no-user-checks", "Ignore user checks"),
     flag(Some('d'), "debug", "Enable debug messages"),
@@ -94,7 +96,7 @@ const GANETIS: [Opt; 7] = [
 ];
 
 /// Those that only this program has.
-const OURS: [Opt; 7] = [
+static OURS: [Opt; 8] = [
     Opt {
         short: None,
         long: "guest-reset",
@@ -140,6 +142,12 @@ const OURS: [Opt; 7] = [
         "take-over",
         "Take the place of the daemon that runs, with its connections, so that nothing is missed \
          (after an upgrade); where a service manager keeps them, restart the service instead",
+    ),
+    flag(
+        None,
+        "check",
+        "Look at this node and say what will work, what is reduced, and what to do; the exit code \
+         is 1 if something is wrong",
     ),
     flag(None, "no-sandbox", "Keep every capability and system call, for debugging"),
 ];
@@ -219,6 +227,7 @@ struct Reading {
     wants_help: bool,
     wants_version: bool,
     wants_completion: bool,
+    wants_check: bool,
     mistakes: String,
     bad_value: Option<String>,
 }
@@ -258,10 +267,15 @@ impl Reading {
 
     /// A long option, perhaps abbreviated.
     fn long(&mut self, typed: &str, parser: &mut lexopt::Parser) {
-        let all = || GANETIS.iter().chain(&OURS);
-        let candidates: Vec<&Opt> = match all().find(|option| option.long == typed) {
-            Some(option) => vec![option],
-            None => all().filter(|option| option.long.starts_with(typed)).collect(),
+        let exact = GANETIS.iter().chain(&OURS).find(|option| option.long == typed);
+        let starting = |options: &'static [Opt]| -> Vec<&Opt> {
+            options.iter().filter(|option| option.long.starts_with(typed)).collect()
+        };
+        // What is enough for one of Ganeti's stays enough, whatever this program has besides.
+        let candidates = match (exact, starting(&GANETIS)) {
+            (Some(option), _) => vec![option],
+            (None, none) if none.is_empty() => starting(&OURS),
+            (None, ganetis) => ganetis,
         };
         // The value in the same word, after '='.
         let attached = parser.optional_value();
@@ -304,6 +318,7 @@ impl Reading {
         match (option.long, value) {
             ("foreground", _) => self.options.foreground = true,
             ("debug", _) => self.options.debug = true,
+            ("check", _) => self.wants_check = true,
             ("no-sandbox", _) => self.options.no_sandbox = true,
             ("take-over", _) => self.options.takes_over = true,
             ("no-user-checks", _) => self.options.no_user_checks = true,
@@ -356,6 +371,8 @@ impl Reading {
             Command::Version
         } else if self.wants_completion {
             Command::Completion
+        } else if self.wants_check {
+            Command::Check
         } else {
             Command::Run(self.options)
         })

@@ -3,6 +3,7 @@
 //! [`verdict`] weighs the evidence and decides, [`wire`] turns bytes into types, [`sys`]
 //! touches the system, and [`daemon`] joins them in one loop. README.md has the map.
 
+mod check;
 pub mod cli;
 pub mod config;
 pub mod daemon;
@@ -24,6 +25,7 @@ pub fn main() -> ExitCode {
         Ok(Command::Help) => print!("{}", cli::help()),
         Ok(Command::Version) => print!("{}", cli::version()),
         Ok(Command::Completion) => print!("{}", cli::completion()),
+        Ok(Command::Check) => return check::run(),
         Ok(Command::Run(options)) => return startup::run(options),
         Err(error) => {
             eprint!("{error}");

@@ -163,14 +163,18 @@ fn serve(
     inheritance: Inheritance,
     starter: &mut Option<Starter>,
 ) -> Result<(), daemon::StartError> {
-    if let Err(why) = config::should_run(&paths, node_name::find) {
-        info!("{why}");
-        info!("{}", why.remedy());
-        return Ok(());
-    }
     // A daemon that detaches itself may have been started by another service, whose manager is
     // none of its.
     let manager = options.foreground.then(ServiceManager::of_this_process).flatten();
+    if let Err(why) = config::should_run(&paths, node_name::find) {
+        info!("{why}");
+        info!("{}", why.remedy());
+        // To end without having been up would be a failure, and worth another try.
+        if let Some(manager) = manager {
+            manager.tell_ready();
+        }
+        return Ok(());
+    }
     let mut daemon = Daemon::new(paths, options.settings, options.metrics_file, manager, log)?;
     // From here on it is up: whoever started it may go on.
     *starter = None;

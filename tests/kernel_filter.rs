@@ -95,6 +95,7 @@ fn watching(pids: &BTreeSet<u32>) -> Program {
 
 #[test]
 fn exactly_the_watched_pass_up_to_2000_random_pids() {
+    let _machine = whole_machine();
     let mut numbers = Numbers(1);
     for count in [0, 1, 2, 3, 126, 127, 255, 256, 1000, 2000] {
         let pids = numbers.pids(count);
@@ -112,6 +113,7 @@ fn exactly_the_watched_pass_up_to_2000_random_pids() {
 
 #[test]
 fn of_20000_random_pids_none_is_missed() {
+    let _machine = whole_machine();
     let mut numbers = Numbers(2);
     let pids = numbers.pids(20_000);
     let program = watching(&pids);
@@ -128,6 +130,7 @@ fn of_20000_random_pids_none_is_missed() {
 
 #[test]
 fn pids_in_a_row_take_one_range() {
+    let _machine = whole_machine();
     let pids = (5000..25_000).collect();
     let program = watching(&pids);
     assert!(program.is_exact());
@@ -139,6 +142,7 @@ fn pids_in_a_row_take_one_range() {
 
 #[test]
 fn only_ends_and_acknowledgements_pass() {
+    let _machine = whole_machine();
     let filter = Filter::new(&Program::watching(&[40], LONGEST));
     for what in [FORK, EXEC, 4, 0x40, 0x80, 0x100, 0x200] {
         assert!(!filter.passes(what, 40, 40), "{what:#x}");
@@ -152,6 +156,7 @@ fn only_ends_and_acknowledgements_pass() {
 
 #[test]
 fn what_is_too_short_is_dropped() {
+    let _machine = whole_machine();
     let filter = Filter::new(&Program::watching(&[40], LONGEST));
     for length in [1, 36, 39] {
         assert!(!filter.passes_bytes(&vec![0; length]), "{length}");
@@ -172,7 +177,9 @@ proptest! {
     ) {
         let program = Program::watching(&pids.iter().copied().collect::<Vec<_>>(), room);
         prop_assert!(program.len() <= room.max(pid_filter::SHORTEST));
+        let machine = whole_machine();
         let filter = Filter::new(&program);
+        drop(machine);
         for &pid in &pids {
             prop_assert!(filter.passes_exit(pid));
         }

@@ -2,6 +2,7 @@
 //! was down, is not lost; and where it is, it does not guess.
 
 use std::fs;
+use std::os::unix::net::UnixDatagram;
 use std::thread;
 use std::time::Duration;
 
@@ -180,6 +181,20 @@ fn a_manager_that_wants_to_know_is_told_that_the_daemon_goes_on() {
     let wrapper = ["env", "WATCHDOG_USEC=100000", manager.to_str().unwrap()];
     let daemon = node.start_wrapped(&wrapper, &[]);
     daemon.await_lines("hears that it goes on", 3);
+}
+
+/// systemd takes a service for failed that ends without having been up, and starts it again.
+#[test]
+fn with_nothing_to_do_on_this_node_it_ends_in_good_order() {
+    let node = node();
+    node.set_ssconf("enabled_user_shutdown", "False\n");
+    let path = node.path("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    let environment = format!("NOTIFY_SOCKET={}", path.display());
+    assert!(node.try_start_wrapped(&["env", &environment], &[]).is_none());
+    let mut message = [0; 64];
+    let length = manager.recv(&mut message).unwrap();
+    assert_eq!(&message[..length], b"READY=1\n");
 }
 
 #[test]

@@ -185,6 +185,12 @@ impl Instance {
     /// An earlier daemon's life goes on under this one.
     pub(super) fn resumed(&mut self, context: &mut Context<'_>) {
         self.announce(context);
+        // The file was decided by this when the conversation ended; what comes now came after that.
+        if self.file.decision().is_some()
+            && self.conversation.shutdown().is_some_and(|shutdown| !shutdown.says_why())
+        {
+            self.verdict_at_close = Some(self.verdict(context));
+        }
         if self.link.is_up() {
             self.send(Command::Negotiate, context);
             // What an earlier daemon could not carry out.

@@ -669,3 +669,16 @@ fn of_two_lives_with_one_number_one_is_recalled() {
     let node = recalled_from(&format!(r#"{{"last": 1, "lives": [{one}, {other}]}}"#)).unwrap();
     assert_eq!(node.watched(), 1);
 }
+
+#[test]
+fn by_what_the_file_was_decided_is_remembered_beyond_a_restart() {
+    let mut world = world();
+    world.said(heard(shutdown_without_data()));
+    world.said(Said::Closed);
+    assert!(world.file);
+    restarted(&mut world, true);
+    world.happens(signalled(Signal::TERM));
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().verdict.cause, Cause::GuestShutdown);
+    assert!(world.file);
+}

@@ -1,0 +1,94 @@
+//! What `--check` says of a node.
+
+use std::io::Read;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use testbed::{Node, needs};
+
+fn node() -> Node {
+    Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
+}
+
+/// The exit code and what was printed.
+fn check(node: &Node) -> (i32, String) {
+    let output = node.run(&["--check"]);
+    assert!(output.stderr.is_empty(), "{}", String::from_utf8_lossy(&output.stderr));
+    (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn a_node_on_which_all_is_well() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    let mut stand_in = node.stand_in("web1").connected();
+    daemon.await_line("is connected and runs");
+    let (code, text) = check(&node);
+    assert_eq!(code, 0, "{text}");
+    for line in [
+        "ganeti-kvmd runs: process ",
+        "the cluster has KVM and user_shutdown enabled",
+        "proc connector tells how processes end",
+        "trace tells who sends signals",
+        "1 instances are watched",
+        "Everything is as it should be.",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    // It was only looked at.
+    stand_in.tell("shutdown guest-shutdown");
+    assert_eq!(daemon.await_death("web1").initiator, "user");
+}
+
+#[test]
+fn a_daemon_that_does_not_run_and_a_cluster_that_does_not_want_it() {
+    let node = node();
+    node.set_ssconf("enabled_user_shutdown", "False\n");
+    let (code, text) = check(&node);
+    assert_eq!(code, 1, "{text}");
+    assert!(text.contains("WRONG    ganeti-kvmd does not run"), "{text}");
+    assert!(text.contains("gnt-cluster modify --user-shutdown=yes"), "{text}");
+}
+
+#[test]
+fn another_client_has_the_connection() {
+    needs!(Root);
+    let node = node();
+    let mut stand_in = node.stand_in("web1").start();
+    stand_in.await_word("listening");
+    let mut client = UnixStream::connect(node.socket("web1")).unwrap();
+    // When it greets, it has accepted.
+    client.read_exact(&mut [0]).unwrap();
+    let (code, text) = check(&node);
+    assert_eq!(code, 1, "{text}");
+    let this = format!("pid={},", std::process::id());
+    assert!(text.contains("another client holds its connection") && text.contains(&this), "{text}");
+}
+
+#[test]
+fn an_instance_whose_user_may_not_shut_it_down() {
+    let node = node();
+    // Named as Ganeti names its QEMU.
+    let mut instance = Command::new("sh")
+        .args(["-c", "read line", "-name", "web1"])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    std::fs::write(node.pid_dir().join("web1"), format!("{}\n", instance.id())).unwrap();
+    let (_, text) = check(&node);
+    assert!(text.contains("has no socket: its user may not shut it down"), "{text}");
+    assert!(text.contains("gnt-instance modify -H user_shutdown=True"), "{text}");
+    drop(instance.stdin.take());
+    instance.wait().unwrap();
+}
+
+#[test]
+fn what_an_earlier_life_has_left() {
+    let node = node();
+    let stand_in = node.stand_in("web1").start();
+    stand_in.signal(testbed::Signal::KILL);
+    drop(stand_in);
+    let (_, text) = check(&node);
+    assert!(text.contains("\"web1\" does not run; its socket was left"), "{text}");
+}
