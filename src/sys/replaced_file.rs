@@ -1,8 +1,8 @@
 //! A file that is replaced as a whole: whoever reads it sees the old one or the new one.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, OpenOptions, Permissions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 /// Puts a file with these contents at `path`. Nothing is flushed to the disk: what is lost with
@@ -18,6 +18,8 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
         created => created,
     };
     let written = created
+        // Whatever the umask has left of it.
+        .and_then(|file| file.set_permissions(Permissions::from_mode(mode)).map(|()| file))
         .and_then(|mut file| file.write_all(contents))
         .and_then(|()| fs::rename(&temporary, path));
     if written.is_err() {
@@ -36,7 +38,6 @@ fn beside(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     #[test]
     fn it_is_replaced_and_nothing_is_left_beside_it() {
@@ -47,6 +48,9 @@ mod tests {
         replace(&path, b"two", 0o644).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);
+        // More than any umask leaves.
+        replace(&path, b"two", 0o666).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
         assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1);
     }
 

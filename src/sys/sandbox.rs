@@ -72,6 +72,7 @@ const CALLS: &[libc::c_long] = &[
     // Files: Ganeti's, the log, the records, the state, /proc, control groups.
     libc::SYS_close,
     libc::SYS_dup3,
+    libc::SYS_fchmod,
     libc::SYS_fcntl,
     libc::SYS_fdatasync,
     libc::SYS_flock,
@@ -150,11 +151,15 @@ const OLD_CALLS: &[libc::c_long] = &[
 const OLD_CALLS: &[libc::c_long] = &[];
 
 /// Gives up what is not needed. A system call that is not listed kills the process from here on.
+/// What cannot be given up is no reason to keep the rest.
 pub fn enter() -> Result<(), SandboxError> {
-    drop_capabilities().map_err(SandboxError::Capabilities)?;
-    set_no_new_privs(true).map_err(|error| SandboxError::NoNewPrivileges(error.into()))?;
-    let program = filter().map_err(|error| SandboxError::Filter(error.to_string()))?;
-    apply_filter(&program).map_err(|error| SandboxError::Filter(error.to_string()))
+    let capabilities = drop_capabilities().map_err(SandboxError::Capabilities);
+    let privileges =
+        set_no_new_privs(true).map_err(|error| SandboxError::NoNewPrivileges(error.into()));
+    let calls = filter()
+        .map_err(|error| SandboxError::Filter(error.to_string()))
+        .and_then(|it| apply_filter(&it).map_err(|error| SandboxError::Filter(error.to_string())));
+    capabilities.and(privileges).and(calls)
 }
 
 fn drop_capabilities() -> io::Result<()> {
@@ -171,16 +176,15 @@ fn drop_capabilities() -> io::Result<()> {
             }
         }
     }
-    let permitted = had.permitted.intersection(kept);
-    set_capabilities(
-        None,
-        CapabilitySets {
-            effective: had.effective.intersection(kept),
-            permitted,
-            inheritable: CapabilitySet::empty(),
-        },
-    )?;
-    Ok(())
+    if kept.contains(had.permitted) && had.inheritable.is_empty() {
+        return Ok(());
+    }
+    let left = CapabilitySets {
+        effective: had.effective.intersection(kept),
+        permitted: had.permitted.intersection(kept),
+        inheritable: CapabilitySet::empty(),
+    };
+    Ok(set_capabilities(None, left)?)
 }
 
 fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
