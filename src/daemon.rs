@@ -61,6 +61,10 @@ const ENDS_AT_ONCE: usize = 16;
 /// For how long the state file may lag behind while there are ends to be told of.
 const LONGEST_LAG: Duration = Duration::from_millis(20);
 
+/// For how long it is an ordinary process after it has run for 200 ms without sleep: it keeps a
+/// processor for itself for a sixth of the time at most.
+const WAY_FOR_OTHERS: Duration = Duration::from_secs(1);
+
 /// As many sources as one wake-up may name; the rest is named by the next.
 const WAKE_UP: usize = 1024;
 
@@ -130,8 +134,8 @@ pub struct Daemon {
     buffer: Box<[u8]>,
     outbox: Vec<(Incarnation, Command)>,
     shortages: Complaints,
-    /// It has run for too long, and is ordinary for a while.
-    makes_way: bool,
+    /// It has run for too long, and is ordinary until then.
+    makes_way_until: Option<Moment>,
     is_asked_to_hand_over: bool,
     is_stopping: bool,
 }
@@ -193,7 +197,7 @@ impl Daemon {
             buffer: vec![0; FAIR_SHARE].into(),
             outbox: Vec::new(),
             shortages: Complaints::default(),
-            makes_way: false,
+            makes_way_until: None,
             is_asked_to_hand_over: false,
             is_stopping: false,
         })
@@ -236,6 +240,7 @@ impl Daemon {
             self.write_down(now);
             self.publish_metrics();
             self.tell_manager(now);
+            self.get_in_front(now);
             if std::mem::take(&mut self.is_asked_to_hand_over) {
                 self.hand_over();
             }
@@ -251,8 +256,9 @@ impl Daemon {
             return Duration::ZERO;
         }
         let connector = self.connector.as_ref().and_then(Connector::deadline);
-        let deadlines = [Some(self.node.deadline()), connector, self.tell_manager_at];
-        deadlines.into_iter().flatten().min().map_or(Duration::MAX, |at| at.since(clock::now()))
+        let others = [connector, self.tell_manager_at, self.makes_way_until];
+        let deadlines = others.into_iter().chain([Some(self.node.deadline())]);
+        deadlines.flatten().min().map_or(Duration::MAX, |at| at.since(clock::now()))
     }
 
     fn tell_manager(&mut self, now: Moment) {
@@ -345,11 +351,11 @@ impl Daemon {
         }
     }
 
-    /// Lets ordinary processes run, until the next time that everything is looked at.
+    /// Lets ordinary processes run for a while.
     fn make_way(&mut self) {
         match priority::lower() {
             Ok(()) => {
-                self.makes_way = true;
+                self.makes_way_until = Some(clock::now() + WAY_FOR_OTHERS);
                 debug!("Ran for 200 ms without sleep; making way for others for a while");
             }
             Err(error) => error!("Cannot give up the real-time priority: {error}"),
@@ -357,11 +363,12 @@ impl Daemon {
     }
 
     /// Gets in front again.
-    pub(super) fn get_in_front(&mut self) {
-        if std::mem::take(&mut self.makes_way)
-            && let Err(error) = priority::raise()
-        {
-            warn!("Cannot get back the real-time priority: {error}");
+    fn get_in_front(&mut self, now: Moment) {
+        if self.makes_way_until.is_some_and(|until| until <= now) {
+            self.makes_way_until = None;
+            if let Err(error) = priority::raise() {
+                warn!("Cannot get back the real-time priority: {error}");
+            }
         }
     }
 

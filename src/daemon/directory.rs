@@ -25,7 +25,6 @@ impl Daemon {
         self.list_directory();
         self.check_connector(now);
         self.check_trace();
-        self.get_in_front();
     }
 
     /// Watches the control directory if it is there, else the nearest parent.
