@@ -15,6 +15,7 @@ mod metrics;
 mod records;
 mod restart;
 mod signals;
+pub mod state_file;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fmt;
@@ -44,7 +45,7 @@ use crate::verdict::{
 use complaints::Complaints;
 use endpoint::{Endpoint, Source};
 use metrics::Metrics;
-pub use restart::{NotSaved, Saved};
+use state_file::StateFile;
 
 const SIGNALS: Token = Token(0);
 const DIRECTORY: Token = Token(1);
@@ -57,9 +58,6 @@ const FAIR_SHARE: usize = 16 * 1024;
 /// How many ends are told of (a record, a line in the log) before the sources are heard again: a
 /// guest that is just being powered off cannot wait, those that are gone can.
 const ENDS_AT_ONCE: usize = 16;
-
-/// For how long the state file may lag behind while there are ends to be told of.
-const LONGEST_LAG: Duration = Duration::from_millis(20);
 
 /// For how long it is an ordinary process after it has run for 200 ms without sleep: it keeps a
 /// processor for itself for a sixth of the time at most.
@@ -96,8 +94,7 @@ pub struct Daemon {
     manager: Option<ServiceManager>,
     /// When it is to be told again that this goes on.
     tell_manager_at: Option<Moment>,
-    /// Pids, inodes and the clock of the state file are those of one boot.
-    boot: String,
+    state_file: StateFile,
     node: Node,
     poll: Poll,
     signals: Signals,
@@ -119,9 +116,7 @@ pub struct Daemon {
     records: AppendFile,
     metrics: Metrics,
     /// Ends that are yet to be told of.
-    ends: VecDeque<Death>,
-    /// When everything that was known was written down last.
-    saved_at: Moment,
+    ends: VecDeque<(Incarnation, Death)>,
     endpoints: HashMap<Incarnation, Endpoint>,
     /// Connections that have more to say than their share.
     unread: VecDeque<Incarnation>,
@@ -167,11 +162,12 @@ impl Daemon {
         let records = records::open(&paths.records_file());
         Ok(Self {
             node: Node::new(settings, clock::now()),
-            paths,
             log,
             manager,
             tell_manager_at: None,
-            boot: clock::boot_id(),
+            // Pids, inodes and the clock are those of one boot.
+            state_file: StateFile::new(paths.state_file(), clock::boot_id()),
+            paths,
             poll,
             signals,
             watch,
@@ -188,7 +184,6 @@ impl Daemon {
             records,
             metrics: Metrics::new(metrics_file),
             ends: VecDeque::new(),
-            saved_at: clock::now(),
             endpoints: HashMap::new(),
             unread: VecDeque::new(),
             heard_from: Vec::new(),
@@ -317,24 +312,17 @@ impl Daemon {
     /// Tells of ends, the first ones first.
     fn tell_ends(&mut self, most: usize) {
         let count = self.ends.len().min(most);
-        for death in self.ends.drain(..count).collect::<Vec<_>>() {
+        for (incarnation, death) in self.ends.drain(..count).collect::<Vec<_>>() {
             self.metrics.ended(&death);
             // Whoever sees the line finds the record.
             self.record(&death);
             info!("{death}");
+            self.node.is_told(incarnation);
         }
     }
 
     /// Writes down what is known, takes what was heard and says what is to be said, in this order.
-    /// While there are ends to be told of, that may wait a little: the whole is written each time.
     fn write_down(&mut self, now: Moment) {
-        if self.node.has_turned() && !self.ends.is_empty() {
-            if now.since(self.saved_at) < LONGEST_LAG {
-                return;
-            }
-            // The file forgets them.
-            self.tell_ends(usize::MAX);
-        }
         self.save(now);
         self.consume();
         self.speak();
@@ -463,7 +451,7 @@ impl Daemon {
                 info!("Instance {name}{} is connected and {state}", pid(process));
             }
             Action::WarnSilent { name, process } => self.warn_silent(&name, process),
-            Action::Record(death) => self.ends.push_back(*death),
+            Action::Record { incarnation, death } => self.ends.push_back((incarnation, *death)),
         }
     }
 }

@@ -93,7 +93,8 @@ fn the_doubt_after_a_restart_passes() {
     thread::sleep(Duration::from_millis(1500));
     guest.tell(b'p');
     guest.wait();
-    assert_eq!(daemon.await_death("web1").initiator, "user");
+    let death = daemon.await_death("web1");
+    assert_eq!(death.initiator, "user", "{}", death.line);
     assert!(node.has_shutdown_file("web1"));
 }
 
@@ -169,7 +170,8 @@ fn a_line_of_which_the_daemon_has_seen_half_is_whole_for_the_next() {
     await_start(&daemon, 2);
     stand_in.tell(r#"line ue, "reason": "guest-shutdown"}}"#);
     stand_in.tell("exit 0");
-    assert_eq!(daemon.await_death("web1").initiator, "user");
+    let death = daemon.await_death("web1");
+    assert_eq!(death.initiator, "user", "{}", death.line);
     assert!(node.has_shutdown_file("web1"));
     drop(other);
 }
@@ -232,7 +234,8 @@ fn whoever_cannot_take_over_leaves_the_daemon_as_it_is() {
     testbed::send_signal(pid, Signal::USR2);
     daemon.await_lines("Asked to hand over", 2);
     stand_in.tell("shutdown guest-shutdown");
-    assert_eq!(daemon.await_death("web1").initiator, "user");
+    let death = daemon.await_death("web1");
+    assert_eq!(death.initiator, "user", "{}", death.line);
 }
 
 #[test]

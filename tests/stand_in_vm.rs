@@ -10,7 +10,7 @@
 //! that it reads from stdin:
 //!
 //!   event NAME [DATA]   send an event             line TEXT    send a line as it is
-//!   piece TEXT          send a piece of a line
+//!   piece TEXT          send a piece of a line, which the next `line` ends
 //!   bytes COUNT         send so many x            nest COUNT   send an event with deep data
 //!   flood COUNT         send so many events       trickle      send a byte for each line read
 //!   shutdown REASON     as QEMU goes down: the event, the draining, the end
@@ -45,6 +45,8 @@ struct StandIn {
     client: Option<UnixStream>,
     /// Its guest is neither stopped nor shut down.
     runs: bool,
+    /// What was heard since it has begun a line that it has not ended.
+    unanswered: Option<Vec<String>>,
 }
 
 fn main() {
@@ -91,6 +93,7 @@ fn main() {
         drain: Duration::from_millis(drain),
         client: None,
         runs: true,
+        unanswered: None,
     };
     for happening in happenings {
         if let Happening::Command(command) = &happening
@@ -161,7 +164,9 @@ impl StandIn {
     }
 
     fn answer(&mut self, line: &str) {
-        if line.contains("qmp_capabilities") {
+        if let Some(unanswered) = &mut self.unanswered {
+            unanswered.push(line.into());
+        } else if line.contains("qmp_capabilities") {
             if self.greets {
                 self.send(r#"{"return": {}}"#);
             }
@@ -178,9 +183,16 @@ impl StandIn {
         let (word, rest) = command.split_once(' ').unwrap_or((command, ""));
         match word {
             "event" => self.event(rest),
-            "line" => self.send(rest),
+            "line" => {
+                self.send(rest);
+                for line in self.unanswered.take().unwrap_or_default() {
+                    self.answer(&line);
+                }
+            }
             "piece" => {
+                self.runs &= !rest.contains("SHUTDOWN");
                 self.write(rest.as_bytes());
+                self.unanswered.get_or_insert_default();
             }
             "bytes" => {
                 let mut left: usize = rest.parse().unwrap();

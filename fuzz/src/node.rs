@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 use kvmd::verdict::{
-    Action, Answers, Cause, Command, ConnectError, Death, Event, FileOutcome, GuestReset,
-    Incarnation, Initiator, Inode, Moment, Name, Node, Peer, Process, Questions, RemoveReason,
-    Said, Settings, SignalShutdown, StatusAnswer,
+    Action, Answers, Cause, Command, ConnectError, Death, Entry, Event, FileOutcome, GuestReset,
+    Incarnation, Initiator, Inode, Memory, Moment, Name, Node, Peer, Process, Questions,
+    RemoveReason, Said, Settings, SignalShutdown, StatusAnswer,
 };
 use kvmd::wire::qmp::{self, Message, Reason};
 
 use crate::assert_fit_to_print;
 use crate::peers::{Ending, Options, Sort, Word, shell};
-use crate::state_file::assert_round_trip;
+use crate::state_file::{assert_round_trip, written};
 
 /// Spelt as a directory may have them.
 const NAMES: [&[u8]; 3] = [b"web1", b"\n\xff\"", b"db.example.com"];
@@ -193,6 +193,9 @@ struct Life {
 struct World {
     settings: Settings,
     node: Node,
+    /// What the next daemon will read. The first that this one writes down is the whole.
+    journal: Memory,
+    has_written: bool,
     now: Moment,
     directory: BTreeMap<Name, Inode>,
     /// Who bound each socket.
@@ -221,6 +224,8 @@ pub fn check(bytes: &[u8]) {
     let settings = play.options.settings();
     let mut world = World {
         node: Node::new(settings.clone(), now),
+        journal: Memory::default(),
+        has_written: false,
         settings,
         now,
         directory: BTreeMap::new(),
@@ -405,9 +410,7 @@ impl World {
     /// The daemon is killed and started again.
     fn restarts(&mut self, is_held: bool) {
         assert_round_trip(&self.node);
-        let text = serde_json::to_vec(&self.node.to_memory()).expect("it has no maps");
-        let memory: kvmd::verdict::Memory =
-            serde_json::from_slice(&text).expect("what is written can be read");
+        let memory = written(&self.journal);
         let remembered: BTreeSet<Incarnation> =
             memory.lives().map(|life| life.incarnation).collect();
         let forgotten: Vec<Incarnation> =
@@ -447,8 +450,13 @@ impl World {
         self.watched.clear();
         self.announced.clear();
         self.outbox.clear();
+        // The number of a life that was never connected to may be given again.
+        if let Some(Entry::Last(last)) = memory.clone().entries().next() {
+            self.over.retain(|&life| life <= last);
+        }
 
         self.node = Node::new(self.settings.clone(), self.now);
+        self.has_written = false;
         let mut actions = Vec::new();
         let lives = &self.lives;
         let is_kept = |incarnation| lives[&incarnation].is_held;
@@ -474,6 +482,22 @@ impl World {
         self.settles();
     }
 
+    /// Whoever reads the journal knows what the node remembers.
+    fn writes_down(&mut self) {
+        if !self.node.has_turned() {
+            return;
+        }
+        if std::mem::replace(&mut self.has_written, true) {
+            self.node.changes().for_each(|entry| self.journal.read(entry));
+        } else {
+            self.journal = self.node.to_memory();
+        }
+        self.node.is_written_down();
+        // The first entry is how many there were, of which some may never have been connected to.
+        let lives = |memory: Memory| memory.entries().skip(1).collect::<Vec<_>>();
+        assert_eq!(lives(self.journal.clone()), lives(self.node.to_memory()));
+    }
+
     /// As the daemon does it: what came of an action is handled after what was there before.
     fn settles(&mut self) {
         let mut handled = 0;
@@ -493,6 +517,7 @@ impl World {
             handled += 1;
             assert!(handled < MOST_EVENTS, "it does not come to an end");
         }
+        self.writes_down();
         // The commands are sent when nothing else is left to be done.
         for (incarnation, command) in std::mem::take(&mut self.outbox) {
             if let Some(life) = self.lives.get_mut(&incarnation).filter(|life| life.is_connected) {
@@ -592,7 +617,10 @@ impl World {
             Action::Answered { name, .. } | Action::WarnSilent { name, .. } => {
                 assert!(self.lives.values().any(|life| life.name == name));
             }
-            Action::Record(death) => self.records(&death),
+            Action::Record { incarnation, death } => {
+                self.records(&death);
+                self.node.is_told(incarnation);
+            }
         }
     }
 

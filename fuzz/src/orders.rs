@@ -15,7 +15,7 @@ use kvmd::verdict::{
 use kvmd::wire::qmp::{Answer, Message};
 
 use crate::peers::{Ending, Options, Sort, Word, shell};
-use crate::state_file::assert_round_trip;
+use crate::state_file::{assert_round_trip, written};
 
 const PROCESS: Process = Process { pid: 4242, started: 1000 };
 const MOST: usize = 12;
@@ -235,8 +235,7 @@ impl World<'_> {
             return;
         }
         assert_round_trip(&self.node);
-        let text = serde_json::to_vec(&self.node.to_memory()).expect("it has no maps");
-        let memory = serde_json::from_slice(&text).expect("what is written can be read");
+        let memory = written(&self.node.to_memory());
         self.node = Node::new(self.settings.clone(), self.now);
         let mut actions = Vec::new();
         (self.is_connected, self.is_second) = (is_held, true);
@@ -314,7 +313,7 @@ impl World<'_> {
             }
             Action::Create { incarnation, .. } => self.change_file(incarnation, true),
             Action::Remove { incarnation, .. } => self.change_file(incarnation, false),
-            Action::Record(death) => self.told.push(death.to_string()),
+            Action::Record { death, .. } => self.told.push(death.to_string()),
             _ => {}
         }
     }

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use kvmd::daemon::Saved;
+use kvmd::daemon::state_file::{recall, write_whole};
 use kvmd::verdict::{Event, Incarnation, Memory, Moment, Node, Settings};
 use serde_json::Value;
 
@@ -16,7 +16,7 @@ const BOOT: &str = "00000000-0000-0000-0000-000000000000";
 const NOW: Moment = Moment(Duration::from_secs(1_000_000));
 
 pub fn check(file: &[u8]) {
-    let memory = match Saved::recall(file, BOOT) {
+    let memory = match recall(file, BOOT) {
         Ok(Some(memory)) => memory,
         Ok(None) => return,
         Err(error) => return assert_fit_to_print(&error.to_string()),
@@ -41,22 +41,23 @@ pub(crate) fn assert_round_trip(node: &Node) {
     assert_eq!(to_json(&recalled(&before, true).to_memory()), to_json(&before));
 }
 
-/// A node that goes on from a memory which has been a text in between.
-pub(crate) fn recalled(memory: &Memory, is_held: bool) -> Node {
-    let text = serde_json::to_vec(memory).expect("it has no maps");
-    let memory = serde_json::from_slice(&text).expect("what is written can be read");
+/// A memory that has been a file in between.
+pub(crate) fn written(memory: &Memory) -> Memory {
+    let mut text = Vec::new();
+    write_whole(memory.clone(), BOOT, &mut text);
+    recall(&text, BOOT).expect("what is written can be read").expect("it is of this boot")
+}
+
+/// A node that goes on from it.
+fn recalled(memory: &Memory, is_held: bool) -> Node {
     let mut node = Node::new(Settings::default(), NOW);
-    node.recall(NOW, memory, |_| is_held, &mut Vec::new());
+    node.recall(NOW, written(memory), |_| is_held, &mut Vec::new());
     node
 }
 
-/// The lives in an order of their own: a node keeps them in none.
 fn to_json(memory: &Memory) -> Value {
-    let mut value = serde_json::to_value(memory).expect("it has no maps");
-    if let Some(lives) = value["lives"].as_array_mut() {
-        lives.sort_by_key(|life| life["incarnation"].as_u64());
-    }
-    value
+    let entries: Vec<_> = memory.clone().entries().collect();
+    serde_json::to_value(entries).expect("it has no maps")
 }
 
 /// Whatever it remembers, time passes, a new instance comes, and everything has an end.
@@ -78,7 +79,7 @@ fn outlive(node: &mut Node) {
         assert!(node.deadline() > now, "a tick does what is due");
     }
     for action in &actions {
-        if let kvmd::verdict::Action::Record(death) = action {
+        if let kvmd::verdict::Action::Record { death, .. } = action {
             assert_fit_to_print(&death.to_string());
         }
     }

@@ -23,6 +23,7 @@ impl Daemon {
             self.find_directory();
         }
         self.list_directory();
+        self.state_file.look();
         self.check_connector(now);
         self.check_trace();
     }

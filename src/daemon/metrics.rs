@@ -155,7 +155,7 @@ impl Daemon {
             return;
         }
         match replace(&path, metrics.to_text().as_bytes(), 0o644) {
-            Ok(()) => metrics.has_failed = false,
+            Ok(_) => metrics.has_failed = false,
             Err(error) => {
                 if !std::mem::replace(&mut metrics.has_failed, true) {
                     error!("Cannot write the metrics to {}: {error}", path.display());

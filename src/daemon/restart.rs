@@ -4,69 +4,22 @@
 //! What is read from a connection is not taken from it until the file tells of it: then a daemon
 //! that is killed at any moment has lost nothing.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fmt;
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use log::{debug, error, info, warn};
-use serde::{Deserialize, Serialize};
 
 use super::Daemon;
 use super::complaints::withheld;
 use super::endpoint::{Endpoint, Kept};
 use crate::sys::connector::Connector;
 use crate::sys::handover::{Asking, Inheritance};
-use crate::sys::replaced_file::replace;
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::{clock, process};
 use crate::verdict::{Incarnation, Memory, Moment};
-use crate::wire::Shown;
-
-/// The version of the file's form. Another one is not read.
-const VERSION: u32 = 1;
-
-/// Nobody else's business.
-const MODE: u32 = 0o600;
 
 const CONNECTOR: &str = "connector";
-
-/// What the state file holds.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Saved<'a> {
-    version: u32,
-    boot: Cow<'a, str>,
-    memory: Memory,
-}
-
-impl<'a> Saved<'a> {
-    fn new(memory: Memory, boot: &'a str) -> Self {
-        Self { version: VERSION, boot: boot.into(), memory }
-    }
-
-    /// What it tells whoever runs on the boot `boot`; nothing if it is of another one, or of
-    /// another version.
-    pub fn recall(text: &[u8], boot: &str) -> Result<Option<Memory>, NotSaved> {
-        let saved: Saved<'_> = serde_json::from_slice(text).map_err(NotSaved)?;
-        let is_ours = saved.version == VERSION && saved.boot == boot;
-        Ok(is_ours.then_some(saved.memory))
-    }
-}
-
-/// The state file is not what this version writes.
-#[derive(Debug)]
-pub struct NotSaved(serde_json::Error);
-
-impl fmt::Display for NotSaved {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // It quotes what it has found.
-        write!(f, "not what this version writes: {}", Shown(&self.0.to_string()))
-    }
-}
-
-impl std::error::Error for NotSaved {}
 
 /// What a descriptor is called while the manager keeps it.
 fn name_of(kind: &str, incarnation: Incarnation) -> String {
@@ -108,20 +61,15 @@ impl Daemon {
     }
 
     fn read_memory(&self) -> Option<Memory> {
-        let path = self.paths.state_file();
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) => {
-                if error.kind() != io::ErrorKind::NotFound {
-                    warn!("Cannot read {}: {error}; going on without it", path.display());
-                }
-                return None;
+        let path = self.state_file.path().display();
+        match self.state_file.read() {
+            Ok(Ok(memory)) => memory,
+            Ok(Err(error)) => {
+                warn!("{path} is {error}; going on without it");
+                None
             }
-        };
-        match Saved::recall(&text, &self.boot) {
-            Ok(memory) => memory,
             Err(error) => {
-                warn!("{} is {error}; going on without it", path.display());
+                warn!("Cannot read {path}: {error}; going on without it");
                 None
             }
         }
@@ -221,7 +169,7 @@ impl Daemon {
             return Err(io::Error::other(reason));
         }
         if self.node.has_turned() {
-            let reason = format!("it cannot write {}", self.paths.state_file().display());
+            let reason = format!("it cannot write {}", self.state_file.path().display());
             successor.refuse(&reason)?;
             return Err(io::Error::other(reason));
         }
@@ -238,21 +186,24 @@ impl Daemon {
 
     /// Writes down what has to outlive the daemon, if that has changed.
     pub(super) fn save(&mut self, now: Moment) {
-        if !self.node.has_turned() {
+        if !self.node.has_turned() && !self.state_file.is_missing() {
             return;
         }
-        self.saved_at = now;
-        let saved = Saved::new(self.node.to_memory(), &self.boot);
-        let path = self.paths.state_file();
-        let text = serde_json::to_vec(&saved).unwrap_or_default();
-        match replace(&path, &text, MODE) {
+        let written = if self.state_file.is_to_be_rewritten(self.node.lives()) {
+            // The whole does not tell of them any more.
+            self.tell_ends(usize::MAX);
+            self.state_file.rewrite(self.node.to_memory())
+        } else {
+            self.state_file.append(self.node.changes())
+        };
+        match written {
             Ok(()) => self.node.is_written_down(),
             // It is tried again at the next wake-up.
             Err(error) => {
                 if let Some(count) = self.shortages.make(now) {
                     error!(
                         "Cannot write {}: {error}; a restart of this daemon would forget what was asked of the instances{}",
-                        path.display(),
+                        self.state_file.path().display(),
                         withheld(count)
                     );
                 }
@@ -265,26 +216,4 @@ impl Daemon {
 pub(super) fn age(process: crate::verdict::Process) -> Option<std::time::Duration> {
     let started = process::started(process)?;
     Some(clock::now().0.saturating_add(clock::boot_offset()).saturating_sub(started))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_what_was_saved_on_this_boot_is_recalled() {
-        let text = serde_json::to_vec(&Saved::new(Memory::default(), "one")).unwrap();
-        assert!(Saved::recall(&text, "one").unwrap().is_some());
-        assert!(Saved::recall(&text, "another").unwrap().is_none());
-        let later = br#"{"version": 2, "boot": "one", "memory": {"last": 1, "lives": []}}"#;
-        assert!(Saved::recall(later, "one").unwrap().is_none());
-    }
-
-    #[test]
-    fn what_is_wrong_with_the_file_forges_no_line() {
-        let text = br#"{"version": 1, "boot": "one", "memory": {"last": 1, "lives": [{"status":
-            [{"secs": 1, "a\nforged": 2}, 9]}]}}"#;
-        let error = Saved::recall(text, "one").unwrap_err().to_string();
-        assert!(error.contains(r"a\nforged"), "{error}");
-    }
 }

@@ -1,13 +1,13 @@
 //! A file that is replaced as a whole: whoever reads it sees the old one or the new one.
 
-use std::fs::{self, OpenOptions, Permissions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Puts a file with these contents at `path`. Nothing is flushed to the disk: what is lost with
+/// Puts a file with these contents at `path`, and returns it, open for more. Nothing is flushed to the disk: what is lost with
 /// the machine's power was about processes that are gone with it.
-pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
+pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<File> {
     let temporary = beside(path);
     let create = || OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
     let created = match create() {
@@ -20,8 +20,8 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     let written = created
         // Whatever the umask has left of it.
         .and_then(|file| file.set_permissions(Permissions::from_mode(mode)).map(|()| file))
-        .and_then(|mut file| file.write_all(contents))
-        .and_then(|()| fs::rename(&temporary, path));
+        .and_then(|mut file| file.write_all(contents).map(|()| file))
+        .and_then(|file| fs::rename(&temporary, path).map(|()| file));
     if written.is_err() {
         let _ = fs::remove_file(&temporary);
     }

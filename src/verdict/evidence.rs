@@ -45,7 +45,7 @@ mod shared {
 }
 
 /// The signals that one life was sent.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Signals {
     /// In the order of the kernel's trace; QEMU's own word, which has no time, last.
     sent: Vec<Sent>,

@@ -179,7 +179,7 @@ impl Instance {
 
     /// How often something happened that has to outlive the daemon.
     pub(super) fn turns(&self) -> u32 {
-        self.turns.min(MOST_TURNS) + u32::from(self.is_finished)
+        self.turns.min(MOST_TURNS)
     }
 
     /// An earlier daemon's life goes on under this one.
@@ -214,6 +214,11 @@ impl Instance {
     /// Nothing is left to be done or to be waited for.
     pub(super) fn is_over(&self) -> bool {
         self.is_gone || (self.is_recorded && self.file.is_settled())
+    }
+
+    /// It was remembered, and is over without a word.
+    pub(super) fn ends_untold(&self) -> bool {
+        self.was_connected && !self.is_recorded
     }
 
     /// The pid that the kernel is to tell of.
@@ -263,6 +268,7 @@ impl Instance {
     /// The name belongs to another socket now.
     pub(super) fn superseded(&mut self, context: &mut Context<'_>) {
         self.file.give_up();
+        self.turns += 1;
         let is_closed = self.link.is_down();
         if is_closed && self.process.is_none() {
             self.stop(context);
@@ -321,13 +327,14 @@ impl Instance {
     /// The kernel told how the leader ended.
     pub(super) fn exited(&mut self, status: WaitStatus, context: &mut Context<'_>) {
         self.status = Some((context.now, status));
+        self.turns += 1;
         self.timeline.add(context.now, Source::ProcConnector, Fact::Exited(status));
         self.probe(context);
         self.finish_if_complete(context);
     }
 
     pub(super) fn dumps_core(&mut self, context: &mut Context<'_>) {
-        self.dumps_core = true;
+        self.turns += u32::from(!std::mem::replace(&mut self.dumps_core, true));
         self.timeline.add(context.now, Source::ProcConnector, Fact::DumpsCore);
     }
 
@@ -339,6 +346,7 @@ impl Instance {
 
     pub(super) fn chosen_by_oom_killer(&mut self, at: Moment, source: Source) {
         if !std::mem::replace(&mut self.out_of_memory, true) {
+            self.turns += 1;
             self.timeline.add(at, source, Fact::OutOfMemory);
         }
     }
@@ -422,10 +430,9 @@ impl Instance {
         }
         match message {
             Message::Return(answer) => self.answered(answer, context),
+            Message::Event(qmp::Event::Other) => {}
             Message::Event(event) => {
-                if event != qmp::Event::Other {
-                    self.timeline.add(context.now, Source::Qmp, Fact::Said(event.clone()));
-                }
+                self.timeline.add(context.now, Source::Qmp, Fact::Said(event.clone()));
                 let window = context.settings.powerdown_window;
                 let before = self.conversation.clone();
                 let turn = self.conversation.hear(context.now, event, window);
@@ -436,7 +443,10 @@ impl Instance {
                     Turn::Unchanged => {}
                 }
             }
-            Message::Greeting(version) => self.version = version,
+            Message::Greeting(version) => {
+                self.turns += u32::from(self.version != version);
+                self.version = version;
+            }
             // Under another daemon it has negotiated already.
             Message::Error(_) => self.refused(context),
         }
@@ -462,6 +472,7 @@ impl Instance {
     }
 
     fn told_status(&mut self, running: bool, context: &mut Context<'_>) {
+        self.turns += 1;
         if running {
             if self.conversation.runs() == Turn::TakenBack {
                 self.take_back(context);
@@ -602,6 +613,7 @@ impl Instance {
         match answers.status {
             StatusAnswer::Known(status) => {
                 self.status = Some((self.died.unwrap_or(context.now), status));
+                self.turns += 1;
                 let source = if self.has_pidfd { Source::Pidfd } else { Source::Process };
                 self.timeline.add(context.now, source, Fact::Exited(status));
                 self.status_will_come = false;
@@ -611,7 +623,8 @@ impl Instance {
         }
         if let Some((signal, sender)) = answers.logged {
             self.timeline.add(context.now, Source::OwnLog, Fact::Signalled(signal, sender.clone()));
-            self.signals.add(Sent { at: context.now, signal, sender });
+            let sent = Sent { at: context.now, signal, sender };
+            self.turns += u32::from(self.signals.add(sent));
         }
         if answers.out_of_memory {
             self.chosen_by_oom_killer(context.now, Source::ControlGroup);
@@ -700,7 +713,7 @@ impl Instance {
             _ => None,
         };
         let missing = self.missing(&verdict, status, sent.is_some());
-        context.actions.push(Action::Record(Box::new(Death {
+        let death = Box::new(Death {
             name: self.name.clone(),
             process: self.process,
             sent: sent.cloned(),
@@ -712,7 +725,8 @@ impl Instance {
             version: self.version,
             ended: self.died.unwrap_or(context.now),
             timeline: std::mem::take(&mut self.timeline),
-        })));
+        });
+        context.actions.push(Action::Record { incarnation: context.incarnation, death });
     }
 
     fn missing(
@@ -756,6 +770,7 @@ impl Instance {
 
     fn decide_file(&mut self, verdict: &Verdict, context: &mut Context<'_>) {
         if self.file.decide(verdict.file(context.settings)) {
+            self.turns += 1;
             self.act_on_file(context);
         }
     }

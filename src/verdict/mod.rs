@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 pub use cause::{Cause, Initiator, Verdict};
 pub use death::{Death, Missing};
 pub use evidence::{Fact, Piece, Sent, Source, Timeline};
-pub use memory::{Memory, Remembered};
+pub use memory::{Entry, Memory, Remembered};
 pub use node::Node;
 
 use crate::wire::qmp::Message;
@@ -375,7 +375,11 @@ pub enum Action {
         name: Name,
         process: Option<Process>,
     },
-    Record(Box<Death>),
+    /// Tell of an end, and say that it is told ([`Node::is_told`]).
+    Record {
+        incarnation: Incarnation,
+        death: Box<Death>,
+    },
 }
 
 /// What is said to QEMU.

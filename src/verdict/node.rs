@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::evidence::Source;
 use super::instance::Instance;
+use super::memory::{Entry, Life};
 use super::{Action, Context, Event, Incarnation, Inode, Memory, Moment, Name, Settings};
 
 /// How often everything is looked at again, so that nothing stays missed for ever.
@@ -28,8 +29,10 @@ pub struct Node {
     failed_looks: u32,
     has_look_failed: bool,
     last: Incarnation,
-    /// Something has happened that has to outlive the daemon.
-    has_turned: bool,
+    /// Lives of which there is something to be written down, some of them more than once.
+    turned: Vec<Incarnation>,
+    /// Lives that are to be remembered no more.
+    over: Vec<Incarnation>,
 }
 
 impl Node {
@@ -46,27 +49,54 @@ impl Node {
             failed_looks: 0,
             has_look_failed: false,
             last: Incarnation(0),
-            has_turned: false,
+            turned: Vec::new(),
+            over: Vec::new(),
         }
     }
 
     /// What has to outlive the daemon.
     #[must_use]
     pub fn to_memory(&self) -> Memory {
-        let lives =
-            self.lives.iter().filter_map(|(&incarnation, life)| life.to_memory(incarnation));
+        let lives = self.lives.keys().filter_map(|&incarnation| self.remembered(incarnation));
+        let lives = lives.map(|life| (life.incarnation, life));
         Memory { last: self.last, lives: lives.collect() }
     }
 
-    /// Whether that has changed since it was written down.
+    /// What of that has changed since it was written down.
+    pub fn changes(&mut self) -> impl Iterator<Item = Entry> {
+        self.turned.sort_unstable();
+        self.turned.dedup();
+        let lives = self.turned.iter().filter_map(|&incarnation| self.remembered(incarnation));
+        let lives = lives.map(|life| Entry::Lives(Box::new(life)));
+        lives.chain(self.over.iter().copied().map(Entry::Over))
+    }
+
+    /// Whether anything has.
     #[must_use]
     pub fn has_turned(&self) -> bool {
-        self.has_turned
+        !self.turned.is_empty() || !self.over.is_empty()
     }
 
     /// It has been written down.
     pub fn is_written_down(&mut self) {
-        self.has_turned = false;
+        self.turned.clear();
+        self.over.clear();
+    }
+
+    /// The end of this life has been told ([`Action::Record`]). Until then it is remembered as it
+    /// was before its end: a daemon that comes later will find out, and tell.
+    pub fn is_told(&mut self, incarnation: Incarnation) {
+        self.over.push(incarnation);
+    }
+
+    fn remembered(&self, incarnation: Incarnation) -> Option<Life> {
+        self.lives.get(&incarnation)?.to_memory(incarnation)
+    }
+
+    /// How many lives there are.
+    #[must_use]
+    pub fn lives(&self) -> usize {
+        self.lives.len()
     }
 
     /// Goes on where an earlier daemon has ended, on the same boot of the machine. `is_held` says
@@ -79,13 +109,9 @@ impl Node {
         actions: &mut Vec<Action>,
     ) {
         self.last = memory.last;
-        let mut lives = memory.lives;
-        // Of two under one name the later has it.
-        lives.sort_by_key(|life| life.incarnation);
-        lives.dedup_by_key(|life| life.incarnation);
         let mut recalled = Vec::new();
-        for life in lives {
-            let incarnation = life.incarnation;
+        // In their order: of two under one name the later has it.
+        for (incarnation, life) in memory.lives {
             self.last = self.last.max(incarnation);
             let life = Instance::recalled(life, is_held(incarnation), now);
             self.current.insert(life.name().clone(), incarnation);
@@ -269,13 +295,18 @@ impl Node {
             Context { now, incarnation, is_current, exits_are_told, settings, actions };
         handle(life, &mut context);
 
-        self.has_turned |= life.turns() != turns_before;
+        if life.turns() != turns_before {
+            self.turned.push(incarnation);
+        }
         let (pid, deadline) = (life.watched_pid(), life.deadline());
         if deadline != deadline_before {
             deadline_before.map(|at| self.deadlines.remove(&(at, incarnation)));
             deadline.map(|at| self.deadlines.insert((at, incarnation)));
         }
         let over = life.is_over().then(|| (life.name().clone(), life.remains()));
+        if life.is_over() && life.ends_untold() {
+            self.over.push(incarnation);
+        }
         if pid != pid_before {
             if let Some(pid) = pid_before {
                 self.by_pid.remove(&(pid, incarnation));

@@ -66,6 +66,9 @@ struct World {
     /// What the sources answer that do not speak by themselves.
     answers: Answers,
     asked: Vec<Questions>,
+    /// What the journal tells, and how often something was written into it.
+    journal: Memory,
+    writings: u32,
 }
 
 impl World {
@@ -90,6 +93,8 @@ impl World {
             traced: VecDeque::new(),
             answers: Answers::default(),
             asked: Vec::new(),
+            journal: Memory::default(),
+            writings: 0,
         };
         world.happens(Event::Exits { are_told: true });
         world.passes(Duration::ZERO);
@@ -135,6 +140,20 @@ impl World {
         for action in actions {
             self.perform(action);
         }
+        self.writes_down();
+    }
+
+    /// Whoever reads the journal knows what the node remembers, at every moment, unless there was
+    /// too much to remember.
+    fn writes_down(&mut self) {
+        self.writings += u32::from(self.node.has_turned());
+        for entry in self.node.changes() {
+            self.journal.read(entry);
+        }
+        self.node.is_written_down();
+        if self.writings < 300 {
+            assert_eq!(self.journal.lives, self.node.to_memory().lives);
+        }
     }
 
     /// Lets time pass, with every tick that falls into it.
@@ -173,7 +192,10 @@ impl World {
             Action::Create { incarnation, .. } => self.change_file(incarnation, true),
             Action::Remove { incarnation, .. } => self.change_file(incarnation, false),
             Action::WarnSilent { name, .. } => self.log.push(format!("silent {name}")),
-            Action::Record(death) => self.deaths.push(*death),
+            Action::Record { incarnation, death } => {
+                self.deaths.push(*death);
+                self.node.is_told(incarnation);
+            }
             Action::Consult { incarnation, questions } => self.consult(incarnation, questions),
             Action::Probe { incarnation, .. } => {
                 self.probes += 1;

@@ -440,12 +440,17 @@ fn a_peer_that_nobody_knows_ends_with_its_connection() {
 
 /// Kills the daemon and starts another one; `is_held` if a service manager keeps the connection.
 fn restarted(world: &mut World, is_held: bool) {
-    let memory = serde_json::to_vec(&world.node.to_memory()).unwrap();
-    let memory: Memory = serde_json::from_slice(&memory).unwrap();
+    let mut memory = Memory::default();
+    for entry in world.journal.clone().entries() {
+        let text = serde_json::to_vec(&entry).unwrap();
+        memory.read(serde_json::from_slice(&text).unwrap());
+    }
     world.node = Node::new(Settings::default(), world.now);
     world.watched.clear();
     let mut actions = Vec::new();
     world.node.recall(world.now, memory, |_| is_held, &mut actions);
+    // The first that is written down is the whole.
+    world.journal = world.node.to_memory();
     for action in actions {
         world.perform(action);
     }
@@ -525,14 +530,11 @@ fn who_died_in_between_is_told_at_once_and_not_guessed() {
 #[test]
 fn nobody_can_keep_the_daemon_busy_with_remembering() {
     let mut world = world();
-    let mut written = 0;
     for _ in 0..5000 {
         world.said(heard(Qmp::Powerdown));
         world.said(heard(Qmp::Reset));
-        written += u32::from(world.node.has_turned());
-        world.node.is_written_down();
     }
-    assert!(written < 1100, "{written}");
+    assert!(world.writings < 1100, "{}", world.writings);
 }
 
 /// How often the node asks for a connection, if nothing that it asks for is answered meanwhile.
@@ -630,44 +632,48 @@ fn who_asked_an_old_qemu_to_end_is_remembered_beyond_a_restart() {
     }
 }
 
-/// What a state file may hold that no daemon has written.
-fn recalled_from(json: &str) -> serde_json::Result<Node> {
-    let memory: Memory = serde_json::from_str(json)?;
+/// What a journal may hold that no daemon has written.
+fn recalled_from(entries: &[String]) -> serde_json::Result<Node> {
+    let mut memory = Memory::default();
+    for entry in entries {
+        memory.read(serde_json::from_str(entry)?);
+    }
     let mut node = Node::new(Settings::default(), Moment(Duration::ZERO));
     node.recall(Moment(Duration::ZERO), memory, |_| false, &mut Vec::new());
     Ok(node)
 }
 
-/// A life as the state file has it.
+/// A life as the journal has it.
 fn remembered(incarnation: u64, name: &str) -> String {
     format!(
-        r#"{{"incarnation": {incarnation}, "name": {name}, "inode": 1,
+        r#"{{"Lives": {{"incarnation": {incarnation}, "name": {name}, "inode": 1,
             "process": {{"pid": 5, "started": {incarnation}}}, "has_spoken": true,
             "has_answered": true, "conversation": {{"panicked": false, "stopped": false}},
-            "dumps_core": false, "out_of_memory": false}}"#
+            "dumps_core": false, "out_of_memory": false, "signals": {{"sent": []}}}}}}"#
     )
 }
 
 #[test]
-fn a_state_file_that_nobody_has_written_does_no_harm() {
+fn a_journal_that_nobody_has_written_does_no_harm() {
     // After the last number comes none.
-    let last = format!(r#"{{"last": {}, "lives": []}}"#, u64::MAX);
-    assert!(recalled_from(&last).is_err());
-    let life = remembered(u64::MAX, "[119]");
-    assert!(recalled_from(&format!(r#"{{"last": 1, "lives": [{life}]}}"#)).is_err());
+    assert!(recalled_from(&[format!(r#"{{"Last": {}}}"#, u64::MAX)]).is_err());
+    assert!(recalled_from(&[format!(r#"{{"Over": {}}}"#, u64::MAX)]).is_err());
+    assert!(recalled_from(&[remembered(u64::MAX, "[119]")]).is_err());
     // No directory has such a name.
     for name in ["[]", "[47]", "[46, 46, 47, 119]", "[119, 0]"] {
-        let life = remembered(1, name);
-        assert!(recalled_from(&format!(r#"{{"last": 1, "lives": [{life}]}}"#)).is_err(), "{name}");
+        assert!(recalled_from(&[remembered(1, name)]).is_err(), "{name}");
     }
+    assert_eq!(recalled_from(&[remembered(1, "[119]")]).unwrap().watched(), 1);
 }
 
 #[test]
-fn of_two_lives_with_one_number_one_is_recalled() {
+fn of_two_entries_about_one_life_the_later_holds() {
     let one = remembered(1, "[119]");
     let other = one.replace(r#""pid": 5"#, r#""pid": 6"#);
-    let node = recalled_from(&format!(r#"{{"last": 1, "lives": [{one}, {other}]}}"#)).unwrap();
+    let node = recalled_from(&[one.clone(), other]).unwrap();
     assert_eq!(node.watched(), 1);
+    let node = recalled_from(&[one, r#"{"Over": 1}"#.into()]).unwrap();
+    assert!(node.holds_nothing());
 }
 
 #[test]
