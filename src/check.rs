@@ -15,7 +15,7 @@ use crate::config::{self, Paths};
 use crate::sys::connector::{Connector, Heard, Unavailable};
 use crate::sys::control_dir::{SHUTDOWN_SUFFIX, instance_name};
 use crate::sys::pid_file::PidFile;
-use crate::sys::trace::{self, Trace};
+use crate::sys::trace::{self, Trace, Tracefs};
 use crate::sys::{clock, node_name, process};
 use crate::verdict::Name;
 use crate::wire::Quoted;
@@ -134,7 +134,7 @@ fn connector(report: &mut Report) {
 fn signals(report: &mut Report, paths: &Paths, is_running: Option<u32>) {
     let mut name = paths.trace_name();
     name.push("-check");
-    match Trace::open(&name, &[]) {
+    match Tracefs::find().and_then(|tracefs| Trace::open(&tracefs, &name, &[])) {
         Ok(_) => report.say(Standing::Good, "the kernel's trace tells who sends signals"),
         Err(trace::Unavailable::InUse) if is_running.is_some() => {}
         Err(reason) => {

@@ -37,7 +37,7 @@ use crate::sys::control_dir::{ControlDir, SOCKET_SUFFIX};
 use crate::sys::directory_watch::DirectoryWatch;
 use crate::sys::handover::Inheritance;
 use crate::sys::service_manager::ServiceManager;
-use crate::sys::trace::Trace;
+use crate::sys::trace::{Trace, Tracefs};
 use crate::sys::{clock, priority, process};
 use crate::verdict::{
     Action, Command, Death, Event, FileOutcome, Incarnation, Moment, Node, Process, Said, Settings,
@@ -105,7 +105,10 @@ pub struct Daemon {
     connector: Option<Connector>,
     /// What the log said last of the connector, so that it says it once.
     connector_state: String,
+    tracefs: Option<Tracefs>,
     trace: Option<Trace>,
+    /// There is none yet.
+    trace_is_wanted_since: Option<Moment>,
     trace_state: String,
     /// How many signals to each watched process have been traced.
     signals_traced: HashMap<u32, u32>,
@@ -175,7 +178,9 @@ impl Daemon {
             watched_path: None,
             connector: None,
             connector_state: String::new(),
+            tracefs: None,
             trace: None,
+            trace_is_wanted_since: None,
             trace_state: String::new(),
             signals_traced: HashMap::new(),
             watched_pids: BTreeSet::new(),
@@ -236,6 +241,7 @@ impl Daemon {
             self.publish_metrics();
             self.tell_manager(now);
             self.get_in_front(now);
+            self.open_trace_when_quiet(now, !woken.is_empty());
             if std::mem::take(&mut self.is_asked_to_hand_over) {
                 self.hand_over();
             }
@@ -251,7 +257,8 @@ impl Daemon {
             return Duration::ZERO;
         }
         let connector = self.connector.as_ref().and_then(Connector::deadline);
-        let others = [connector, self.tell_manager_at, self.makes_way_until];
+        let trace = self.trace_is_wanted_since.map(|_| clock::now() + signals::QUIET);
+        let others = [connector, trace, self.tell_manager_at, self.makes_way_until];
         let deadlines = others.into_iter().chain([Some(self.node.deadline())]);
         deadlines.flatten().min().map_or(Duration::MAX, |at| at.since(clock::now()))
     }

@@ -10,7 +10,6 @@ use super::complaints::withheld;
 use super::endpoint::{self, Connected, Endpoint};
 use super::{Daemon, FAIR_SHARE, pid};
 use crate::sys::control_dir::{SOCKET_SUFFIX, SocketError};
-use crate::sys::memory_cgroup::OomKills;
 use crate::sys::qmp_socket;
 use crate::verdict::{
     Command, ConnectError, Event, Incarnation, Inode, Moment, Name, Peer, Process, Said,
@@ -45,8 +44,8 @@ impl Daemon {
                 if let Some(remark) = remark {
                     warn!("Instance {name}: {}", Printable(remark.as_bytes()));
                 }
-                if self.trace.is_none() {
-                    endpoint.oom_kills = peer.process.and_then(|p| OomKills::of(p.pid));
+                if self.trace.is_none() && self.trace_is_wanted_since.is_none() {
+                    endpoint.count_oom_kills();
                 }
                 self.endpoints.insert(incarnation, endpoint);
                 self.keep_endpoint(incarnation);

@@ -25,7 +25,7 @@ impl Daemon {
         self.list_directory();
         self.state_file.look();
         self.check_connector(now);
-        self.check_trace();
+        self.check_trace(now);
     }
 
     /// Watches the control directory if it is there, else the nearest parent.

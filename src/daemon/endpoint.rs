@@ -129,6 +129,13 @@ impl Endpoint {
         Ok(Connected { endpoint, peer, remark })
     }
 
+    /// Begins to count how often the OOM killer has struck where the process is.
+    pub(super) fn count_oom_kills(&mut self) {
+        if self.oom_kills.is_none() {
+            self.oom_kills = self.process.and_then(|process| OomKills::of(process.pid));
+        }
+    }
+
     /// Goes on with what a service manager has kept.
     pub(super) fn adopt(
         registry: &Registry,

@@ -2,18 +2,25 @@
 
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use log::{Level, error, info, warn};
 use mio::Interest;
 use mio::unix::SourceFd;
 
+use super::endpoint::Endpoint;
 use super::metrics::Lossy;
 use super::{Daemon, TRACE};
-use crate::sys::trace::{Trace, Unavailable};
+use crate::sys::trace::{Trace, Tracefs, Unavailable};
 use crate::sys::{clock, sender};
 use crate::verdict::{Event, Moment, Sent};
 use crate::wire::trace::{TraceEvent, Traced};
 use crate::wire::{Printable, Sender};
+
+/// Nobody has anything to say, if nobody has said anything for so long.
+pub(super) const QUIET: Duration = Duration::from_millis(10);
+/// For how long the trace waits for that.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
 /// As many signals to one process are looked into: a QEMU that its guest has taken over can send
 /// itself millions.
@@ -22,13 +29,39 @@ const MOST_LOOKED_INTO: u32 = 16;
 const MOST_TRACED: u32 = 1000;
 
 impl Daemon {
-    /// Has the trace opened where there is none.
-    pub(super) fn check_trace(&mut self) {
-        if self.trace.is_some() {
+    /// Has the trace opened where there is none: at once if an earlier daemon has left one, with
+    /// what it holds; else when nobody has anything to say.
+    pub(super) fn check_trace(&mut self, now: Moment) {
+        if self.trace.is_some() || self.trace_is_wanted_since.is_some() {
             return;
         }
+        if self.tracefs.is_none() {
+            match Tracefs::find() {
+                Ok(tracefs) => self.tracefs = Some(tracefs),
+                Err(reason) => return self.lose_trace(&reason),
+            }
+        }
+        self.trace_is_wanted_since = Some(now);
+        if self.tracefs.as_ref().is_some_and(|it| it.has(&self.paths.trace_name())) {
+            self.open_trace();
+        }
+    }
+
+    /// Opens it, if it is wanted and there is nothing else to do.
+    pub(super) fn open_trace_when_quiet(&mut self, now: Moment, was_woken: bool) {
+        let is_quiet = !was_woken && self.unread.is_empty() && self.ends.is_empty();
+        let is_due = |since| is_quiet || now.since(since) >= LONGEST_WAIT;
+        if self.trace_is_wanted_since.is_some_and(is_due) {
+            self.open_trace();
+            self.settle(now);
+        }
+    }
+
+    fn open_trace(&mut self) {
+        self.trace_is_wanted_since = None;
+        let Some(tracefs) = &self.tracefs else { return };
         let pids: Vec<u32> = self.watched_pids.iter().copied().collect();
-        let opened = Trace::open(&self.paths.trace_name(), &pids).and_then(|trace| {
+        let opened = Trace::open(tracefs, &self.paths.trace_name(), &pids).and_then(|trace| {
             let registry = self.poll.registry();
             let register =
                 |source: i32| registry.register(&mut SourceFd(&source), TRACE, Interest::READABLE);
@@ -49,20 +82,26 @@ impl Daemon {
     }
 
     fn lose_trace(&mut self, reason: &Unavailable) {
-        self.trace = None;
-        self.say_trace(
+        let is_news = self.say_trace(
             Level::Warn,
             &format!(
                 "The kernel's trace of signals is not available: {reason}. Who sent a signal is known from QEMU's own log only, and an OOM kill from the control group's counter"
             ),
         );
+        self.trace = None;
+        if is_news {
+            self.endpoints.values_mut().for_each(Endpoint::count_oom_kills);
+        }
     }
 
-    fn say_trace(&mut self, level: Level, state: &str) {
-        if self.trace_state != state {
+    /// Says it, if that is not what was said last.
+    fn say_trace(&mut self, level: Level, state: &str) -> bool {
+        let is_news = self.trace_state != state;
+        if is_news {
             state.clone_into(&mut self.trace_state);
             log::log!(level, "{state}");
         }
+        is_news
     }
 
     pub(super) fn update_trace_filter(&mut self, pids: &[u32]) {

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use pid_filter::cover;
 use rustix::fs::{
-    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, mkdirat, openat, unlinkat,
+    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, mkdirat, openat, statat, unlinkat,
 };
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
@@ -61,6 +61,26 @@ pub enum Unavailable {
     UnknownLayout,
 }
 
+/// The file system through which the kernel's tracing is had.
+#[derive(Debug)]
+pub struct Tracefs(OwnedFd);
+
+impl Tracefs {
+    /// tracefs where it is mounted, or else a mount of it that only this descriptor can see (Linux
+    /// 5.2, as root).
+    pub fn find() -> Result<Self, Unavailable> {
+        find_tracefs().map(Self).map_err(Unavailable::NoTracefs)
+    }
+
+    /// Whether an earlier daemon has left the instance `name`. To go on with it takes a
+    /// millisecond; to make it anew 50, in which the kernel waits for all its CPUs.
+    #[must_use]
+    pub fn has(&self, name: &OsStr) -> bool {
+        let path = Path::new("instances").join(name);
+        statat(&self.0, path, AtFlags::empty()).is_ok()
+    }
+}
+
 /// The instance, removed when dropped unless it is left to another daemon.
 #[derive(Debug)]
 pub struct Trace {
@@ -82,9 +102,9 @@ pub struct Trace {
 impl Trace {
     /// Makes the instance `name`, or takes over the one that a killed daemon has left, with what
     /// it has traced since.
-    pub fn open(name: &OsStr, pids: &[u32]) -> Result<Self, Unavailable> {
+    pub fn open(tracefs: &Tracefs, name: &OsStr, pids: &[u32]) -> Result<Self, Unavailable> {
         let failed = |what| move |error: io::Error| Unavailable::Failed(what, error);
-        let tracefs = find_tracefs().map_err(Unavailable::NoTracefs)?;
+        let tracefs = tracefs.0.try_clone().map_err(failed("hold tracefs"))?;
         let instances =
             open_directory(&tracefs, "instances").map_err(failed("open its instances"))?;
         match mkdirat(&instances, name, Mode::RWXU) {
@@ -254,8 +274,6 @@ fn open_directory(at: &OwnedFd, path: impl rustix::path::Arg) -> io::Result<Owne
     Ok(openat(at, path, flags, Mode::empty())?)
 }
 
-/// tracefs where it is mounted, or else a mount of it that only this descriptor can see (Linux
-/// 5.2, as root).
 fn find_tracefs() -> io::Result<OwnedFd> {
     for path in MOUNTS {
         if Path::new(path).join("instances").is_dir() {

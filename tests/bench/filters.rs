@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 
 use kvmd::sys::clock;
 use kvmd::sys::connector::Connector;
-use kvmd::sys::trace::Trace;
+use kvmd::sys::trace::{Trace, Tracefs};
 
 use crate::stamps::now;
 use crate::table::median;
@@ -19,7 +19,8 @@ pub(crate) fn update(machines: u32) -> (Option<f64>, Option<f64>) {
     let connector = Connector::open(&pids, clock::now()).ok().map(|mut connector| {
         time(&pids, |pids| connector.watch(pids).map(|_| ()).expect("set the filter"))
     });
-    let trace = Trace::open(OsStr::new("ganeti-kvmd-bench"), &pids)
+    let trace = Tracefs::find()
+        .and_then(|tracefs| Trace::open(&tracefs, OsStr::new("ganeti-kvmd-bench"), &pids))
         .ok()
         .map(|trace| time(&pids, |pids| trace.watch(pids).expect("set the trace's filter")));
     (connector, trace)

@@ -137,7 +137,11 @@ impl Herd {
         while !self.stamps().iter().all(&holds) {
             let met = self.stamps().iter().filter(|stamps| holds(stamps)).count();
             let (all, daemon) = (self.len(), self.program.display());
-            assert!(Instant::now() < deadline, "{met} of {all} VMs of {daemon}: each {what}");
+            let seconds = testbed::patience().as_secs();
+            assert!(
+                Instant::now() < deadline,
+                "waited {seconds} s until each of {all} VMs {what} ({daemon}): {met} were"
+            );
             thread::sleep(LOOK);
         }
     }

@@ -82,6 +82,11 @@ fn main() -> ExitCode {
             let machines: Vec<usize> = machines.collect();
             scale::measure(Path::new(path), &bench.subjects(), &machines);
         }
+        // See `scale`.
+        ["--row", subject, machines] => {
+            let subject = Subject::named(subject).expect("ours or original");
+            print!("{}", scale::row(subject, machines.parse().expect("a number")));
+        }
         _ => {
             eprintln!("Usage: bench [--only PART... | --scale TABLE [MACHINES...]]");
             return ExitCode::FAILURE;

@@ -23,6 +23,18 @@ impl Subject {
         }
     }
 
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Ours => "ours",
+            Self::Theirs => "original",
+        }
+    }
+
+    /// The one of this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        [Self::Ours, Self::Theirs].into_iter().find(|subject| subject.name() == name)
+    }
+
     /// How many commands it sends over a new connection.
     pub(crate) fn commands(self) -> u64 {
         match self {

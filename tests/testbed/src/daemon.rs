@@ -49,6 +49,8 @@ impl Daemon {
     pub(crate) fn start(node: &Node, wrapper: &[&str], arguments: &[&str]) -> Self {
         let daemon = Self::spawn(node, wrapper, arguments);
         daemon.await_line(WATCHES);
+        // It has it, or has said why not, when it has found nothing else to do.
+        daemon.await_line("The kernel's trace");
         daemon
     }
 
