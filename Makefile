@@ -19,7 +19,7 @@ NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare check fuzz deb test-deb tools bench bench-scale bench-programs clean
+.PHONY: all demo compare check fuzz deb test-deb tools bench bench-scale bench-programs size clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -94,6 +94,12 @@ bench-scale: bench-programs
 	@tests/install-packages $(PLOT)
 	@target/release/examples/bench --scale docs/scale.csv
 	@/usr/bin/python3 tests/bench/plot.py docs/scale.csv docs/scale.svg
+
+# What each crate costs in the program, and how long that takes to start.
+size:
+	@tests/install-packages $(BUILD) nm:binutils
+	$(CARGO) build --release --locked --bin ganeti-kvmd
+	@tests/bench/size target/release/ganeti-kvmd
 
 bench-programs:
 	@tests/install-packages $(BUILD) $(PEERS) $(ORIGINAL)

@@ -236,12 +236,12 @@ impl Daemon {
             }
             self.read_on(now);
             self.tick(now);
+            self.open_trace_when_quiet(now, !woken.is_empty());
             self.tell_ends(ENDS_AT_ONCE);
             self.write_down(now);
             self.publish_metrics();
             self.tell_manager(now);
             self.get_in_front(now);
-            self.open_trace_when_quiet(now, !woken.is_empty());
             if std::mem::take(&mut self.is_asked_to_hand_over) {
                 self.hand_over();
             }

@@ -286,6 +286,12 @@ impl Bench {
             target,
         );
         self.table.add("... p99", Nanoseconds(percentile(&mut looked, 99)), &[], Target::None);
+        self.table.add(
+            "... of a program that does nothing but recv and mknod (floor), median",
+            Nanoseconds(median(&mut measures::floor(300))),
+            &[],
+            Target::None,
+        );
         self.table.note("The original makes its file when the VM is gone: a VM that waits for it would wait for ever.");
     }
 

@@ -1,9 +1,16 @@
 //! What is measured of a daemon and its virtual machines.
 
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::net::RecvFlags;
 use testbed::{Node, Signal, await_that, send_signal};
 
 use crate::herd::{Habits, Herd, name};
@@ -176,6 +183,47 @@ pub(crate) fn one_by_one_until_marked(subject: Subject, lives: usize) -> Vec<f64
     let delays = (0..lives).filter_map(live).collect();
     drop(daemon);
     delays
+}
+
+/// The least that it can take: a thread at the daemon's priority that waits for a message, reads it
+/// and makes a file, and another that sends it and looks for the file until it is there.
+pub(crate) fn floor(rounds: usize) -> Vec<f64> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("file");
+    let (mut vm, daemon) = UnixStream::pair().expect("a pair of sockets");
+    let file = path.clone();
+    let waiting = thread::spawn(move || {
+        // Where that is not allowed, the daemon goes without it, too.
+        let _ = kvmd::sys::priority::raise();
+        let mut poll = Poll::new().expect("create an epoll instance");
+        let mut events = Events::with_capacity(1);
+        let fd = daemon.as_raw_fd();
+        poll.registry()
+            .register(&mut SourceFd(&fd), Token(0), Interest::READABLE)
+            .expect("watch a socket");
+        let mut buffer = [0; 4096];
+        loop {
+            poll.poll(&mut events, None).expect("wait for a message");
+            if rustix::net::recv(&daemon, &mut buffer, RecvFlags::empty()).is_ok_and(|it| it.0 == 0)
+            {
+                return;
+            }
+            mknodat(CWD, &file, FileType::RegularFile, Mode::RUSR, 0).expect("make a file");
+        }
+    });
+    let round = |_| {
+        thread::sleep(Duration::from_millis(5));
+        let sent = now();
+        vm.write_all(b"{\"event\": \"SHUTDOWN\"}\n").expect("send a message");
+        while !path.exists() {}
+        let took = now() - sent;
+        std::fs::remove_file(&path).expect("remove the file");
+        took as f64
+    };
+    let took = (0..rounds).map(round).collect();
+    drop(vm);
+    waiting.join().expect("the thread ends");
+    took
 }
 
 /// How many system calls a verdict takes, and which, when so many end at once.
