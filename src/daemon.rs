@@ -247,6 +247,8 @@ impl Daemon {
             }
         }
         self.tell_ends(usize::MAX);
+        // The next daemon is not to tell of them again.
+        self.save(clock::now());
         self.withdraw_metrics();
         Ok(())
     }

@@ -286,6 +286,8 @@ fn moment(trial: usize) -> Duration {
 
 const TRIALS: usize = 500;
 const HANDOVERS: usize = 200;
+const STOPS: usize = 10;
+const MANY: usize = 40;
 
 #[test]
 fn killed_at_any_moment_it_loses_nothing_under_a_manager() {
@@ -343,6 +345,40 @@ fn killed_at_any_moment_it_never_writes_a_wrong_file() {
         &format!("killed {TRIALS} times around an end, nothing kept"),
         &format!("{right} right, {unknown} unknown, no wrong file"),
     );
+}
+
+#[test]
+fn stopped_while_many_end_it_tells_of_each_once() {
+    needs!(Root);
+    let node = node();
+    for trial in 0..STOPS {
+        let daemon = node.start();
+        let names: Vec<String> = (0..MANY).map(|number| format!("web{trial}-{number}")).collect();
+        let stand_ins: Vec<_> = names.iter().map(|name| connected(&node, &daemon, name)).collect();
+        for stand_in in &stand_ins {
+            testbed::send_signal(stand_in.pid(), Signal::KILL);
+        }
+        thread::sleep(moment(trial));
+        daemon.signal(Signal::TERM);
+        let mut lines = daemon.ended().0;
+        let next = node.start();
+        let told: Vec<String> = deaths(&lines);
+        for name in names.iter().filter(|name| !told.contains(name)) {
+            next.await_death(name);
+        }
+        next.signal(Signal::TERM);
+        lines.extend(next.ended().0);
+        let mut told = deaths(&lines);
+        told.sort_unstable();
+        let count = told.len();
+        told.dedup();
+        assert_eq!((told.len(), count), (MANY, MANY), "each once");
+    }
+}
+
+/// Whose ends these lines tell.
+fn deaths(lines: &[String]) -> Vec<String> {
+    lines.iter().filter_map(|line| Death::parse(line)).map(|death| death.name).collect()
 }
 
 #[test]
