@@ -51,7 +51,7 @@ fn a_system_call_that_is_not_the_daemons_kills_it() {
     // Where it would wait, strace has it ask for its parent.
     let inject = "--inject=epoll_wait:retval=0:syscall=getppid";
     let wrapper = ["strace", "-o", "/dev/null", "--trace=epoll_wait", inject];
-    let daemon = node.start_wrapped(&wrapper, &[]);
+    let daemon = node.try_start_wrapped(&wrapper, &[]).expect("it watches before it waits");
     let _stand_in = node.stand_in("web1").start();
     let (_, status) = daemon.ended();
     // strace dies as its tracee has.

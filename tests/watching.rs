@@ -150,6 +150,28 @@ fn the_control_directory_vanishes_and_comes_back() {
 }
 
 #[test]
+fn the_directory_at_which_it_waits_is_replaced() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    let parent = node.path("var/run/ganeti");
+    for i in 0..20 {
+        fs::remove_dir_all(parent.join("kvm-hypervisor")).unwrap();
+        daemon.await_lines(&format!("Watch directory \"{}\"", parent.display()), i + 1);
+        // The daemon has a file open in it, the one with its pid: that holds it, and nobody is told
+        // that it is gone.
+        await_that("it is removed", || fs::remove_dir_all(&parent).is_ok());
+        fs::create_dir_all(node.control_dir()).unwrap();
+        fs::create_dir_all(node.pid_dir()).unwrap();
+        let mut stand_in = node.stand_in(format!("web{i}")).connected();
+        daemon.await_line(&format!("Instance \"web{i}\" (pid {}) is connected", stand_in.pid()));
+        stand_in.tell("shutdown guest-shutdown");
+        daemon.await_death(&format!("web{i}"));
+        assert!(node.has_shutdown_file(format!("web{i}")));
+    }
+}
+
+#[test]
 fn the_control_directory_is_moved_away_and_another_takes_its_place() {
     needs!(Root);
     let node = node();

@@ -3,6 +3,8 @@
 //! Its first line says of which boot of the machine it is; each further one is an entry. What has
 //! changed is appended with one call, and now and then the whole is written anew. A line without
 //! its end was being written when the daemon was killed: nobody has acted on it yet.
+//!
+//! What is worth an entry, and what the entries mean, `verdict` decides.
 
 use std::borrow::Cow;
 use std::fmt;

@@ -98,12 +98,17 @@ impl DirectoryWatch {
     /// `missing` does not exist: has `parent` watched for its creation. If it was created
     /// before that watch stood, there will be no event, so that it is tried once more.
     fn wait_for(&mut self, parent: &Path, missing: &Path) -> io::Result<Found> {
+        // Whoever has a file open in it keeps it from being told of its own end: this very daemon
+        // where its files are. First, so that what is watched next is what is there from then on.
+        let above = parent.parent().map(|above| (above, Self::removal_of_next_mask()));
         let mask = Self::removal_mask() | WatchMask::CREATE | WatchMask::MOVED_TO;
-        match self.inotify.watches().add(parent, mask) {
-            Ok(watch) if !self.watches.contains(&watch) => self.watches.push(watch),
-            Ok(_) => {}
-            Err(error) if is_missing(&error) => return self.renew(),
-            Err(error) => return Err(error),
+        for (directory, mask) in above.into_iter().chain([(parent, mask)]) {
+            match self.inotify.watches().add(directory, mask) {
+                Ok(watch) if !self.watches.contains(&watch) => self.watches.push(watch),
+                Ok(_) => {}
+                Err(error) if is_missing(&error) => return self.renew(),
+                Err(error) => return Err(error),
+            }
         }
         if missing.is_dir() { self.renew() } else { Ok(Found::Parent(parent.to_path_buf())) }
     }
@@ -112,12 +117,14 @@ impl DirectoryWatch {
         match next {
             None => Self::removal_mask() | WatchMask::CREATE | WatchMask::MOVED_TO,
             // The daemon holds the directory open, and so only its parent is told of its end.
-            Some(next) if next == self.target => {
-                Self::removal_mask() | WatchMask::DELETE | WatchMask::MOVED_FROM
-            }
+            Some(next) if next == self.target => Self::removal_of_next_mask(),
             Some(_) if directory == Path::new("/") => WatchMask::MOVE_SELF | WatchMask::ONLYDIR,
             Some(_) => Self::removal_mask(),
         }
+    }
+
+    fn removal_of_next_mask() -> WatchMask {
+        Self::removal_mask() | WatchMask::DELETE | WatchMask::MOVED_FROM
     }
 
     fn removal_mask() -> WatchMask {
@@ -147,10 +154,8 @@ impl DirectoryWatch {
                 if let Some(name) = name.and_then(super::control_dir::instance_name) {
                     each(Change::Created(name));
                 }
-            } else if went && event.name != target.file_name() {
-                // A neighbour of the control directory.
-            } else if came && !is_on_the_path(event.name) {
-                // A neighbour of the directory that is waited for.
+            } else if (came || went) && !is_on_the_path(event.name) {
+                // A neighbour of a directory on the path.
             } else {
                 each(Change::Path);
             }

@@ -5,8 +5,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// Puts a file with these contents at `path`, and returns it, open for more. Nothing is flushed to the disk: what is lost with
-/// the machine's power was about processes that are gone with it.
+/// Puts a file with these contents at `path`, and returns it, open for more. Nothing is flushed to
+/// the disk: what is lost with the machine's power was about processes that are gone with it.
 pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<File> {
     let temporary = beside(path);
     let create = || OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);

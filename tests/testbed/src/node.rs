@@ -179,7 +179,7 @@ impl Node {
             .count()
     }
 
-    /// Starts the daemon and waits until it watches.
+    /// Starts the daemon and waits until it has everything that it watches.
     #[must_use]
     pub fn start(&self) -> Daemon {
         self.start_with(&[])
