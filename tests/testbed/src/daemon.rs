@@ -15,7 +15,7 @@ use std::time::Instant;
 use rustix::process::{Pid, kill_process_group};
 
 use crate::node::Node;
-use crate::{Signal, patience, send_signal};
+use crate::{Signal, original, patience, send_signal};
 
 /// What it says when it is up.
 const WATCHES: &str = "Watch directory";
@@ -49,8 +49,11 @@ impl Daemon {
     pub(crate) fn start(node: &Node, wrapper: &[&str], arguments: &[&str]) -> Self {
         let daemon = Self::spawn(node, wrapper, arguments);
         daemon.await_line(WATCHES);
-        // It has it, or has said why not, when it has found nothing else to do.
-        daemon.await_line("The kernel's trace");
+        // It has it, or has said why not, when it has found nothing else to do. The original has
+        // none.
+        if original().is_none_or(|original| original != node.program()) {
+            daemon.await_line("The kernel's trace");
+        }
         daemon
     }
 
