@@ -188,7 +188,7 @@ fn whatever_call_fails_the_next_verdict_is_right() {
     figure(
         &format!("{} failing system calls of {} kinds", faults.len(), calls.len()),
         &format!(
-            "{survived} survived, {not_started} named at the start, {} not",
+            "{survived} survived, {not_started} named at the start, {not_reached} not made this time, {} not survived",
             faults.len() - survived - not_started - not_reached
         ),
     );
