@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
 
-use testbed::{Booting, Node, Signal, await_that, kernel_is_at_least, needs};
+use testbed::{Booting, Daemon, Node, Signal, await_that, kernel_is_at_least, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -128,6 +128,18 @@ fn the_control_directory_and_its_parents_come_late() {
     daemon.await_line("is connected and runs");
 }
 
+/// The control directory is made anew, and an instance in it lives from its beginning to its end
+/// under the daemon's eyes.
+fn comes_back(node: &Node, daemon: &Daemon, name: &str) {
+    fs::create_dir_all(node.control_dir()).unwrap();
+    fs::create_dir_all(node.pid_dir()).unwrap();
+    let mut stand_in = node.stand_in(name).connected();
+    daemon.await_line(&format!("Instance \"{name}\" (pid {}) is connected", stand_in.pid()));
+    stand_in.tell("shutdown guest-shutdown");
+    daemon.await_death(name);
+    assert!(node.has_shutdown_file(name));
+}
+
 #[test]
 fn the_control_directory_vanishes_and_comes_back() {
     needs!(Root);
@@ -139,13 +151,7 @@ fn the_control_directory_vanishes_and_comes_back() {
             // The daemon may put its own file there meanwhile.
             await_that("it is removed", || fs::remove_dir_all(node.path("var/run/ganeti")).is_ok());
         }
-        fs::create_dir_all(node.control_dir()).unwrap();
-        fs::create_dir_all(node.pid_dir()).unwrap();
-        let mut stand_in = node.stand_in(format!("web{i}")).connected();
-        daemon.await_line(&format!("Instance \"web{i}\" (pid {}) is connected", stand_in.pid()));
-        stand_in.tell("shutdown guest-shutdown");
-        daemon.await_death(&format!("web{i}"));
-        assert!(node.has_shutdown_file(format!("web{i}")));
+        comes_back(&node, &daemon, &format!("web{i}"));
     }
 }
 
@@ -161,13 +167,7 @@ fn the_directory_at_which_it_waits_is_replaced() {
         // The daemon has a file open in it, the one with its pid: that holds it, and nobody is told
         // that it is gone.
         await_that("it is removed", || fs::remove_dir_all(&parent).is_ok());
-        fs::create_dir_all(node.control_dir()).unwrap();
-        fs::create_dir_all(node.pid_dir()).unwrap();
-        let mut stand_in = node.stand_in(format!("web{i}")).connected();
-        daemon.await_line(&format!("Instance \"web{i}\" (pid {}) is connected", stand_in.pid()));
-        stand_in.tell("shutdown guest-shutdown");
-        daemon.await_death(&format!("web{i}"));
-        assert!(node.has_shutdown_file(format!("web{i}")));
+        comes_back(&node, &daemon, &format!("web{i}"));
     }
 }
 

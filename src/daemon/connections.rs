@@ -44,7 +44,7 @@ impl Daemon {
                 if let Some(remark) = remark {
                     warn!("Instance {name}: {}", Printable(remark.as_bytes()));
                 }
-                if self.trace.is_none() && self.trace_is_wanted_since.is_none() {
+                if self.lacks_trace() {
                     endpoint.count_oom_kills();
                 }
                 self.endpoints.insert(incarnation, endpoint);

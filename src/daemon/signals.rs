@@ -47,6 +47,11 @@ impl Daemon {
         }
     }
 
+    /// Whether there is known to be none. Before that is known it may be about to be opened.
+    pub(super) fn lacks_trace(&self) -> bool {
+        self.trace.is_none() && !self.trace_state.is_empty()
+    }
+
     /// Opens it, if it is wanted and there is nothing else to do.
     pub(super) fn open_trace_when_quiet(&mut self, now: Moment, was_woken: bool) {
         let is_quiet = !was_woken && self.unread.is_empty() && self.ends.is_empty();

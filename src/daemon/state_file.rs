@@ -96,17 +96,16 @@ pub(super) struct StateFile {
     boot: String,
     /// Absent before the first writing, and after one that has failed: the whole is to be written.
     file: Option<File>,
-    /// Somebody has removed it.
-    is_missing: bool,
+    /// In the latest one; none before the first writing.
     lines: usize,
-    /// Kept from one writing to the next.
+    /// What is being written; its room is kept from one writing to the next.
     text: Vec<u8>,
 }
 
 impl StateFile {
     /// Of this boot of the machine. Nothing is opened yet.
     pub(super) fn new(path: PathBuf, boot: String) -> Self {
-        Self { path, boot, file: None, is_missing: false, lines: 0, text: Vec::new() }
+        Self { path, boot, file: None, lines: 0, text: Vec::new() }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -131,30 +130,28 @@ impl StateFile {
     /// Looks whether somebody has removed it, or put another in its place.
     pub(super) fn look(&mut self) {
         let is_there = |file: &mut File| file.metadata().is_ok_and(|file| file.nlink() > 0);
-        self.is_missing |= self.file.take_if(|file| !is_there(file)).is_some();
+        self.file.take_if(|file| !is_there(file));
     }
 
     /// Whether the whole is to be written even though nothing has changed.
     pub(super) fn is_missing(&self) -> bool {
-        self.is_missing
+        self.file.is_none() && self.lines > 0
     }
 
     /// Puts a new file in the place of the old one.
     pub(super) fn rewrite(&mut self, memory: Memory) -> io::Result<()> {
-        self.text.clear();
         write_whole(memory, &self.boot, &mut self.text);
+        let lines = memchr::memchr_iter(b'\n', &self.text).count();
+        let replaced = replace(&self.path, &self.text, MODE);
+        self.forget_text();
         self.file = None;
-        self.file = Some(replace(&self.path, &self.text, MODE)?);
-        self.is_missing = false;
-        self.lines = memchr::memchr_iter(b'\n', &self.text).count();
-        self.text.clear();
-        self.text.shrink_to(ROOM_KEPT);
+        self.file = Some(replaced?);
+        self.lines = lines;
         Ok(())
     }
 
     /// Appends entries. If that fails the file tells what it told before.
     pub(super) fn append(&mut self, entries: impl Iterator<Item = Entry>) -> io::Result<()> {
-        self.text.clear();
         for entry in entries {
             append(&entry, &mut self.text);
             self.lines += 1;
@@ -162,18 +159,23 @@ impl StateFile {
         if self.text.is_empty() {
             return Ok(());
         }
-        let Some(file) = &mut self.file else { return Err(io::ErrorKind::NotFound.into()) };
-        let written = match file.write(&self.text) {
-            Ok(length) if length == self.text.len() => Ok(()),
-            Ok(_) => Err(io::ErrorKind::StorageFull.into()),
-            Err(error) => Err(error),
+        let written = match self.file.as_mut().map(|file| file.write(&self.text)) {
+            Some(Ok(length)) if length == self.text.len() => Ok(()),
+            Some(Ok(_)) => Err(io::ErrorKind::StorageFull.into()),
+            Some(Err(error)) => Err(error),
+            None => Err(io::ErrorKind::NotFound.into()),
         };
         if written.is_err() {
             // It may end in half a line.
             self.file = None;
         }
-        self.text.shrink_to(ROOM_KEPT);
+        self.forget_text();
         written
+    }
+
+    fn forget_text(&mut self) {
+        self.text.clear();
+        self.text.shrink_to(ROOM_KEPT);
     }
 }
 
