@@ -12,12 +12,12 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use crate::config::{self, Paths};
+use crate::id::Name;
 use crate::sys::connector::{Connector, Heard, Unavailable};
 use crate::sys::control_dir::{SHUTDOWN_SUFFIX, instance_name};
 use crate::sys::pid_file::PidFile;
 use crate::sys::trace::{self, Trace, Tracefs};
 use crate::sys::{clock, node_name, process};
-use crate::verdict::Name;
 use crate::wire::Quoted;
 
 /// How it stands with one thing that the daemon needs.

@@ -8,11 +8,10 @@ use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-pub use ssconf::{
-    Family, SsconfError, has_kvm, is_user_shutdown_enabled, is_vm_capable, primary_family,
-};
+pub use ssconf::{SsconfError, has_kvm, is_user_shutdown_enabled, is_vm_capable, primary_family};
 
-use crate::verdict::Name;
+use crate::id::Name;
+use crate::sys::node_name::Family;
 use crate::wire::Quoted;
 
 /// Ganeti's paths, each below `GANETI_ROOTDIR` where that is set (its virtual clusters).

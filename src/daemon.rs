@@ -30,6 +30,7 @@ use mio::{Events, Interest, Poll, Token};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::config::Paths;
+use crate::id::{Incarnation, Moment, Process};
 use crate::log::Log;
 use crate::sys::append_file::AppendFile;
 use crate::sys::connector::{Connector, Precision};
@@ -39,9 +40,8 @@ use crate::sys::handover::Inheritance;
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::trace::{Trace, Tracefs};
 use crate::sys::{clock, priority, process};
-use crate::verdict::{
-    Action, Command, Death, Event, FileOutcome, Incarnation, Moment, Node, Process, Said, Settings,
-};
+use crate::verdict::{Action, Death, Event, FileOutcome, Node, Said, Settings};
+use crate::wire::qmp::Command;
 use complaints::Complaints;
 use endpoint::{Endpoint, Source};
 use metrics::Metrics;
@@ -326,7 +326,7 @@ impl Daemon {
             // Whoever sees the line finds the record.
             self.record(&death);
             info!("{death}");
-            self.node.is_told(incarnation);
+            self.node.forget(incarnation);
         }
     }
 

@@ -7,6 +7,7 @@ mod check;
 pub mod cli;
 pub mod config;
 pub mod daemon;
+pub mod id;
 pub mod log;
 mod startup;
 pub mod sys;

@@ -9,11 +9,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
+use kvmd::id::{Incarnation, Inode, Moment, Name, Process};
 use kvmd::verdict::{
-    Action, Answers, Cause, Command, ConnectError, Death, Entry, Event, FileOutcome, GuestReset,
-    Incarnation, Initiator, Inode, Memory, Moment, Name, Node, Peer, Process, Questions,
-    RemoveReason, Said, Settings, SignalShutdown, StatusAnswer,
+    Action, Answers, Cause, ConnectError, Death, Entry, Event, FileOutcome, GuestReset, Initiator,
+    Memory, Node, Peer, Questions, RemoveReason, Said, Settings, SignalShutdown,
 };
+use kvmd::wire::StatusAnswer;
+use kvmd::wire::qmp::Command;
 use kvmd::wire::qmp::{self, Message, Reason};
 
 use crate::assert_fit_to_print;
@@ -484,7 +486,7 @@ impl World {
 
     /// Whoever reads the journal knows what the node remembers.
     fn writes_down(&mut self) {
-        if !self.node.has_turned() {
+        if !self.node.has_changes() {
             return;
         }
         if std::mem::replace(&mut self.has_written, true) {
@@ -492,7 +494,7 @@ impl World {
         } else {
             self.journal = self.node.to_memory();
         }
-        self.node.is_written_down();
+        self.node.mark_saved();
         // The first entry is how many there were, of which some may never have been connected to.
         let lives = |memory: Memory| memory.entries().skip(1).collect::<Vec<_>>();
         assert_eq!(lives(self.journal.clone()), lives(self.node.to_memory()));
@@ -619,7 +621,7 @@ impl World {
             }
             Action::Record { incarnation, death } => {
                 self.records(&death);
-                self.node.is_told(incarnation);
+                self.node.forget(incarnation);
             }
         }
     }

@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use arbitrary::{Arbitrary, Unstructured};
 
+use kvmd::id::{Incarnation, Inode, Moment, Name, Process};
 use kvmd::verdict::{
-    Action, Answers, ConnectError, Event, FileOutcome, Incarnation, Inode, Moment, Name, Node,
-    Peer, Process, Said, Settings, StatusAnswer,
+    Action, Answers, ConnectError, Event, FileOutcome, Node, Peer, Said, Settings, resume, settle,
 };
+use kvmd::wire::StatusAnswer;
 use kvmd::wire::qmp::{Answer, Message};
 
 use crate::peers::{Ending, Options, Sort, Word, shell};
@@ -118,9 +119,15 @@ fn merged(evidence: &Evidence, choices: &[u8]) -> Vec<Step> {
 }
 
 struct World<'a> {
-    evidence: &'a Evidence,
     settings: &'a Settings,
     node: Node,
+    events: VecDeque<Event>,
+    around: Around<'a>,
+}
+
+/// What is around the node.
+struct Around<'a> {
+    evidence: &'a Evidence,
     now: Moment,
     life: Incarnation,
     file: bool,
@@ -150,10 +157,8 @@ fn outcome(
     if evidence.oom_is_traced {
         traced.push_back(Event::OutOfMemory { pid: PROCESS.pid, at: now });
     }
-    let mut world = World {
+    let around = Around {
         evidence,
-        settings,
-        node: Node::new(settings.clone(), now),
         now,
         life: Incarnation(0),
         file: false,
@@ -166,11 +171,13 @@ fn outcome(
         is_closed: false,
         is_dead: false,
     };
+    let node = Node::new(settings.clone(), now);
+    let mut world = World { settings, node, events: VecDeque::new(), around };
     world.happens(Event::Exits { are_told: evidence.connector_tells });
     world.passes(Duration::ZERO);
     world.happens(Event::Created { name: Name::new(b"web1"), inode: Inode(1) });
     world.answers();
-    world.file_errors = evidence.file_errors;
+    world.around.file_errors = evidence.file_errors;
     for (i, step) in order.iter().enumerate() {
         if let Some(restart) = restart
             && usize::from(restart.after) % order.len() == i
@@ -181,7 +188,7 @@ fn outcome(
         world.passes(Duration::from_micros(300));
     }
     world.passes(Duration::from_secs(10));
-    let World { told, file, is_created_by_second, .. } = world;
+    let Around { told, file, is_created_by_second, .. } = world.around;
     Outcome { told, file, is_created_by_second }
 }
 
@@ -189,26 +196,26 @@ impl World<'_> {
     fn takes(&mut self, step: &Step) {
         match *step {
             Step::Word(word) => {
-                if self.is_connected {
+                if self.around.is_connected {
                     self.said(Said::Heard(word.message()));
                 }
             }
             Step::Closed => {
-                self.is_closed = true;
-                if self.is_connected {
+                self.around.is_closed = true;
+                if self.around.is_connected {
                     self.said(Said::Closed);
                 }
             }
             Step::Died => {
-                self.is_dead = true;
+                self.around.is_dead = true;
                 // Else it is looked at.
-                if self.is_connected {
+                if self.around.is_connected {
                     self.said(Said::Died);
                 }
             }
             Step::CoreDump => self.happens(Event::CoreDump { pid: PROCESS.pid }),
             Step::Exit => {
-                if let Some(ending) = self.evidence.ending {
+                if let Some(ending) = self.around.evidence.ending {
                     let status = ending.status();
                     self.happens(Event::Exit { pid: PROCESS.pid, status });
                 }
@@ -218,9 +225,8 @@ impl World<'_> {
     }
 
     fn tell_trace(&mut self) {
-        while let Some(event) = self.traced.pop_front() {
-            self.happens(event);
-        }
+        self.events.extend(self.around.traced.drain(..));
+        self.settles();
     }
 
     fn answers(&mut self) {
@@ -231,54 +237,58 @@ impl World<'_> {
 
     fn restarts(&mut self, is_held: bool) {
         // Who is told of is not remembered. A file that still could not be written is lost then.
-        if !self.told.is_empty() {
+        if !self.around.told.is_empty() {
             return;
         }
         assert_round_trip(&self.node);
         let memory = written(&self.node.to_memory());
-        self.node = Node::new(self.settings.clone(), self.now);
-        let mut actions = Vec::new();
-        (self.is_connected, self.is_second) = (is_held, true);
-        self.node.recall(self.now, memory, |_| is_held, &mut actions);
-        for action in actions {
-            self.perform(action);
-        }
-        self.happens(Event::Exits { are_told: self.evidence.connector_tells });
+        (self.around.is_connected, self.around.is_second) = (is_held, true);
+        let Self { settings, node, events, around } = self;
+        let now = around.now;
+        *node = Node::new(settings.clone(), now);
+        let perform = |action, events: &mut _| around.perform(action, events);
+        resume(node, now, memory, |_| is_held, events, perform);
+        self.happens(Event::Exits { are_told: self.around.evidence.connector_tells });
         self.passes(Duration::ZERO);
-        if self.is_connected {
+        if self.around.is_connected {
             // It has negotiated already, and does not take it twice.
             self.said(Said::Heard(Message::Error("no".into())));
         }
-        if is_held && self.is_closed {
+        if is_held && self.around.is_closed {
             self.said(Said::Closed);
         }
-        if is_held && self.is_dead {
+        if is_held && self.around.is_dead {
             self.said(Said::Died);
         }
     }
 
     fn said(&mut self, said: Said) {
-        self.happens(Event::Of(self.life, said));
+        self.happens(Event::Of(self.around.life, said));
     }
 
     fn happens(&mut self, event: Event) {
-        let mut actions = Vec::new();
-        self.node.handle(self.now, event, &mut actions);
-        for action in actions {
-            self.perform(action);
-        }
+        self.events.push_back(event);
+        self.settles();
+    }
+
+    fn settles(&mut self) {
+        let Self { node, events, around, .. } = self;
+        let now = around.now;
+        settle(node, now, events, |action, events| around.perform(action, events));
     }
 
     fn passes(&mut self, duration: Duration) {
-        let end = self.now + duration;
+        let end = self.around.now + duration;
         while self.node.deadline() <= end {
-            self.now = self.node.deadline().max(self.now);
+            self.around.now = self.node.deadline().max(self.around.now);
             self.happens(Event::Tick);
         }
-        self.now = end;
+        self.around.now = end;
     }
+}
 
-    fn perform(&mut self, action: Action) {
+impl Around<'_> {
+    fn perform(&mut self, action: Action, events: &mut VecDeque<Event>) {
         match action {
             Action::Connect { incarnation, .. } => {
                 let said = if self.is_closed || self.is_dead {
@@ -288,15 +298,15 @@ impl World<'_> {
                     let age = Some(Duration::from_secs(1));
                     Said::Connected(Peer { process: Some(PROCESS), has_pidfd: true, age })
                 };
-                self.happens(Event::Of(incarnation, said));
+                events.push_back(Event::Of(incarnation, said));
             }
             Action::Probe { incarnation, .. } => {
                 let said = if self.is_dead { Said::Died } else { Said::Lives };
-                self.happens(Event::Of(incarnation, said));
+                events.push_back(Event::Of(incarnation, said));
             }
             Action::Consult { incarnation, questions } => {
                 if questions.signals {
-                    self.tell_trace();
+                    events.extend(self.traced.drain(..));
                 }
                 let Evidence { ending, connector_tells, logged, oom_is_counted, .. } =
                     *self.evidence;
@@ -309,24 +319,26 @@ impl World<'_> {
                         .map(|sort| (sort.signal(), shell())),
                     out_of_memory: questions.out_of_memory && oom_is_counted,
                 };
-                self.happens(Event::Of(incarnation, Said::Consulted(answers)));
+                events.push_back(Event::Of(incarnation, Said::Consulted(answers)));
             }
-            Action::Create { incarnation, .. } => self.change_file(incarnation, true),
-            Action::Remove { incarnation, .. } => self.change_file(incarnation, false),
+            Action::Create { incarnation, .. } => {
+                events.push_back(Event::Of(incarnation, self.change_file(true)));
+            }
+            Action::Remove { incarnation, .. } => {
+                events.push_back(Event::Of(incarnation, self.change_file(false)));
+            }
             Action::Record { death, .. } => self.told.push(death.to_string()),
             _ => {}
         }
     }
 
-    fn change_file(&mut self, incarnation: Incarnation, present: bool) {
-        let outcome = if self.file_errors > 0 {
+    fn change_file(&mut self, present: bool) -> Said {
+        if self.file_errors > 0 {
             self.file_errors -= 1;
-            FileOutcome::Failed
-        } else {
-            self.file = present;
-            self.is_created_by_second = present && self.is_second;
-            FileOutcome::Done
-        };
-        self.happens(Event::Of(incarnation, Said::File(outcome)));
+            return Said::File(FileOutcome::Failed);
+        }
+        self.file = present;
+        self.is_created_by_second = present && self.is_second;
+        Said::File(FileOutcome::Done)
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arbitrary::Arbitrary;
-use kvmd::verdict::{GuestReset, Moment, Sent, Settings, SignalShutdown};
+use kvmd::id::Moment;
+use kvmd::verdict::{GuestReset, Sent, Settings, SignalShutdown};
 use kvmd::wire::qmp::{Answer, Event, Message, Note, Reason, Shutdown, Version, WatchdogAction};
 use kvmd::wire::{Sender, Signal, WaitStatus};
 

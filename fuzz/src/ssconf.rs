@@ -3,8 +3,9 @@
 //! The input is one file; it is read as each of the four, for that is what differs.
 
 use kvmd::config::{
-    Family, SsconfError, WhyNot, has_kvm, is_user_shutdown_enabled, is_vm_capable, primary_family,
+    SsconfError, WhyNot, has_kvm, is_user_shutdown_enabled, is_vm_capable, primary_family,
 };
+use kvmd::sys::node_name::Family;
 
 use crate::assert_fit_to_print;
 

@@ -6,7 +6,8 @@
 use std::time::Duration;
 
 use kvmd::daemon::state_file::{recall, write_whole};
-use kvmd::verdict::{Event, Incarnation, Memory, Moment, Node, Settings};
+use kvmd::id::{Incarnation, Moment};
+use kvmd::verdict::{Event, Memory, Node, Settings};
 use serde_json::Value;
 
 use crate::assert_fit_to_print;
@@ -62,7 +63,8 @@ fn to_json(memory: &Memory) -> Value {
 
 /// Whatever it remembers, time passes, a new instance comes, and everything has an end.
 fn outlive(node: &mut Node) {
-    use kvmd::verdict::{Inode, Name, Said};
+    use kvmd::id::{Inode, Name};
+    use kvmd::verdict::Said;
 
     let mut now = NOW;
     let mut actions = Vec::new();

@@ -4,6 +4,8 @@
 //! told in its words.
 
 use std::fmt;
+
+use crate::sys::node_name::Family;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
@@ -15,13 +17,6 @@ const LONGEST: u64 = 131_072;
 
 /// The hypervisors that Ganeti knows.
 const HYPERVISORS: [&str; 6] = ["kvm", "xen-pvm", "xen-hvm", "chroot", "lxc", "fake"];
-
-/// An address family, for the node's own name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Family {
-    V4,
-    V6,
-}
 
 /// A file is not what Ganeti writes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::verdict::Moment;
+use crate::id::Moment;
 
 /// So many complaints are made at once, ...
 const BURST: u32 = 5;

@@ -9,11 +9,11 @@ use memchr::memrchr;
 use super::complaints::withheld;
 use super::endpoint::{self, Connected, Endpoint};
 use super::{Daemon, FAIR_SHARE, pid};
+use crate::id::{Incarnation, Inode, Moment, Name, Process};
 use crate::sys::control_dir::{SOCKET_SUFFIX, SocketError};
 use crate::sys::qmp_socket;
-use crate::verdict::{
-    Command, ConnectError, Event, Incarnation, Inode, Moment, Name, Peer, Process, Said,
-};
+use crate::verdict::{ConnectError, Event, Peer, Said};
+use crate::wire::qmp::Command;
 use crate::wire::qmp::{self, Line, LineError, Message};
 use crate::wire::{Excerpt, Printable};
 
@@ -93,10 +93,7 @@ impl Daemon {
     }
 
     pub(super) fn send(&mut self, incarnation: Incarnation, command: Command) {
-        let bytes = match command {
-            Command::Negotiate => qmp::NEGOTIATE,
-            Command::QueryStatus => qmp::QUERY_STATUS,
-        };
+        let bytes = command.line();
         let Some(endpoint) = self.endpoints.get_mut(&incarnation) else { return };
         let Some(stream) = &mut endpoint.stream else { return };
         // There is room for the few bytes that this ever sends, unless the peer takes nothing in:

@@ -9,12 +9,13 @@ use super::Daemon;
 use super::complaints::withheld;
 use super::endpoint::Endpoint;
 use super::metrics::Lossy;
+use crate::id::{Incarnation, Inode, Moment, Name};
 use crate::sys::clock;
 use crate::sys::control_dir::{
     Change as FileChange, ControlDir, FileError, SHUTDOWN_SUFFIX, SOCKET_SUFFIX,
 };
 use crate::sys::directory_watch::{Change, Found};
-use crate::verdict::{Event, FileOutcome, Incarnation, Inode, Moment, Name, RemoveReason};
+use crate::verdict::{Event, FileOutcome, RemoveReason};
 use crate::wire::Quoted;
 
 impl Daemon {

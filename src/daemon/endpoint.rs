@@ -10,11 +10,13 @@ use mio::{Interest, Registry, Token};
 use super::complaints::Complaints;
 use super::restart::age;
 use crate::config::Paths;
+use crate::id::{Incarnation, Inode, Name, Process};
 use crate::sys::control_dir::{ControlDir, SocketError};
 use crate::sys::memory_cgroup::OomKills;
 use crate::sys::process;
 use crate::sys::qmp_socket::{self, Listener};
-use crate::verdict::{Incarnation, Inode, Name, Peer, Process, StatusAnswer};
+use crate::verdict::Peer;
+use crate::wire::StatusAnswer;
 use crate::wire::qmp::Lines;
 
 /// The two descriptors of one life that can wake the loop.

@@ -8,8 +8,9 @@ use mio::unix::SourceFd;
 
 use super::metrics::Lossy;
 use super::{CONNECTOR, Daemon};
+use crate::id::Moment;
 use crate::sys::connector::{Connector, Heard, Precision, Unavailable};
-use crate::verdict::{Event, Moment};
+use crate::verdict::Event;
 use crate::wire::proc_event::ProcMessage;
 
 impl Daemon {

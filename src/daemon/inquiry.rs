@@ -6,9 +6,11 @@ use log::debug;
 
 use super::Daemon;
 use super::endpoint::Endpoint;
+use crate::id::Incarnation;
 use crate::sys::memory_cgroup::OomKills;
 use crate::sys::{clock, own_log};
-use crate::verdict::{Answers, Event, Incarnation, Questions, Said, StatusAnswer};
+use crate::verdict::{Answers, Event, Questions, Said};
+use crate::wire::StatusAnswer;
 use crate::wire::{Sender, Signal};
 
 impl Daemon {

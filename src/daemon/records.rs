@@ -5,9 +5,10 @@ use std::path::Path;
 use log::error;
 
 use super::Daemon;
+use crate::id::Moment;
 use crate::sys::append_file::AppendFile;
 use crate::sys::{clock, core_pattern, process};
-use crate::verdict::{Death, Fact, Moment, Source};
+use crate::verdict::{Death, Fact, Source};
 use crate::wire::WaitStatus;
 use crate::wire::record::{self, Core, Evidence, Record};
 

@@ -13,11 +13,12 @@ use log::{debug, error, info, warn};
 use super::Daemon;
 use super::complaints::withheld;
 use super::endpoint::{Endpoint, Kept};
+use crate::id::{Incarnation, Moment};
 use crate::sys::connector::Connector;
 use crate::sys::handover::{Asking, Inheritance};
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::{clock, process};
-use crate::verdict::{Incarnation, Memory, Moment};
+use crate::verdict::Memory;
 
 const CONNECTOR: &str = "connector";
 
@@ -113,7 +114,7 @@ impl Daemon {
         if let (Some(manager), Some(connector)) = (&self.manager, &mut self.connector) {
             manager.forget(CONNECTOR);
             match manager.keep(CONNECTOR, connector.as_fd()) {
-                Ok(()) => connector.is_kept(),
+                Ok(()) => connector.leave_open(),
                 Err(error) => debug!("The service manager does not keep the connector: {error}"),
             }
         }
@@ -147,7 +148,7 @@ impl Daemon {
             Ok(()) => {
                 info!("Handed over {} connections to another process", self.endpoints.len());
                 if let Some(connector) = &mut self.connector {
-                    connector.is_kept();
+                    connector.leave_open();
                 }
                 if let Some(trace) = &mut self.trace {
                     trace.leave();
@@ -168,7 +169,7 @@ impl Daemon {
             successor.refuse(reason)?;
             return Err(io::Error::other(reason));
         }
-        if self.node.has_turned() {
+        if self.node.has_changes() {
             let reason = format!("it cannot write {}", self.state_file.path().display());
             successor.refuse(&reason)?;
             return Err(io::Error::other(reason));
@@ -186,7 +187,7 @@ impl Daemon {
 
     /// Writes down what has to outlive the daemon, if that has changed.
     pub(super) fn save(&mut self, now: Moment) {
-        if !self.node.has_turned() && !self.state_file.is_missing() {
+        if !self.node.has_changes() && !self.state_file.is_missing() {
             return;
         }
         let written = if self.state_file.is_to_be_rewritten(self.node.lives()) {
@@ -197,7 +198,7 @@ impl Daemon {
             self.state_file.append(self.node.changes())
         };
         match written {
-            Ok(()) => self.node.is_written_down(),
+            Ok(()) => self.node.mark_saved(),
             // It is tried again at the next wake-up.
             Err(error) => {
                 if let Some(count) = self.shortages.make(now) {
@@ -213,7 +214,7 @@ impl Daemon {
 }
 
 /// How long a process has been there.
-pub(super) fn age(process: crate::verdict::Process) -> Option<std::time::Duration> {
+pub(super) fn age(process: crate::id::Process) -> Option<std::time::Duration> {
     let started = process::started(process)?;
     Some(clock::now().0.saturating_add(clock::boot_offset()).saturating_sub(started))
 }

@@ -11,9 +11,10 @@ use mio::unix::SourceFd;
 use super::endpoint::Endpoint;
 use super::metrics::Lossy;
 use super::{Daemon, TRACE};
+use crate::id::Moment;
 use crate::sys::trace::{Trace, Tracefs, Unavailable};
 use crate::sys::{clock, sender};
-use crate::verdict::{Event, Moment, Sent};
+use crate::verdict::{Event, Sent};
 use crate::wire::trace::{TraceEvent, Traced};
 use crate::wire::{Printable, Sender};
 

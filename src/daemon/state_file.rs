@@ -230,7 +230,7 @@ mod tests {
         file.rewrite(Memory::default()).unwrap();
         for number in 1..=3 {
             assert!(!file.is_to_be_rewritten(0));
-            file.append([Entry::Over(crate::verdict::Incarnation(number))].into_iter()).unwrap();
+            file.append([Entry::Over(crate::id::Incarnation(number))].into_iter()).unwrap();
             let memory = file.read().unwrap().unwrap().unwrap();
             assert_eq!(last(&memory), Some(number));
         }
@@ -245,7 +245,7 @@ mod tests {
             if file.is_to_be_rewritten(3) {
                 file.rewrite(Memory::default()).unwrap();
             }
-            file.append([Entry::Last(crate::verdict::Incarnation(number))].into_iter()).unwrap();
+            file.append([Entry::Last(crate::id::Incarnation(number))].into_iter()).unwrap();
             longest = longest.max(file.lines);
         }
         assert!(longest <= FEWEST_LINES + 3 * LINES_FOR_EACH + 1, "{longest}");
@@ -274,7 +274,7 @@ mod tests {
         file.rewrite(Memory::default()).unwrap();
         // A file that cannot be written to.
         file.file = Some(File::open(&path).unwrap());
-        assert!(file.append([Entry::Last(crate::verdict::Incarnation(1))].into_iter()).is_err());
+        assert!(file.append([Entry::Last(crate::id::Incarnation(1))].into_iter()).is_err());
         assert!(file.is_to_be_rewritten(0));
         assert_eq!(last(&file.read().unwrap().unwrap().unwrap()), Some(0));
     }

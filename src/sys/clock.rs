@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::verdict::Moment;
+use crate::id::Moment;
 
 /// `CLOCK_MONOTONIC`: never set back, and the clock of the proc connector's timestamps.
 #[must_use]

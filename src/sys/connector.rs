@@ -15,7 +15,7 @@ use netlink_sys::{Socket, SocketAddr};
 use pid_filter::{LONGEST, Program, SHORTEST};
 
 use super::socket_option::{attach_filter, detach_filter};
-use crate::verdict::Moment;
+use crate::id::Moment;
 use crate::wire::proc_event::{self, ProcMessage, Request};
 
 /// The multicast group of the process events, `CN_IDX_PROC` of `linux/connector.h`, as a mask.
@@ -114,7 +114,7 @@ impl Connector {
     }
 
     /// Goes on with a socket that an earlier daemon has opened in this way, with everything that
-    /// the kernel has told it since. `is_kept`: see [`Connector::is_kept`].
+    /// the kernel has told it since. `is_kept`: see [`Connector::leave_open`].
     #[must_use]
     pub fn adopt(socket: OwnedFd, is_kept: bool) -> Self {
         // SAFETY: the descriptor is owned, and given away here.
@@ -171,7 +171,7 @@ impl Connector {
     }
 
     /// Somebody else keeps the socket: the kernel is to go on telling it when this one is closed.
-    pub fn is_kept(&mut self) {
+    pub fn leave_open(&mut self) {
         self.is_kept = true;
     }
 

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::Errno;
 
-use crate::verdict::{Inode, Name};
+use crate::id::{Inode, Name};
 
 /// What a QMP event socket's name ends in.
 pub const SOCKET_SUFFIX: &[u8] = b".kvmd";

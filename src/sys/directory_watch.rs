@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use inotify::{EventMask, Inotify, WatchDescriptor, WatchMask};
 
 use super::control_dir::ControlDir;
-use crate::verdict::Name;
+use crate::id::Name;
 
 /// Room for a few hundred events; what does not fit is read next.
 const BUFFER: usize = 16 * 1024;

@@ -4,7 +4,12 @@ use std::env;
 
 use dns_lookup::{AddrInfoHints, SockType, get_hostname, getaddrinfo, getnameinfo};
 
-use crate::config::Family;
+/// An address family, for the node's own name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
 
 /// `GANETI_HOSTNAME` if set, else the name that the address of this host's name leads back to
 /// (of the cluster's family), else the host's name.

@@ -11,7 +11,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::verdict::{Process, StatusAnswer};
+use crate::id::Process;
+use crate::wire::StatusAnswer;
 use crate::wire::WaitStatus;
 
 /// Gives this process another name, as `/proc/PID/comm` shows it: 15 bytes at most.

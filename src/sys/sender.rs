@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::process::{self, Stat, read_stat};
-use crate::verdict::{Moment, Process};
+use crate::id::{Moment, Process};
 use crate::wire::{Ancestor, Printable, Sender};
 
 /// As many ancestors are looked at; beyond them is init.

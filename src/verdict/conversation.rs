@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::Moment;
+use crate::id::Moment;
 use crate::wire::qmp::{self, Event, WatchdogAction};
 
 /// QEMU sends the POWERDOWN or the SHUTDOWN that a watchdog causes in the very next turn of
@@ -139,7 +139,7 @@ impl Conversation {
     }
 
     /// The guest's CPUs are held: it is paused, or not yet started.
-    pub(super) fn is_held(&mut self) {
+    pub(super) fn hold(&mut self) {
         self.stopped = true;
     }
 

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::cause::{Cause, Initiator, Verdict};
 use super::evidence::{Sent, Timeline};
-use super::{Moment, Name, Process};
+use crate::id::{Moment, Name, Process};
 use crate::wire::WaitStatus;
 use crate::wire::qmp::Version;
 

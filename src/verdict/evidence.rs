@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Moment;
+use crate::id::Moment;
 use crate::wire::qmp;
 use crate::wire::{Sender, Signal, WaitStatus};
 

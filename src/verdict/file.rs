@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{FileOutcome, Moment};
+use super::FileOutcome;
+use crate::id::Moment;
 
 /// What could not be done is tried again after a second, then after two, ...
 const FIRST_WAIT: Duration = Duration::from_secs(1);

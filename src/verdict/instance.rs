@@ -14,10 +14,11 @@ use super::evidence::{Fact, Sent, Signals, Source, Timeline};
 use super::file::{Decision, File};
 use super::link::Link;
 use super::memory::Life;
-use super::{
-    Action, Answers, Command, ConnectError, Context, FileOutcome, Incarnation, Inode, Moment, Name,
-    Peer, Process, Questions, RemoveReason, Said, StatusAnswer,
-};
+use super::protocol::Context;
+use super::{Action, Answers, ConnectError, FileOutcome, Peer, Questions, RemoveReason, Said};
+use crate::id::{Incarnation, Inode, Moment, Name, Process};
+use crate::wire::StatusAnswer;
+use crate::wire::qmp::Command;
 use crate::wire::qmp::{self, Answer, Message, Version};
 use crate::wire::{Signal, WaitStatus};
 
@@ -318,7 +319,7 @@ impl Instance {
             Said::Heard(message) => self.heard(message, context),
             Said::Closed => self.closed(context),
             Said::Died => self.died(context),
-            Said::Lives => self.lives(context),
+            Said::Lives => self.found_alive(context),
             Said::File(outcome) => self.file_answered(outcome, context),
             Said::Consulted(answers) => self.consulted(answers, context),
         }
@@ -333,7 +334,7 @@ impl Instance {
         self.finish_if_complete(context);
     }
 
-    pub(super) fn dumps_core(&mut self, context: &mut Context<'_>) {
+    pub(super) fn began_core_dump(&mut self, context: &mut Context<'_>) {
         self.turns += u32::from(!std::mem::replace(&mut self.dumps_core, true));
         self.timeline.add(context.now, Source::ProcConnector, Fact::DumpsCore);
     }
@@ -480,7 +481,7 @@ impl Instance {
             // Whatever file there is was made for an earlier life.
             self.remove_file(RemoveReason::Runs, context);
         } else {
-            self.conversation.is_held();
+            self.conversation.hold();
         }
         if !std::mem::replace(&mut self.has_answered, true) {
             self.timeline.add(context.now, Source::Qmp, Fact::Answered { running });
@@ -546,7 +547,7 @@ impl Instance {
     }
 
     /// Without a pidfd: it does. If there are signs that it is about to end, asks again soon.
-    fn lives(&mut self, context: &mut Context<'_>) {
+    fn found_alive(&mut self, context: &mut Context<'_>) {
         let is_ending = self.status.is_some() || !self.link.is_up();
         if is_ending && self.probes < MOST_PROBES {
             let wait = FIRST_PROBE_WAIT * (1 << self.probes);

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use super::{Command, ConnectError, Moment};
+use super::ConnectError;
+use crate::id::Moment;
+use crate::wire::qmp::Command;
 
 /// Between `bind()` and `listen()` lie microseconds, on a busy host milliseconds: so the first
 /// attempts follow each other closely, each waiting twice as long as the one before.

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::conversation::Conversation;
 use super::evidence::Signals;
 use super::file::Decision;
-use super::{Incarnation, Inode, Moment, Name, Process};
+use crate::id::{Incarnation, Inode, Moment, Name, Process};
 use crate::wire::WaitStatus;
 use crate::wire::qmp::Version;
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::evidence::Source;
 use super::instance::Instance;
 use super::memory::{Entry, Life};
-use super::{Action, Context, Event, Incarnation, Inode, Memory, Moment, Name, Settings};
+use super::protocol::Context;
+use super::{Action, Event, Memory, Settings};
+use crate::id::{Incarnation, Inode, Moment, Name};
 
 /// How often everything is looked at again, so that nothing stays missed for ever.
 const RESCAN: Duration = Duration::from_secs(30);
@@ -73,19 +75,19 @@ impl Node {
 
     /// Whether anything has.
     #[must_use]
-    pub fn has_turned(&self) -> bool {
+    pub fn has_changes(&self) -> bool {
         !self.turned.is_empty() || !self.over.is_empty()
     }
 
     /// It has been written down.
-    pub fn is_written_down(&mut self) {
+    pub fn mark_saved(&mut self) {
         self.turned.clear();
         self.over.clear();
     }
 
     /// The end of this life has been told ([`Action::Record`]). Until then it is remembered as it
     /// was before its end: a daemon that comes later will find out, and tell.
-    pub fn is_told(&mut self, incarnation: Incarnation) {
+    pub fn forget(&mut self, incarnation: Incarnation) {
         self.over.push(incarnation);
     }
 
@@ -166,7 +168,7 @@ impl Node {
                 self.each_of(pid, now, actions, |life, context| life.exited(status, context));
             }
             Event::CoreDump { pid } => {
-                self.each_of(pid, now, actions, Instance::dumps_core);
+                self.each_of(pid, now, actions, Instance::began_core_dump);
             }
             Event::Signalled { pid, sent } => {
                 self.each_of(pid, now, actions, |life, _| life.signalled(&sent));

@@ -6,10 +6,14 @@ mod life;
 mod table;
 
 use std::collections::{BTreeSet, VecDeque};
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
-use crate::wire::Signal;
-use crate::wire::qmp::{Answer, Event as Qmp, Reason, Shutdown, WatchdogAction};
+use crate::id::{Incarnation, Inode, Moment, Name, Process};
+use crate::wire::qmp::{Answer, Event as Qmp, Message, Reason, Shutdown, WatchdogAction};
+use crate::wire::{Sender, Signal, StatusAnswer, WaitStatus};
 
 const PID: u32 = 4242;
 const PROCESS: Process = Process { pid: PID, started: 1000 };
@@ -41,9 +45,15 @@ fn heard(event: Qmp) -> Said {
     Said::Heard(Message::Event(event))
 }
 
-/// A node, a clock, and a directory in which `web1.shutdown` is or is not.
+/// A node and what is around it.
 struct World {
     node: Node,
+    events: VecDeque<Event>,
+    around: Around,
+}
+
+/// A clock, and a directory in which `web1.shutdown` is or is not.
+struct Around {
     now: Moment,
     /// The socket `web1.kvmd`, if there is one.
     socket: Option<Inode>,
@@ -60,6 +70,8 @@ struct World {
     watched: BTreeSet<u32>,
     log: Vec<String>,
     deaths: Vec<Death>,
+    /// Lives whose end is told, and which the node may forget.
+    told: Vec<Incarnation>,
     connected: Option<Incarnation>,
     /// What the trace holds and has not told yet.
     traced: VecDeque<Event>,
@@ -71,11 +83,24 @@ struct World {
     writings: u32,
 }
 
+impl Deref for World {
+    type Target = Around;
+
+    fn deref(&self) -> &Around {
+        &self.around
+    }
+}
+
+impl DerefMut for World {
+    fn deref_mut(&mut self) -> &mut Around {
+        &mut self.around
+    }
+}
+
 impl World {
     fn new(settings: Settings) -> Self {
         let now = Moment(Duration::from_secs(1_000_000));
-        let mut world = Self {
-            node: Node::new(settings, now),
+        let around = Around {
             now,
             socket: None,
             connect_errors: Vec::new(),
@@ -89,6 +114,7 @@ impl World {
             watched: BTreeSet::new(),
             log: Vec::new(),
             deaths: Vec::new(),
+            told: Vec::new(),
             connected: None,
             traced: VecDeque::new(),
             answers: Answers::default(),
@@ -96,6 +122,7 @@ impl World {
             journal: Memory::default(),
             writings: 0,
         };
+        let mut world = Self { node: Node::new(settings, now), events: VecDeque::new(), around };
         world.happens(Event::Exits { are_told: true });
         world.passes(Duration::ZERO);
         world
@@ -135,22 +162,36 @@ impl World {
     }
 
     fn happens(&mut self, event: Event) {
-        let mut actions = Vec::new();
-        self.node.handle(self.now, event, &mut actions);
-        for action in actions {
-            self.perform(action);
-        }
+        self.events.push_back(event);
+        let Self { node, events, around } = self;
+        settle(node, around.now, events, |action, events| around.perform(action, events));
+        self.writes_down();
+    }
+
+    /// Another daemon goes on with what this one remembered.
+    fn resumes(&mut self, memory: Memory, is_kept: bool) {
+        self.watched.clear();
+        let Self { node, events, around } = self;
+        let now = around.now;
+        *node = Node::new(Settings::default(), now);
+        let perform = |action, events: &mut _| around.perform(action, events);
+        resume(node, now, memory, |_| is_kept, events, perform);
+        // The first that is written down is the whole.
+        around.journal = node.to_memory();
         self.writes_down();
     }
 
     /// Whoever reads the journal knows what the node remembers, at every moment, unless there was
     /// too much to remember.
     fn writes_down(&mut self) {
-        self.writings += u32::from(self.node.has_turned());
-        for entry in self.node.changes() {
-            self.journal.read(entry);
+        for incarnation in std::mem::take(&mut self.told) {
+            self.node.forget(incarnation);
         }
-        self.node.is_written_down();
+        self.writings += u32::from(self.node.has_changes());
+        for entry in self.node.changes() {
+            self.around.journal.read(entry);
+        }
+        self.node.mark_saved();
         if self.writings < 300 {
             assert_eq!(self.journal.lives, self.node.to_memory().lives);
         }
@@ -166,76 +207,83 @@ impl World {
         self.now = end;
     }
 
-    fn perform(&mut self, action: Action) {
+    fn only_death(&self) -> &Death {
+        assert_eq!(self.deaths.len(), 1, "{:?}", self.deaths);
+        &self.deaths[0]
+    }
+}
+
+impl Around {
+    fn perform(&mut self, action: Action, events: &mut VecDeque<Event>) {
         match action {
             Action::LookAgain => {
-                if let Some(inode) = self.socket {
-                    self.happens(Event::Listed { name: Self::name(), inode });
-                }
+                let listed = self.socket.map(|inode| Event::Listed { name: World::name(), inode });
+                events.extend(listed);
             }
             Action::Start { name } => self.log.push(format!("start {name}")),
             Action::Stop { name } => self.log.push(format!("stop {name}")),
             Action::Connect { incarnation, inode, .. } => {
-                self.connects += 1;
-                let answer = if self.socket != Some(inode) {
-                    Said::NotConnected(ConnectError::Gone)
-                } else if let Some(error) = self.connect_errors.pop() {
-                    Said::NotConnected(error)
-                } else {
-                    self.connected = Some(incarnation);
-                    Said::Connected(self.peer)
-                };
-                self.happens(Event::Of(incarnation, answer));
+                let answer = self.connect(incarnation, inode);
+                events.push_back(Event::Of(incarnation, answer));
             }
             Action::Watch { pid } => assert!(self.watched.insert(pid)),
             Action::Unwatch { pid } => assert!(self.watched.remove(&pid)),
-            Action::Create { incarnation, .. } => self.change_file(incarnation, true),
-            Action::Remove { incarnation, .. } => self.change_file(incarnation, false),
+            Action::Create { incarnation, .. } => {
+                events.push_back(Event::Of(incarnation, self.change_file(true)));
+            }
+            Action::Remove { incarnation, .. } => {
+                events.push_back(Event::Of(incarnation, self.change_file(false)));
+            }
             Action::WarnSilent { name, .. } => self.log.push(format!("silent {name}")),
             Action::Record { incarnation, death } => {
                 self.deaths.push(*death);
-                self.node.is_told(incarnation);
+                self.told.push(incarnation);
             }
-            Action::Consult { incarnation, questions } => self.consult(incarnation, questions),
+            Action::Consult { incarnation, questions } => {
+                let answers = self.consult(questions, events);
+                events.push_back(Event::Of(incarnation, Said::Consulted(answers)));
+            }
             Action::Probe { incarnation, .. } => {
                 self.probes += 1;
                 let answer = if self.process_lives { Said::Lives } else { Said::Died };
-                self.happens(Event::Of(incarnation, answer));
+                events.push_back(Event::Of(incarnation, answer));
             }
             Action::Send { .. } | Action::Release { .. } | Action::Answered { .. } => {}
         }
     }
 
-    fn consult(&mut self, incarnation: Incarnation, questions: Questions) {
+    fn connect(&mut self, incarnation: Incarnation, inode: Inode) -> Said {
+        self.connects += 1;
+        if self.socket != Some(inode) {
+            return Said::NotConnected(ConnectError::Gone);
+        }
+        if let Some(error) = self.connect_errors.pop() {
+            return Said::NotConnected(error);
+        }
+        self.connected = Some(incarnation);
+        Said::Connected(self.peer)
+    }
+
+    fn consult(&mut self, questions: Questions, events: &mut VecDeque<Event>) -> Answers {
         self.asked.push(questions);
         if questions.signals {
-            while let Some(event) = self.traced.pop_front() {
-                self.happens(event);
-            }
+            events.extend(self.traced.drain(..));
         }
         let Answers { status, logged, out_of_memory } = self.answers.clone();
-        let answers = Answers {
+        Answers {
             status: if questions.status { status } else { StatusAnswer::Never },
             logged: logged.filter(|_| questions.own_log),
             out_of_memory: out_of_memory && questions.out_of_memory,
-        };
-        self.happens(Event::Of(incarnation, Said::Consulted(answers)));
+        }
     }
 
-    fn change_file(&mut self, incarnation: Incarnation, present: bool) {
-        let outcome = if self.file_errors > 0 {
+    fn change_file(&mut self, present: bool) -> Said {
+        if self.file_errors > 0 {
             self.file_errors -= 1;
-            FileOutcome::Failed
-        } else {
-            self.file = present;
-            self.file_actions.push(present);
-            FileOutcome::Done
-        };
-        self.happens(Event::Of(incarnation, Said::File(outcome)));
-    }
-
-    fn only_death(&self) -> &Death {
-        assert_eq!(self.deaths.len(), 1, "{:?}", self.deaths);
-        &self.deaths[0]
+            return Said::File(FileOutcome::Failed);
+        }
+        self.file = present;
+        self.file_actions.push(present);
+        Said::File(FileOutcome::Done)
     }
 }

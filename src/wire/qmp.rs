@@ -11,11 +11,25 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-/// The first line that a client sends. Nothing is told of before it; Ganeti's own test
-/// expects it to the letter.
-pub const NEGOTIATE: &[u8] = b"{\"execute\": \"qmp_capabilities\"}\n";
-/// Asks whether the guest runs.
-pub const QUERY_STATUS: &[u8] = b"{\"execute\": \"query-status\"}\n";
+/// What is said to QEMU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// The first line that a client sends: there are no events before it.
+    Negotiate,
+    /// Asks whether the guest runs.
+    QueryStatus,
+}
+
+impl Command {
+    /// The line, with its line feed. Ganeti's own test expects the first to the letter.
+    #[must_use]
+    pub fn line(self) -> &'static [u8] {
+        match self {
+            Self::Negotiate => b"{\"execute\": \"qmp_capabilities\"}\n",
+            Self::QueryStatus => b"{\"execute\": \"query-status\"}\n",
+        }
+    }
+}
 
 /// The longest line that is looked at, in bytes. QEMU's events need less than a tenth.
 pub const LONGEST_LINE: usize = 16 * 1024;

@@ -31,6 +31,16 @@ impl WaitStatus {
     }
 }
 
+/// Whether the kernel keeps the status of a process that has ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum StatusAnswer {
+    Known(WaitStatus),
+    /// It will once the process has been reaped; then `Said::Died` comes once more.
+    NotYet,
+    #[default]
+    Never,
+}
+
 impl fmt::Display for WaitStatus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.signal(), self.code()) {

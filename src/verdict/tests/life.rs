@@ -445,15 +445,7 @@ fn restarted(world: &mut World, is_held: bool) {
         let text = serde_json::to_vec(&entry).unwrap();
         memory.read(serde_json::from_slice(&text).unwrap());
     }
-    world.node = Node::new(Settings::default(), world.now);
-    world.watched.clear();
-    let mut actions = Vec::new();
-    world.node.recall(world.now, memory, |_| is_held, &mut actions);
-    // The first that is written down is the whole.
-    world.journal = world.node.to_memory();
-    for action in actions {
-        world.perform(action);
-    }
+    world.resumes(memory, is_held);
     world.happens(Event::Exits { are_told: true });
     world.passes(Duration::ZERO);
 }

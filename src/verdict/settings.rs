@@ -1,0 +1,43 @@
+//! What can be read in two ways, and how the administrator wants it read.
+
+use std::time::Duration;
+
+/// What can be read in two ways, and how it is to be read.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub guest_reset: GuestReset,
+    pub signal_shutdown: SignalShutdown,
+    /// For how long a powerdown request explains a shutdown; for ever if absent.
+    pub powerdown_window: Option<Duration>,
+    /// For how long a request may explain one that nobody heard, because the daemon came late.
+    pub doubt_window: Duration,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            guest_reset: GuestReset::User,
+            signal_shutdown: SignalShutdown::Admin,
+            powerdown_window: Some(Duration::from_secs(3600)),
+            // Ganeti gives a guest so long to obey; then comes SIGTERM, which is heard.
+            doubt_window: Duration::from_secs(120),
+        }
+    }
+}
+
+/// What a guest's reset means where QEMU ends instead (`-no-reboot`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GuestReset {
+    /// A user's shutdown, as Ganeti's manual has it.
+    User,
+    /// A wish to be started again: no file.
+    Restart,
+}
+
+/// Whose doing it is if a signal asks QEMU to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SignalShutdown {
+    Admin,
+    /// The reading of the original, on which Ganeti's own tests rely.
+    User,
+}
