@@ -750,7 +750,7 @@ impl World {
 
     fn records(&mut self, death: &Death) {
         assert_fit_to_print(&death.to_string());
-        assert!(death.timeline.pieces().len() <= MOST_PIECES);
+        assert!(death.case.timeline().pieces().len() <= MOST_PIECES);
         assert!(death.missing.len() <= MOST_MISSING);
         let is_it = |life: &Life| {
             (&life.name, life.process) == (&death.name, death.process) && !life.is_recorded

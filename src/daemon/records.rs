@@ -47,8 +47,8 @@ fn to_record(death: &Death) -> Record {
         let before = death.ended.since(at).as_secs_f64();
         if before > 0.0 { -before } else { at.since(death.ended).as_secs_f64() }
     };
-    let status = death.status;
-    let evidence = death.timeline.pieces().into_iter().map(|piece| Evidence {
+    let status = death.status();
+    let evidence = death.case.timeline().pieces().into_iter().map(|piece| Evidence {
         at: seconds_from_end(piece.at),
         source: source_name(piece.source).into(),
         what: in_words(&piece.fact),
@@ -67,11 +67,11 @@ fn to_record(death: &Death) -> Record {
         exit_code: status.and_then(WaitStatus::code),
         died_by: status.and_then(WaitStatus::signal).map(|signal| signal.to_string()),
         core: core(death),
-        sender: death.sent.as_ref().map(|sent| (*sent.sender).clone()),
-        qemu: death.version.map(|version| version.to_string()),
+        sender: death.sent().map(|sent| (*sent.sender).clone()),
+        qemu: death.case.qemu().map(|version| version.to_string()),
         marked: death.file,
         evidence: evidence.collect(),
-        omitted: death.timeline.omitted,
+        omitted: death.case.timeline().omitted,
         missing: death.missing.iter().map(ToString::to_string).collect(),
     }
 }
@@ -98,6 +98,8 @@ fn source_name(source: Source) -> &'static str {
 fn in_words(fact: &Fact) -> String {
     match fact {
         Fact::Connected => "connected".into(),
+        Fact::Unheard => "what it may have said before was not heard".into(),
+        Fact::Greeted(_) => "it greeted".into(),
         Fact::Said(event) => event.to_string(),
         Fact::Answered { running: true } => "answered: it runs".into(),
         Fact::Answered { running: false } => "answered: it does not run".into(),
@@ -114,8 +116,8 @@ fn in_words(fact: &Fact) -> String {
 }
 
 fn core(death: &Death) -> Option<Core> {
-    let dumped = death.status.is_some_and(WaitStatus::core_dumped);
-    if !dumped && !death.dumps_core {
+    let dumped = death.status().is_some_and(WaitStatus::core_dumped);
+    if !dumped && !death.case.dumps_core() {
         return None;
     }
     let pattern = core_pattern::read();

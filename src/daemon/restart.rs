@@ -85,7 +85,7 @@ impl Daemon {
             };
             let kept = Kept { socket, stream, pidfd };
             let registry = self.poll.registry();
-            match Endpoint::adopt(registry, life.incarnation, life.name, life.process, kept) {
+            match Endpoint::adopt(registry, life.incarnation, &life.name, life.process, kept) {
                 Ok(endpoint) => {
                     self.endpoints.insert(life.incarnation, endpoint);
                 }

@@ -20,7 +20,7 @@ use crate::verdict::{Entry, Memory};
 use crate::wire::Shown;
 
 /// The version of the file's form. Another one is not read.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 
 /// Nobody else's business.
 const MODE: u32 = 0o600;
@@ -187,7 +187,7 @@ mod tests {
         lines.concat().into_bytes()
     }
 
-    const HEAD: &str = "{\"version\": 2, \"boot\": \"one\"}\n";
+    const HEAD: &str = "{\"version\": 3, \"boot\": \"one\"}\n";
 
     fn last(memory: &Memory) -> Option<u64> {
         match memory.clone().entries().next() {
@@ -202,7 +202,7 @@ mod tests {
         write_whole(Memory::default(), "one", &mut text);
         assert!(recall(&text, "one").unwrap().is_some());
         assert!(recall(&text, "another").unwrap().is_none());
-        let later = br#"{"version": 3, "boot": "one", "more": 1}
+        let later = br#"{"version": 4, "boot": "one", "more": 1}
             {"Unheard": "of"}
             "#;
         assert!(recall(later, "one").unwrap().is_none());

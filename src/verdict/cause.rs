@@ -5,10 +5,10 @@
 
 use std::fmt;
 
-use super::conversation::{Conversation, Pending, Shutdown};
+use super::conversation::{Pending, Shutdown};
 use super::evidence::Signals;
 use super::file::Decision;
-use super::{GuestReset, Settings, SignalShutdown};
+use super::{Case, GuestReset, Settings, SignalShutdown};
 use crate::wire::qmp::Reason;
 use crate::wire::{Signal, WaitStatus};
 
@@ -93,20 +93,11 @@ impl Verdict {
     }
 }
 
-/// Everything that there is to judge by.
-#[derive(Clone, Copy)]
-pub(super) struct Evidence<'a> {
-    pub(super) said: &'a Conversation,
-    pub(super) status: Option<WaitStatus>,
-    pub(super) signals: &'a Signals,
-    pub(super) out_of_memory: bool,
-}
-
-/// Judges a life that has ended.
-pub(super) fn judge(evidence: Evidence<'_>, settings: &Settings) -> Verdict {
-    match evidence.said.shutdown() {
-        Some(shutdown) => judge_shutdown(shutdown, evidence.signals, settings),
-        None => judge_silence(evidence),
+/// Judges a life that has ended, with this status if that is known.
+pub(super) fn judge(case: &Case, status: Option<WaitStatus>, settings: &Settings) -> Verdict {
+    match case.shutdown() {
+        Some(shutdown) => judge_shutdown(shutdown, case.signals(), settings),
+        None => judge_silence(case, status),
     }
 }
 
@@ -148,7 +139,9 @@ fn by_the_guest(shutdown: &Shutdown, own_will: Cause) -> Verdict {
         Verdict::new(Cause::Watchdog, Initiator::Crash)
     } else {
         match shutdown.powerdown {
-            Pending::Nothing if shutdown.is_doubtful => Verdict::new(own_will, Initiator::Unknown),
+            Pending::Nothing if shutdown.is_doubtful() => {
+                Verdict::new(own_will, Initiator::Unknown)
+            }
             Pending::Nothing => Verdict::new(own_will, Initiator::User),
             Pending::Requested => Verdict::new(Cause::Powerdown, Initiator::Admin),
             Pending::ByWatchdog => Verdict::new(Cause::Watchdog, Initiator::Crash),
@@ -167,8 +160,9 @@ fn by_signal(shutdown: &Shutdown, signal: Option<Signal>, settings: &Settings) -
 }
 
 /// QEMU ended without a SHUTDOWN.
-fn judge_silence(evidence: Evidence<'_>) -> Verdict {
-    let Evidence { said, status, signals, out_of_memory } = evidence;
+fn judge_silence(case: &Case, status: Option<WaitStatus>) -> Verdict {
+    let (said, signals, out_of_memory) =
+        (case.conversation(), case.signals(), case.out_of_memory());
     let requested = signals.request_to_end().map(|sent| sent.signal);
     if said.panicked() {
         return Verdict::new(Cause::GuestPanic, Initiator::Crash);

@@ -33,7 +33,7 @@ pub(super) struct Shutdown {
     pub(super) panicked: bool,
     pub(super) watchdog_reset: bool,
     /// Somebody may have asked for it while nobody listened.
-    pub(super) is_doubtful: bool,
+    is_doubtful: bool,
 }
 
 impl Shutdown {
@@ -43,15 +43,19 @@ impl Shutdown {
         self.data.reason.is_some() || self.data.guest == Some(true)
     }
 
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.is_doubtful
+    }
+
     /// Whether it matters who sent which signal.
     pub(super) fn may_be_by_signal(&self) -> bool {
         !self.says_why() || self.data.reason == Some(qmp::Reason::HostSignal)
     }
 }
 
-/// How an event changed the course of things.
+/// How a fact changed the course of things.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub enum Turn {
     /// A first SHUTDOWN: the guest is going down.
     GoingDown,
     /// The guest runs again after a SHUTDOWN (QEMU with `-no-shutdown`).
@@ -92,16 +96,16 @@ impl Conversation {
     }
 
     /// Takes an event. A powerdown request older than `powerdown_window` no longer counts.
-    pub(super) fn hear(
+    pub(super) fn take(
         &mut self,
         now: Moment,
-        event: Event,
+        event: &Event,
         powerdown_window: Option<Duration>,
     ) -> Turn {
         match event {
             Event::Shutdown(data) if self.shutdown.is_none() => {
                 self.shutdown = Some(Shutdown {
-                    data,
+                    data: data.clone(),
                     powerdown: self.pending(now, powerdown_window),
                     stopped: self.stopped,
                     panicked: self.panicked,
@@ -115,10 +119,10 @@ impl Conversation {
                 self.powerdown = Some((now, Pending::ByWatchdog));
             }
             Event::Powerdown => self.powerdown = Some((now, Pending::Requested)),
-            Event::Watchdog(action) => self.watchdog = Some((now, action)),
+            Event::Watchdog(action) => self.watchdog = Some((now, *action)),
             Event::GuestPanicked => self.panicked = true,
             Event::Stop => self.stopped = true,
-            Event::Resume => return self.runs(),
+            Event::Resume => return self.run(),
             Event::Reset => {
                 self.powerdown = None;
                 self.watchdog = None;
@@ -132,7 +136,7 @@ impl Conversation {
     }
 
     /// The guest's CPUs run: it is neither stopped nor panicked nor shut down.
-    pub(super) fn runs(&mut self) -> Turn {
+    pub(super) fn run(&mut self) -> Turn {
         self.stopped = false;
         self.panicked = false;
         self.take_back()

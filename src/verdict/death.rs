@@ -2,11 +2,11 @@
 
 use std::fmt;
 
+use super::Case;
 use super::cause::{Cause, Initiator, Verdict};
-use super::evidence::{Sent, Timeline};
+use super::evidence::Sent;
 use crate::id::{Moment, Name, Process};
 use crate::wire::WaitStatus;
-use crate::wire::qmp::Version;
 
 /// The end of one life of an instance.
 #[derive(Clone, Debug)]
@@ -15,21 +15,30 @@ pub struct Death {
     /// Absent if the kernel did not show the peer and no pid file named it.
     pub process: Option<Process>,
     pub verdict: Verdict,
-    /// Absent if the kernel did not tell.
-    pub status: Option<WaitStatus>,
-    /// The kernel told that the process was dumping core. Whether it wrote one is in `status`.
-    pub dumps_core: bool,
-    /// Who sent the signal that ended it, if one did.
-    pub sent: Option<Sent>,
+    /// All that is known.
+    pub case: Case,
+    /// When the process was found dead; absent if it was not.
+    pub died: Option<Moment>,
+    /// When it ended: the process, or the connection where no process is known.
+    pub ended: Moment,
     /// What became of `NAME.shutdown`: whether it was to be there; nothing if it was not decided.
     pub file: Option<bool>,
-    /// QEMU's, from its greeting.
-    pub version: Option<Version>,
-    /// When the process was found to have ended, or the connection where no process is known.
-    pub ended: Moment,
-    pub timeline: Timeline,
     /// Evidence that should have been there and was not.
     pub missing: Vec<Missing>,
+}
+
+impl Death {
+    /// How the process ended; nothing if the kernel did not say.
+    #[must_use]
+    pub fn status(&self) -> Option<WaitStatus> {
+        self.case.status(self.died)
+    }
+
+    /// Who sent the signal that ended it, if one did.
+    #[must_use]
+    pub fn sent(&self) -> Option<&Sent> {
+        self.case.sent(&self.verdict)
+    }
 }
 
 /// A piece of evidence that never came.
@@ -73,16 +82,17 @@ impl fmt::Display for Death {
             write!(f, " (pid {})", process.pid)?;
         }
         write!(f, " {}: cause {cause}, initiator {initiator}", self.in_words())?;
-        if let Some(status) = self.status {
+        let status = self.status();
+        if let Some(status) = status {
             write!(f, ", {status}")?;
         }
-        if let Some(sent) = &self.sent {
-            if self.status.and_then(WaitStatus::signal) != Some(sent.signal) {
+        if let Some(sent) = self.sent() {
+            if status.and_then(WaitStatus::signal) != Some(sent.signal) {
                 write!(f, ", {}", sent.signal)?;
             }
             write!(f, " from {}", sent.sender)?;
         }
-        if self.dumps_core && !self.status.is_some_and(WaitStatus::core_dumped) {
+        if self.case.dumps_core() && !status.is_some_and(WaitStatus::core_dumped) {
             f.write_str(", no core written")?;
         }
         for (i, missing) in self.missing.iter().enumerate() {

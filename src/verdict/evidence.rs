@@ -102,9 +102,13 @@ pub enum Source {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Fact {
     Connected,
+    /// QEMU may have said something before that nobody heard.
+    Unheard,
+    /// QEMU's first line, with its version if that is understood.
+    Greeted(Option<qmp::Version>),
     /// QEMU said so.
     Said(qmp::Event),
-    /// It answered for the first time.
+    /// It answered whether the guest's CPUs run.
     Answered {
         running: bool,
     },
@@ -121,7 +125,7 @@ pub enum Fact {
 }
 
 /// The pieces of evidence of one life, in the order in which they came.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Timeline {
     first: Vec<Piece>,
     last: VecDeque<Piece>,

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::FileOutcome;
+use super::{FileOutcome, Verdict};
 use crate::id::Moment;
 
 /// What could not be done is tried again after a second, then after two, ...
@@ -24,10 +24,18 @@ pub(super) enum Decision {
     PresentInTime,
 }
 
+/// A guest that goes down and comes back more often than this in one life (`-no-shutdown`)
+/// has its file decided at the end only: nobody can keep the daemon busy with files.
+const MOST_TAKEN_BACK: u32 = 16;
+
 /// The one decision about the file of one life.
 #[derive(Debug, Default)]
 pub(super) struct File {
     decided: Option<Decision>,
+    /// The verdict by which it was decided when the conversation ended. It stands, whatever is
+    /// learnt afterwards.
+    at_close: Option<Verdict>,
+    times_taken_back: u32,
     is_being_done: bool,
     first_failed: Option<Moment>,
     tries: u32,
@@ -35,6 +43,11 @@ pub(super) struct File {
 }
 
 impl File {
+    /// One that an earlier daemon has decided about and seen to.
+    pub(super) fn recalled(decided: Option<Decision>) -> Self {
+        Self { decided, ..Self::default() }
+    }
+
     /// Decides, and says whether this was the decision: it is made once. What Ganeti does with
     /// the file afterwards stays done.
     pub(super) fn decide(&mut self, decision: Decision) -> bool {
@@ -43,24 +56,47 @@ impl File {
         is_first
     }
 
+    /// The guest runs again: what was decided no longer holds. Says whether the file was to be
+    /// there.
+    pub(super) fn take_back(&mut self) -> bool {
+        let before = std::mem::take(self);
+        self.times_taken_back = before.times_taken_back + 1;
+        before.is_to_be_there() == Some(true)
+    }
+
+    /// Whether it may be decided before the end.
+    pub(super) fn may_be_early(&self) -> bool {
+        self.times_taken_back < MOST_TAKEN_BACK
+    }
+
     /// Whether it was decided that the file is to be there; nothing if nothing was decided.
     pub(super) fn is_to_be_there(&self) -> Option<bool> {
         self.decided.map(|decision| decision != Decision::Absent)
+    }
+
+    pub(super) fn is_decided(&self) -> bool {
+        self.decided.is_some()
+    }
+
+    /// What the next daemon needs not see to. A decision that could not be carried out yet is
+    /// still to be made.
+    pub(super) fn to_remember(&self) -> Option<Decision> {
+        self.decided.filter(|_| self.is_settled())
+    }
+
+    pub(super) fn verdict_at_close(&self) -> Option<&Verdict> {
+        self.at_close.as_ref()
+    }
+
+    /// The conversation has ended, and this is what it amounts to.
+    pub(super) fn close(&mut self, verdict: Verdict) {
+        self.at_close = Some(verdict);
     }
 
     /// Begins to carry the decision out, if there is one.
     pub(super) fn attempt(&mut self) -> Option<Decision> {
         self.is_being_done = self.decided.is_some();
         self.retry_at = None;
-        self.decided
-    }
-
-    /// One that an earlier daemon has decided about and seen to.
-    pub(super) fn recalled(decided: Option<Decision>) -> Self {
-        Self { decided, ..Self::default() }
-    }
-
-    pub(super) fn decision(&self) -> Option<Decision> {
         self.decided
     }
 
@@ -85,7 +121,7 @@ impl File {
     }
 
     /// When the next attempt is due.
-    pub(super) fn retry_at(&self) -> Option<Moment> {
+    pub(super) fn deadline(&self) -> Option<Moment> {
         self.retry_at
     }
 

@@ -1,4 +1,7 @@
-//! The connection to an instance, and when to try for it (again).
+//! The connection to an instance: whether there is one, whether there ever was, and when to try
+//! for it (again).
+//!
+//! It must not know what is said on it; only how long QEMU has been silent and what it was asked.
 
 use std::time::Duration;
 
@@ -17,8 +20,17 @@ const LONGEST_BUSY_WAIT: Duration = Duration::from_secs(5);
 /// QEMU closes its sockets milliseconds before it is gone. Only if it still lives after
 /// 128 ms (the wait of the eighth attempt) is there somebody to connect to again.
 const RECONNECT_TRY: u32 = 7;
+/// How long QEMU may take to answer before that is worth a warning.
+const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
-pub(super) enum Link {
+pub(super) struct Link {
+    state: State,
+    was_up: bool,
+}
+
+#[derive(Debug)]
+enum State {
     /// Not connected. `next` is the time of the next attempt; without one, the next rescan.
     Down { tries: u32, next: Option<Moment> },
     /// An attempt, after `tries` others, whose outcome is not known yet. There is to be no second
@@ -32,42 +44,156 @@ pub(super) enum Link {
 }
 
 impl Link {
-    /// A socket at which nobody listens any more, most likely.
+    /// To a socket that has just been seen.
+    pub(super) fn new(now: Moment) -> Self {
+        Self { state: State::Down { tries: 0, next: Some(now) }, was_up: false }
+    }
+
+    /// To a socket behind which somebody may still be: tried at the next rescan.
+    pub(super) fn at_rest() -> Self {
+        Self { state: State::Down { tries: 0, next: None }, was_up: false }
+    }
+
+    /// To a socket at which nobody listens any more, most likely.
     pub(super) fn stale() -> Self {
-        Self::Down { tries: MOST_REFUSALS, next: None }
+        Self { state: State::Down { tries: MOST_REFUSALS, next: None }, was_up: false }
     }
 
-    /// The connection was lost, and QEMU may live on.
-    pub(super) fn lost(now: Moment) -> Self {
-        Self::Down { tries: RECONNECT_TRY, next: Some(now + wait_after(RECONNECT_TRY)) }
+    /// One that an earlier daemon made, and that outlived it if it `is_kept`.
+    pub(super) fn recalled(is_kept: bool, now: Moment) -> Self {
+        let state = if is_kept {
+            State::Up { warn_at: Some(now + ANSWER_WITHIN), awaits: None }
+        } else {
+            State::Down { tries: 0, next: Some(now) }
+        };
+        Self { state, was_up: true }
     }
 
-    /// An attempt has failed, the one after `tries` others.
-    pub(super) fn after(error: ConnectError, tries: u32, now: Moment) -> Self {
+    /// Begins an attempt, unless one is under way or there is nothing to try for.
+    pub(super) fn begin_attempt(&mut self) -> bool {
+        let State::Down { tries, .. } = self.state else { return false };
+        self.state = State::Trying { tries };
+        true
+    }
+
+    /// The attempt has succeeded.
+    pub(super) fn established(&mut self, now: Moment) {
+        self.state = State::Up { warn_at: Some(now + ANSWER_WITHIN), awaits: None };
+        self.was_up = true;
+    }
+
+    /// The attempt has failed; `is_dead` if there is nobody left to listen. Says whether there was
+    /// an attempt.
+    pub(super) fn failed(&mut self, error: ConnectError, is_dead: bool, now: Moment) -> bool {
+        let State::Trying { tries } = self.state else { return false };
         let next = match error {
-            ConnectError::Unfit => return Self::Unfit,
+            _ if is_dead => None,
+            ConnectError::Unfit => {
+                self.state = State::Unfit;
+                return true;
+            }
             ConnectError::Refused if tries < MOST_REFUSALS => Some(now + wait_after(tries)),
             ConnectError::Busy => Some(now + wait_after(tries).min(LONGEST_BUSY_WAIT)),
             ConnectError::Refused | ConnectError::Gone => None,
         };
-        Self::Down { tries: (tries + 1).min(MOST_REFUSALS), next }
+        let tries = if is_dead { MOST_REFUSALS } else { (tries + 1).min(MOST_REFUSALS) };
+        self.state = State::Down { tries, next };
+        true
+    }
+
+    /// The connection was lost. QEMU may live on, unless it `is_dead`.
+    pub(super) fn lost(&mut self, is_dead: bool, now: Moment) {
+        self.state = if is_dead {
+            State::Down { tries: MOST_REFUSALS, next: None }
+        } else {
+            State::Down { tries: RECONNECT_TRY, next: Some(now + wait_after(RECONNECT_TRY)) }
+        };
+    }
+
+    /// Nothing is tried before the next rescan.
+    pub(super) fn rest(&mut self) {
+        if let State::Down { ref mut next, .. } = self.state {
+            *next = None;
+        }
+    }
+
+    /// Somebody has bound the socket (again): the attempts are counted anew. Says whether there is
+    /// anything to try for.
+    pub(super) fn begin_anew(&mut self) -> bool {
+        match self.state {
+            State::Down { ref mut tries, .. } | State::Trying { ref mut tries } => *tries = 0,
+            State::Up { .. } | State::Unfit => return false,
+        }
+        true
+    }
+
+    /// Notes that QEMU has been asked something; it answers one command after the other. Says
+    /// whether there is a connection.
+    pub(super) fn ask(&mut self, command: Command) -> bool {
+        let State::Up { ref mut awaits, .. } = self.state else { return false };
+        *awaits = Some(command);
+        true
+    }
+
+    /// What QEMU has been asked and has not answered.
+    pub(super) fn awaits(&self) -> Option<Command> {
+        match self.state {
+            State::Up { awaits, .. } => awaits,
+            _ => None,
+        }
+    }
+
+    /// QEMU has answered: nothing more is asked.
+    pub(super) fn end_asking(&mut self) {
+        if let State::Up { ref mut awaits, .. } = self.state {
+            *awaits = None;
+        }
+    }
+
+    /// QEMU has said something.
+    pub(super) fn end_silence(&mut self) {
+        if let State::Up { ref mut warn_at, .. } = self.state {
+            *warn_at = None;
+        }
+    }
+
+    /// Takes the warning that QEMU is silent, if it is due: it is given once a connection.
+    pub(super) fn take_warning(&mut self, now: Moment) -> bool {
+        match self.state {
+            State::Up { ref mut warn_at, .. } => warn_at.take_if(|at| *at <= now).is_some(),
+            _ => false,
+        }
     }
 
     pub(super) fn is_up(&self) -> bool {
-        matches!(self, Self::Up { .. })
+        matches!(self.state, State::Up { .. })
+    }
+
+    pub(super) fn was_up(&self) -> bool {
+        self.was_up
     }
 
     /// It is not connected, and nothing is under way.
     pub(super) fn is_down(&self) -> bool {
-        matches!(self, Self::Down { .. } | Self::Unfit)
+        matches!(self.state, State::Down { .. } | State::Unfit)
+    }
+
+    /// It is not connected, and nothing is planned before the next rescan.
+    pub(super) fn is_at_rest(&self) -> bool {
+        matches!(self.state, State::Down { next: None, .. })
+    }
+
+    /// An attempt is due.
+    pub(super) fn is_due(&self, now: Moment) -> bool {
+        matches!(self.state, State::Down { next: Some(at), .. } if at <= now)
     }
 
     /// When it is to be looked after.
     pub(super) fn deadline(&self) -> Option<Moment> {
-        match *self {
-            Self::Down { next, .. } => next,
-            Self::Up { warn_at, .. } => warn_at,
-            Self::Trying { .. } | Self::Unfit => None,
+        match self.state {
+            State::Down { next, .. } => next,
+            State::Up { warn_at, .. } => warn_at,
+            State::Trying { .. } | State::Unfit => None,
         }
     }
 }

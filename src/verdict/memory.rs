@@ -7,18 +7,16 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::conversation::Conversation;
-use super::evidence::Signals;
+use super::Case;
 use super::file::Decision;
-use crate::id::{Incarnation, Inode, Moment, Name, Process};
-use crate::wire::WaitStatus;
-use crate::wire::qmp::Version;
+use super::stage::Voice;
+use crate::id::{Incarnation, Inode, Name, Process};
 
 /// All lives of a node. Its times are those of one boot of the machine.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     pub(super) last: Incarnation,
-    pub(super) lives: BTreeMap<Incarnation, Life>,
+    pub(super) lives: BTreeMap<Incarnation, Remembered>,
 }
 
 /// One entry of a journal from which a memory is read back.
@@ -27,35 +25,21 @@ pub enum Entry {
     /// So far lives have been counted.
     Last(Incarnation),
     /// What is known of a life, in the place of what was.
-    Lives(Box<Life>),
+    Lives(Box<Remembered>),
     /// A life of which nothing more needs to be known.
     Over(Incarnation),
 }
 
 /// One life.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Life {
-    pub(super) incarnation: Incarnation,
-    pub(super) name: Name,
-    pub(super) inode: Inode,
-    pub(super) process: Option<Process>,
-    pub(super) has_spoken: bool,
-    pub(super) has_answered: bool,
-    pub(super) conversation: Conversation,
-    pub(super) decision: Option<Decision>,
-    pub(super) status: Option<(Moment, WaitStatus)>,
-    pub(super) dumps_core: bool,
-    pub(super) out_of_memory: bool,
-    pub(super) signals: Signals,
-    pub(super) version: Option<Version>,
-}
-
-/// A life that is remembered, for whoever still holds what belongs to it.
-#[derive(Clone, Copy, Debug)]
-pub struct Remembered<'a> {
+pub struct Remembered {
     pub incarnation: Incarnation,
-    pub name: &'a Name,
+    pub name: Name,
+    pub(super) inode: Inode,
     pub process: Option<Process>,
+    pub(super) voice: Voice,
+    pub(super) decision: Option<Decision>,
+    pub(super) case: Case,
 }
 
 impl Memory {
@@ -82,11 +66,7 @@ impl Memory {
         [Entry::Last(self.last)].into_iter().chain(lives)
     }
 
-    pub fn lives(&self) -> impl Iterator<Item = Remembered<'_>> {
-        self.lives.values().map(|life| Remembered {
-            incarnation: life.incarnation,
-            name: &life.name,
-            process: life.process,
-        })
+    pub fn lives(&self) -> impl Iterator<Item = &Remembered> {
+        self.lives.values()
     }
 }

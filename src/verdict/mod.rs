@@ -7,20 +7,27 @@
 
 #![forbid(unsafe_code)]
 
+mod case;
 mod cause;
 mod conversation;
 mod death;
+mod ending;
 mod evidence;
 mod file;
-mod instance;
+mod inquiry;
+mod life;
 mod link;
 mod memory;
 mod node;
 mod protocol;
 mod settings;
 mod settle;
+mod stage;
+mod watched;
 
+pub use case::Case;
 pub use cause::{Cause, Initiator, Verdict};
+pub use conversation::Turn;
 pub use death::{Death, Missing};
 pub use evidence::{Fact, Piece, Sent, Source, Timeline};
 pub use memory::{Entry, Memory, Remembered};

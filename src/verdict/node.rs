@@ -3,11 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use super::evidence::Source;
-use super::instance::Instance;
-use super::memory::{Entry, Life};
-use super::protocol::Context;
-use super::{Action, Event, Memory, Settings};
+use super::life::{Context, Life};
+use super::{Action, Entry, Event, Memory, Remembered, Settings};
 use crate::id::{Incarnation, Inode, Moment, Name};
 
 /// How often everything is looked at again, so that nothing stays missed for ever.
@@ -21,7 +18,7 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 pub struct Node {
     settings: Settings,
     exits_are_told: bool,
-    lives: HashMap<Incarnation, Instance>,
+    lives: HashMap<Incarnation, Life>,
     /// The latest life under each name.
     current: HashMap<Name, Incarnation>,
     by_pid: BTreeSet<(u32, Incarnation)>,
@@ -91,8 +88,8 @@ impl Node {
         self.over.push(incarnation);
     }
 
-    fn remembered(&self, incarnation: Incarnation) -> Option<Life> {
-        self.lives.get(&incarnation)?.to_memory(incarnation)
+    fn remembered(&self, incarnation: Incarnation) -> Option<Remembered> {
+        self.lives.get(&incarnation)?.to_remember(incarnation)
     }
 
     /// How many lives there are.
@@ -101,13 +98,13 @@ impl Node {
         self.lives.len()
     }
 
-    /// Goes on where an earlier daemon has ended, on the same boot of the machine. `is_held` says
+    /// Goes on where an earlier daemon has ended, on the same boot of the machine. `is_kept` says
     /// whose connection and pidfd have outlived it. To be called before anything is handled.
     pub fn recall(
         &mut self,
         now: Moment,
         memory: Memory,
-        is_held: impl Fn(Incarnation) -> bool,
+        is_kept: impl Fn(Incarnation) -> bool,
         actions: &mut Vec<Action>,
     ) {
         self.last = memory.last;
@@ -115,8 +112,8 @@ impl Node {
         // In their order: of two under one name the later has it.
         for (incarnation, life) in memory.lives {
             self.last = self.last.max(incarnation);
-            let life = Instance::recalled(life, is_held(incarnation), now);
-            self.current.insert(life.name().clone(), incarnation);
+            let life = Life::recalled(life, is_kept(incarnation), now);
+            self.current.insert(life.name.clone(), incarnation);
             if let Some(pid) = life.watched_pid() {
                 if !self.is_watched(pid) {
                     actions.push(Action::Watch { pid });
@@ -129,7 +126,7 @@ impl Node {
         }
         // Not before it is known who has each name.
         for incarnation in recalled {
-            self.with(incarnation, now, actions, Instance::resumed);
+            self.with(incarnation, now, actions, Life::resume);
         }
     }
 
@@ -162,24 +159,24 @@ impl Node {
             Event::LookFailed => self.look_failed(now),
             Event::Exits { are_told } => {
                 self.exits_are_told = are_told;
-                self.each(now, actions, Instance::exits_changed);
+                self.each(now, actions, Life::finish_if_complete);
             }
             Event::Exit { pid, status } => {
                 self.each_of(pid, now, actions, |life, context| life.exited(status, context));
             }
             Event::CoreDump { pid } => {
-                self.each_of(pid, now, actions, Instance::began_core_dump);
+                self.each_of(pid, now, actions, Life::began_core_dump);
             }
             Event::Signalled { pid, sent } => {
-                self.each_of(pid, now, actions, |life, _| life.signalled(&sent));
+                self.each_of(pid, now, actions, |life, context| life.signalled(&sent, context));
             }
             Event::OutOfMemory { pid, at } => {
-                self.each_of(pid, now, actions, |life, _| {
-                    life.chosen_by_oom_killer(at, Source::Trace);
+                self.each_of(pid, now, actions, |life, context| {
+                    life.chosen_by_oom_killer(at, context);
                 });
             }
             Event::Of(incarnation, said) => {
-                self.with(incarnation, now, actions, |life, context| life.hear(said, context));
+                self.with(incarnation, now, actions, |life, context| life.take(said, context));
             }
             Event::Tick => self.tick(now, actions),
         }
@@ -187,7 +184,7 @@ impl Node {
 
     fn tick(&mut self, now: Moment, actions: &mut Vec<Action>) {
         while let Some(&(_, incarnation)) = self.deadlines.first().filter(|(at, _)| *at <= now) {
-            self.with(incarnation, now, actions, Instance::tick);
+            self.with(incarnation, now, actions, Life::tick);
         }
         if self.rescan_at <= now {
             self.rescan(now, actions);
@@ -200,7 +197,7 @@ impl Node {
             self.failed_looks = 0;
         }
         actions.push(Action::LookAgain);
-        self.each(now, actions, Instance::rescan);
+        self.each(now, actions, Life::rescan);
     }
 
     fn look_failed(&mut self, now: Moment) {
@@ -221,32 +218,27 @@ impl Node {
         actions: &mut Vec<Action>,
     ) {
         if let Some(&incarnation) = self.current.get(&name) {
-            let same = self.lives.get(&incarnation).is_some_and(|life| life.is_at(inode));
+            let same = self.lives.get(&incarnation).is_some_and(|life| life.inode == inode);
             if same {
                 if is_new {
-                    self.with(incarnation, now, actions, Instance::found_again);
+                    self.with(incarnation, now, actions, Life::found_again);
                 }
                 return;
             }
         }
-        let previous = self.begin(now, Instance::new(name, inode, now), actions);
+        let previous = self.begin(now, Life::new(name, inode, now), actions);
         if let Some(previous) = previous {
-            self.with(previous, now, actions, Instance::superseded);
+            self.with(previous, now, actions, Life::supersede);
         }
     }
 
     /// Begins a life; returns the one that held the name before.
-    fn begin(
-        &mut self,
-        now: Moment,
-        life: Instance,
-        actions: &mut Vec<Action>,
-    ) -> Option<Incarnation> {
+    fn begin(&mut self, now: Moment, life: Life, actions: &mut Vec<Action>) -> Option<Incarnation> {
         self.last.0 += 1;
         let incarnation = self.last;
-        let previous = self.current.insert(life.name().clone(), incarnation);
+        let previous = self.current.insert(life.name.clone(), incarnation);
         self.lives.insert(incarnation, life);
-        self.with(incarnation, now, actions, Instance::begun);
+        self.with(incarnation, now, actions, Life::begin);
         previous
     }
 
@@ -254,7 +246,7 @@ impl Node {
         &mut self,
         now: Moment,
         actions: &mut Vec<Action>,
-        mut handle: impl FnMut(&mut Instance, &mut Context<'_>),
+        mut handle: impl FnMut(&mut Life, &mut Context<'_>),
     ) {
         let mut incarnations: Vec<Incarnation> = self.lives.keys().copied().collect();
         incarnations.sort_unstable();
@@ -268,7 +260,7 @@ impl Node {
         pid: u32,
         now: Moment,
         actions: &mut Vec<Action>,
-        mut handle: impl FnMut(&mut Instance, &mut Context<'_>),
+        mut handle: impl FnMut(&mut Life, &mut Context<'_>),
     ) {
         let mut after = Incarnation(0);
         while let Some(&(_, incarnation)) =
@@ -285,19 +277,19 @@ impl Node {
         incarnation: Incarnation,
         now: Moment,
         actions: &mut Vec<Action>,
-        handle: impl FnOnce(&mut Instance, &mut Context<'_>),
+        handle: impl FnOnce(&mut Life, &mut Context<'_>),
     ) {
         let Some(life) = self.lives.get_mut(&incarnation) else { return };
         let (pid_before, deadline_before) = (life.watched_pid(), life.deadline());
-        let turns_before = life.turns();
-        let is_current = self.current.get(life.name()) == Some(&incarnation);
+        let mark_before = life.mark();
+        let is_current = self.current.get(&life.name) == Some(&incarnation);
         let exits_are_told = self.exits_are_told;
         let settings = &self.settings;
         let mut context =
             Context { now, incarnation, is_current, exits_are_told, settings, actions };
         handle(life, &mut context);
 
-        if life.turns() != turns_before {
+        if life.mark() != mark_before {
             self.turned.push(incarnation);
         }
         let (pid, deadline) = (life.watched_pid(), life.deadline());
@@ -305,7 +297,7 @@ impl Node {
             deadline_before.map(|at| self.deadlines.remove(&(at, incarnation)));
             deadline.map(|at| self.deadlines.insert((at, incarnation)));
         }
-        let over = life.is_over().then(|| (life.name().clone(), life.remains()));
+        let over = life.is_over().then(|| (life.name.clone(), life.remains()));
         if life.is_over() && life.ends_untold() {
             self.over.push(incarnation);
         }
@@ -337,7 +329,7 @@ impl Node {
         now: Moment,
         incarnation: Incarnation,
         name: &Name,
-        remains: Option<Instance>,
+        remains: Option<Life>,
         actions: &mut Vec<Action>,
     ) {
         if let Some(life) = self.lives.remove(&incarnation)

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Death, Sent, Settings};
+use super::{Death, Sent};
 use crate::id::{Incarnation, Inode, Moment, Name, Process};
 use crate::wire::qmp::{Command, Message};
 use crate::wire::{Sender, Signal, StatusAnswer, WaitStatus};
@@ -223,14 +223,4 @@ pub enum RemoveReason {
     NotTheUser,
     /// The instance runs.
     Runs,
-}
-
-/// What an instance may look at and add to while it handles an event.
-pub(super) struct Context<'a> {
-    pub(super) now: Moment,
-    pub(super) incarnation: Incarnation,
-    pub(super) is_current: bool,
-    pub(super) exits_are_told: bool,
-    pub(super) settings: &'a Settings,
-    pub(super) actions: &'a mut Vec<Action>,
 }

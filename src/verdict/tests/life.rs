@@ -267,7 +267,7 @@ fn the_evidence_is_kept_in_order_and_bounded() {
     world.said(Said::Closed);
     world.happens(Event::Exit { pid: PID, status: EXIT_0 });
     world.said(Said::Died);
-    let timeline = &world.only_death().timeline;
+    let timeline = world.only_death().case.timeline();
     let pieces = timeline.pieces();
     assert_eq!(pieces[0].fact, Fact::Connected);
     assert_eq!(pieces.last().unwrap().fact, Fact::Died);
@@ -638,10 +638,12 @@ fn recalled_from(entries: &[String]) -> serde_json::Result<Node> {
 /// A life as the journal has it.
 fn remembered(incarnation: u64, name: &str) -> String {
     format!(
-        r#"{{"Lives": {{"incarnation": {incarnation}, "name": {name}, "inode": 1,
-            "process": {{"pid": 5, "started": {incarnation}}}, "has_spoken": true,
-            "has_answered": true, "conversation": {{"panicked": false, "stopped": false}},
-            "dumps_core": false, "out_of_memory": false, "signals": {{"sent": []}}}}}}"#
+        r#"{{"Lives": {{"incarnation": {incarnation}, "name": {name}, "inode": 7,
+            "process": {{"pid": 5, "started": 9}}, "voice": "Answered", "decision": null,
+            "case": {{"said": {{"shutdown": null, "powerdown": null, "watchdog": null,
+                "panicked": false, "stopped": false, "doubtful_until": null}},
+                "status": null, "signals": {{"sent": []}}, "dumps_core": false,
+                "out_of_memory": false, "qemu": null}}}}}}"#
     )
 }
 

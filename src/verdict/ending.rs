@@ -1,0 +1,239 @@
+//! The end of a life: which conclusions can be drawn when, and what is done about the file.
+//!
+//! A life is over when its connection and its process are, and what the kernel reports of the
+//! process is known; or two seconds after the process, with what was then still missing named as
+//! such. Before it is judged, those sources are consulted that do not speak by themselves. What
+//! the evidence means is `cause.rs`'s.
+
+use std::time::Duration;
+
+use super::cause::{Cause, Initiator, Verdict};
+use super::conversation::Shutdown;
+use super::evidence::{Fact, Source};
+use super::file::Decision;
+use super::life::{Context, Life};
+use super::stage::{Stage, Voice};
+use super::{Action, Answers, Death, FileOutcome, Missing, RemoveReason};
+use crate::id::Moment;
+use crate::wire::{StatusAnswer, WaitStatus};
+
+/// How long a source may lag behind the end of the process.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+impl Life {
+    /// Until when the sources are waited for that lag behind the end of the process.
+    pub(super) fn last_words(&self) -> Option<Moment> {
+        let is_waiting = self.stage < Stage::OutOfTime;
+        self.watched.died().filter(|_| is_waiting).map(|died| died + LAST_WORDS)
+    }
+
+    /// QEMU has said that it shuts down, and not why: signals tell, once they are all known.
+    pub(super) fn lacks_reason(&self) -> bool {
+        self.case.shutdown().is_some_and(|shutdown| !shutdown.says_why())
+    }
+
+    /// What an earlier daemon heard may have been taken back while nobody listened.
+    fn may_have_come_back(&self) -> bool {
+        self.has_gap && self.voice == Voice::Silent && self.case.shutdown().is_some()
+    }
+
+    pub(super) fn verdict(&self, context: &Context<'_>) -> Verdict {
+        self.case.judge(self.watched.died(), context.settings)
+    }
+
+    fn final_verdict(&self, context: &Context<'_>) -> Verdict {
+        self.file.verdict_at_close().cloned().unwrap_or_else(|| self.verdict(context))
+    }
+
+    fn status(&self) -> Option<WaitStatus> {
+        self.case.status(self.watched.died())
+    }
+
+    /// Asks what is still to be asked.
+    pub(super) fn consult(&mut self, context: &mut Context<'_>) {
+        if let Some(questions) = self.inquiry.ask(&self.case, self.watched.died()) {
+            let incarnation = context.incarnation;
+            context.actions.push(Action::Consult { incarnation, questions });
+        }
+    }
+
+    pub(super) fn consulted(&mut self, answers: Answers, context: &mut Context<'_>) {
+        self.inquiry.close(answers.status);
+        let (now, settings) = (context.now, context.settings);
+        if let StatusAnswer::Known(status) = answers.status {
+            let at = self.watched.died().unwrap_or(now);
+            self.case.learn(at, self.watched.source(), Fact::Exited(status), settings);
+        }
+        if let Some((signal, sender)) = answers.logged {
+            self.learn(Source::OwnLog, Fact::Signalled(signal, sender), context);
+        }
+        if answers.out_of_memory {
+            self.learn(Source::ControlGroup, Fact::OutOfMemory, context);
+        }
+        if self.is_to_be_closed() {
+            self.consult(context);
+        }
+        self.conclude(context);
+    }
+
+    /// The conversation is over, and what it amounts to is not settled yet.
+    fn is_to_be_closed(&self) -> bool {
+        self.lacks_reason() && !self.link.is_up() && self.file.verdict_at_close().is_none()
+    }
+
+    /// Draws those conclusions that can be drawn, once every answer is there.
+    pub(super) fn conclude(&mut self, context: &mut Context<'_>) {
+        if self.inquiry.is_open() {
+            return;
+        }
+        if self.is_to_be_closed() && !self.may_have_come_back() {
+            let verdict = self.verdict(context);
+            self.decide_file(&verdict, context);
+            self.file.close(verdict);
+        }
+        self.finish_if_complete(context);
+    }
+
+    /// Finishes if nothing more is to be expected. A life without a known process ends with
+    /// its connection.
+    pub(super) fn finish_if_complete(&mut self, context: &mut Context<'_>) {
+        let is_closed = self.link.was_up() && !self.link.is_up();
+        let is_out_of_time = self.stage >= Stage::OutOfTime;
+        let is_complete = is_closed && self.watched.is_dead_or_unknown();
+        if self.stage >= Stage::Finished || !(is_out_of_time || is_complete) {
+            return;
+        }
+        let lacks_status = self.watched.died().is_some() && self.status().is_none();
+        let may_wait = lacks_status && !is_out_of_time;
+        if may_wait && context.exits_are_told {
+            return;
+        }
+        self.consult(context);
+        let waits = self.inquiry.is_open() || (may_wait && self.inquiry.status_will_come());
+        if !waits {
+            self.finish(context);
+        }
+    }
+
+    /// The verdict is final: draws the conclusions.
+    fn finish(&mut self, context: &mut Context<'_>) {
+        self.advance(Stage::Finished);
+        let verdict = self.final_verdict(context);
+        // A QEMU that was connected to and never spoke, to this daemon, was going down already. If
+        // there is a file, it was written by whoever heard it say so.
+        let ended_well = self.status().is_none_or(|status| status.code() == Some(0));
+        let was_going_down = self.may_have_come_back() || self.voice == Voice::Silent && ended_well;
+        if !was_going_down {
+            self.decide_file(&verdict, context);
+        }
+        if !self.file.is_being_done() {
+            self.record(context);
+        }
+    }
+
+    fn record(&mut self, context: &mut Context<'_>) {
+        self.advance(Stage::Recorded);
+        self.stop(context);
+        let verdict = self.final_verdict(context);
+        let died = self.watched.died();
+        let death = Box::new(Death {
+            name: self.name.clone(),
+            process: self.watched.process(),
+            missing: self.missing(&verdict),
+            verdict,
+            case: std::mem::take(&mut self.case),
+            died,
+            ended: died.unwrap_or(context.now),
+            file: self.file.is_to_be_there(),
+        });
+        context.actions.push(Action::Record { incarnation: context.incarnation, death });
+    }
+
+    fn missing(&self, verdict: &Verdict) -> Vec<Missing> {
+        let mut missing = Vec::new();
+        if self.voice == Voice::Silent {
+            missing.push(Missing::Conversation);
+        } else if self.link.is_up() {
+            missing.push(Missing::EndOfConversation);
+        }
+        match (self.watched.process(), self.watched.died()) {
+            (None, _) => missing.push(Missing::Process),
+            (Some(_), None) => missing.push(Missing::EndOfProcess),
+            (Some(_), Some(_)) if self.status().is_none() => missing.push(Missing::ExitStatus),
+            _ => {}
+        }
+        let is_doubtful = self.case.shutdown().is_some_and(Shutdown::is_doubtful);
+        if verdict.initiator == Initiator::Unknown && (self.has_gap || is_doubtful) {
+            missing.push(Missing::Past);
+        }
+        let is_by_signal = matches!(verdict.cause, Cause::HostSignal(_) | Cause::Killed);
+        if is_by_signal && self.case.sent(verdict).is_none() {
+            missing.push(Missing::Sender);
+        }
+        missing
+    }
+
+    /// Decides about the file at the SHUTDOWN event, if QEMU said whose doing it was.
+    pub(super) fn decide_early(&mut self, context: &mut Context<'_>) {
+        if self.file.may_be_early()
+            && let Some(verdict) = self.case.judge_early(context.settings)
+        {
+            self.decide_file(&verdict, context);
+        }
+    }
+
+    fn decide_file(&mut self, verdict: &Verdict, context: &mut Context<'_>) {
+        if self.file.decide(verdict.file(context.settings)) {
+            self.act_on_file(context);
+        }
+    }
+
+    pub(super) fn act_on_file(&mut self, context: &mut Context<'_>) {
+        // If a later life has the name, its file is none of ours.
+        if !context.is_current {
+            self.file.give_up();
+            return;
+        }
+        let only_in_time = match self.file.attempt() {
+            None => return,
+            Some(Decision::Absent) => return self.remove_file(RemoveReason::NotTheUser, context),
+            Some(Decision::Present) => false,
+            Some(Decision::PresentInTime) => true,
+        };
+        let (name, inode, incarnation) = (self.name.clone(), self.inode, context.incarnation);
+        context.actions.push(Action::Create { incarnation, name, inode, only_in_time });
+    }
+
+    pub(super) fn remove_file(&self, why: RemoveReason, context: &mut Context<'_>) {
+        if context.is_current {
+            let (name, inode) = (self.name.clone(), self.inode);
+            let incarnation = context.incarnation;
+            context.actions.push(Action::Remove { incarnation, name, inode, why });
+        }
+    }
+
+    /// The guest runs again: what was decided no longer holds.
+    pub(super) fn take_back(&mut self, context: &mut Context<'_>) {
+        if self.file.take_back() {
+            self.remove_file(RemoveReason::Runs, context);
+        }
+    }
+
+    pub(super) fn file_answered(&mut self, outcome: FileOutcome, context: &mut Context<'_>) {
+        if !self.file.answered(context.now, outcome) {
+            return;
+        }
+        let fact = match (outcome, self.file.is_to_be_there()) {
+            (FileOutcome::Done, Some(true)) => Some(Fact::FileCreated),
+            (FileOutcome::Done, _) => None,
+            (FileOutcome::LeftAlone, _) => Some(Fact::FileLeft),
+            (FileOutcome::Failed, _) => Some(Fact::FileFailed),
+        };
+        if let Some(fact) = fact {
+            self.learn(Source::Daemon, fact, context);
+        }
+        if self.stage == Stage::Finished {
+            self.record(context);
+        }
+    }
+}

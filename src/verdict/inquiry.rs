@@ -1,0 +1,77 @@
+//! What has to be asked of the sources that do not speak by themselves before a life is judged.
+
+use super::conversation::Shutdown;
+use super::{Case, Questions};
+use crate::id::Moment;
+use crate::wire::{Signal, StatusAnswer, WaitStatus};
+
+/// The questions about one life: each is asked once.
+#[derive(Debug, Default)]
+pub(super) struct Inquiry {
+    asked: Questions,
+    /// An answer is to come.
+    is_open: bool,
+    /// The kernel keeps the status and has not said it yet.
+    status_will_come: bool,
+}
+
+impl Inquiry {
+    /// What is still to be asked, unless an answer is to come. It counts as asked from now on.
+    pub(super) fn ask(&mut self, case: &Case, died: Option<Moment>) -> Option<Questions> {
+        let questions = self.due(case, died).except(self.asked);
+        if self.is_open || questions.is_empty() {
+            return None;
+        }
+        self.asked = self.asked.and(questions);
+        self.is_open = true;
+        Some(questions)
+    }
+
+    /// A QEMU that said itself that its guest did it, and ended as it should, leaves nothing to
+    /// ask. What costs most is asked last, where nothing else has answered.
+    fn due(&self, case: &Case, died: Option<Moment>) -> Questions {
+        let status = case.status(died);
+        let may_be_by_signal = case.shutdown().is_none_or(Shutdown::may_be_by_signal);
+        let lacks_status = died.is_some() && status.is_none();
+        if lacks_status && !self.asked.status {
+            return Questions { status: true, signals: may_be_by_signal, ..Questions::default() };
+        }
+        let is_silent = case.shutdown().is_none();
+        let signal = status.and_then(WaitStatus::signal);
+        Questions {
+            status: false,
+            signals: may_be_by_signal || signal.is_some(),
+            own_log: may_be_by_signal
+                && (!is_silent || signal.is_none())
+                && self.asked.signals
+                && case.signals().request_to_end().is_none(),
+            out_of_memory: is_silent
+                && self.asked.signals
+                && !case.out_of_memory()
+                && status.is_none_or(|status| status.signal() == Some(Signal::KILL)),
+        }
+    }
+
+    /// They have answered.
+    pub(super) fn close(&mut self, status: StatusAnswer) {
+        self.is_open = false;
+        match status {
+            StatusAnswer::Known(_) => self.status_will_come = false,
+            StatusAnswer::NotYet => self.status_will_come = true,
+            StatusAnswer::Never => {}
+        }
+    }
+
+    /// The process has been reaped: the kernel may say its status now.
+    pub(super) fn ask_status_again(&mut self) {
+        self.asked.status = false;
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.is_open
+    }
+
+    pub(super) fn status_will_come(&self) -> bool {
+        self.status_will_come
+    }
+}
