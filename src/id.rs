@@ -16,6 +16,15 @@ use crate::wire::Quoted;
 pub struct Moment(pub Duration);
 
 impl Moment {
+    /// Before everything that this boot of the machine has seen.
+    pub const START: Self = Self(Duration::ZERO);
+
+    /// So long before this one.
+    #[must_use]
+    pub fn before(self, duration: Duration) -> Self {
+        Self(self.0.saturating_sub(duration))
+    }
+
     /// The time from `earlier` until now; none if that lies ahead.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::cause;
-use super::conversation::{Conversation, Shutdown, Turn};
+use super::conversation::{Conversation, Gist, Shutdown, Turn};
 use super::evidence::{Fact, Sent, Signals, Source, Timeline};
-use super::{Settings, Verdict};
+use super::{CommandLine, Settings, Verdict};
 use crate::id::Moment;
 use crate::wire::qmp::Version;
 use crate::wire::{Signal, WaitStatus};
@@ -19,9 +19,11 @@ use crate::wire::{Signal, WaitStatus};
 /// threads behind (`pthread_exit`): its status is not the process's.
 const LEADER_AHEAD: Duration = Duration::from_secs(1);
 
-/// So many turns of one life are worth remembering each; after that nobody can keep the daemon
-/// busy with remembering.
-const MOST_TURNS: u32 = 1000;
+/// What decides nothing by itself (STOP, RESUME, one more of many requests) is written down so
+/// often at once, ...
+const MOST_CHATTER: u32 = 100;
+/// ... and then once in this time: no QEMU can keep the daemon busy with writing.
+const CHATTER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// All evidence about one life.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,58 +36,176 @@ pub struct Case {
     out_of_memory: bool,
     /// QEMU's version, from its greeting.
     qemu: Option<Version>,
+    /// Whether QEMU ends where its guest resets, if its command line is known.
+    no_reboot: Option<bool>,
+    /// What came after this was written down may not have been.
+    is_behind: bool,
     /// For people only, so it does not outlive the daemon.
     #[serde(skip)]
     timeline: Timeline,
     #[serde(skip)]
     turns: u32,
+    #[serde(skip)]
+    allowance: Allowance,
+    /// What of the conversation was written down. What takes something back (RESET, RESUME) is
+    /// chatter: unwritten, it leaves the next daemon with the suspicion that was there before.
+    #[serde(skip)]
+    written: Gist,
+}
+
+/// What a fact is worth to whoever goes on after a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Worth {
+    Nothing,
+    /// It may matter, and there can be any number of it.
+    Chatter,
+    /// A verdict depends on it.
+    Decisive,
+}
+
+impl Worth {
+    fn decisive_if(is_decisive: bool) -> Self {
+        if is_decisive { Self::Decisive } else { Self::Nothing }
+    }
+}
+
+/// How much chatter may still be written down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Allowance {
+    left: u32,
+    as_of: Moment,
+}
+
+impl Default for Allowance {
+    fn default() -> Self {
+        Self { left: MOST_CHATTER, as_of: Moment::START }
+    }
+}
+
+impl Allowance {
+    fn left_at(&mut self, now: Moment) -> u32 {
+        let intervals = now.since(self.as_of).as_secs() / CHATTER_INTERVAL.as_secs();
+        if intervals > 0 {
+            let more = u32::try_from(intervals).unwrap_or(u32::MAX);
+            self.left = self.left.saturating_add(more).min(MOST_CHATTER);
+            self.as_of = now;
+        }
+        self.left
+    }
+
+    fn spend(&mut self) {
+        self.left -= 1;
+    }
 }
 
 impl Case {
     /// Takes what a source reports to have been the case at `at`, and says whether that turned the
     /// course of things.
     pub fn learn(&mut self, at: Moment, source: Source, fact: Fact, settings: &Settings) -> Turn {
-        let (turn, is_worth_remembering) = self.weigh(at, &fact, settings);
-        self.turns += u32::from(is_worth_remembering);
-        let is_told_again = matches!(fact, Fact::OutOfMemory) && !is_worth_remembering;
-        if !is_told_again && !matches!(fact, Fact::Greeted(_)) {
+        let (turn, worth) = self.weigh(at, &fact, settings);
+        if self.is_to_be_written(at, worth) {
+            self.turns = self.turns.wrapping_add(1);
+        }
+        let is_told_again = matches!(fact, Fact::OutOfMemory) && worth == Worth::Nothing;
+        if !is_told_again && !matches!(fact, Fact::Greeted(_) | Fact::Started(_)) {
             self.timeline.add(at, source, fact);
         }
         turn
     }
 
-    fn weigh(&mut self, at: Moment, fact: &Fact, settings: &Settings) -> (Turn, bool) {
-        let is_worth_remembering = match fact {
-            Fact::Said(event) => {
+    fn weigh(&mut self, at: Moment, fact: &Fact, settings: &Settings) -> (Turn, Worth) {
+        let worth = match fact {
+            Fact::Said(event, stamp) => {
                 let before = self.said.clone();
-                let turn = self.said.take(at, event, settings.powerdown_window);
-                return (turn, self.said != before);
+                let turn = self.said.take(at, event, *stamp, settings);
+                let worth = if self.said.gist().has_more_than(self.written) {
+                    Worth::Decisive
+                } else if self.said != before {
+                    Worth::Chatter
+                } else {
+                    Worth::Nothing
+                };
+                return (turn, worth);
             }
-            Fact::Answered { running: true } => return (self.said.run(), true),
+            Fact::Answered { running: true } => return (self.said.run(), Worth::Decisive),
             Fact::Answered { running: false } => {
                 self.said.hold();
-                true
+                Worth::Decisive
             }
-            Fact::Greeted(version) => std::mem::replace(&mut self.qemu, *version) != *version,
+            Fact::Greeted(version) => {
+                // A QEMU has one version, and greets once a connection.
+                let is_news = version.is_some() && self.qemu.is_none();
+                self.qemu = self.qemu.or(*version);
+                Worth::decisive_if(is_news)
+            }
+            Fact::Started(CommandLine { no_reboot }) => {
+                self.no_reboot = Some(*no_reboot);
+                Worth::Decisive
+            }
             Fact::Exited(status) => {
                 self.status = Some((at, *status));
-                true
+                Worth::Decisive
             }
-            Fact::DumpsCore => !std::mem::replace(&mut self.dumps_core, true),
-            Fact::OutOfMemory => !std::mem::replace(&mut self.out_of_memory, true),
+            Fact::DumpsCore => Worth::decisive_if(!std::mem::replace(&mut self.dumps_core, true)),
+            Fact::OutOfMemory => {
+                Worth::decisive_if(!std::mem::replace(&mut self.out_of_memory, true))
+            }
             Fact::Signalled(signal, sender) => {
-                self.signals.add(Sent { at, signal: *signal, sender: sender.clone() })
+                let sent = Sent { at, signal: *signal, sender: sender.clone() };
+                Worth::decisive_if(self.signals.add(sent))
             }
-            Fact::Connected => true,
+            Fact::Connected => Worth::Decisive,
             Fact::Unheard => {
-                self.said.doubt(at + settings.doubt_window);
-                true
+                self.said.note_gap(at);
+                Worth::Decisive
             }
             Fact::Closed | Fact::Died | Fact::FileCreated | Fact::FileLeft | Fact::FileFailed => {
-                false
+                Worth::Nothing
             }
         };
-        (Turn::Unchanged, is_worth_remembering)
+        (Turn::Unchanged, worth)
+    }
+
+    /// Whether the next daemon is to know of it at once. Where the allowance is used up it knows
+    /// that it does not know all.
+    fn is_to_be_written(&mut self, at: Moment, worth: Worth) -> bool {
+        let was_behind = self.is_behind;
+        let gist = self.said.gist();
+        let has_room = self.allowance.left_at(at) > 0;
+        let is_written = match worth {
+            Worth::Nothing => return false,
+            Worth::Decisive => {
+                self.written = self.written.and(gist);
+                true
+            }
+            Worth::Chatter if has_room => {
+                self.allowance.spend();
+                self.written = gist;
+                true
+            }
+            // Once, so that it is known.
+            Worth::Chatter => !was_behind,
+        };
+        self.is_behind = self.allowance.left == 0;
+        is_written
+    }
+
+    /// Everything is about to be written down.
+    pub(super) fn catch_up(&mut self) {
+        if std::mem::take(&mut self.is_behind) {
+            self.turns = self.turns.wrapping_add(1);
+        }
+    }
+
+    /// An earlier daemon may have learnt more than it has written down.
+    pub(super) fn is_behind(&self) -> bool {
+        self.is_behind
+    }
+
+    /// Whether QEMU was started so that it ends where its guest resets; nothing if that is not
+    /// known.
+    pub(super) fn no_reboot(&self) -> Option<bool> {
+        self.no_reboot
     }
 
     /// Why it ended and whose doing that was, now that nothing more is to come. `died` is when the
@@ -168,7 +288,7 @@ impl Case {
 
     /// How often something was learnt that has to outlive the daemon.
     pub(super) fn turns(&self) -> u32 {
-        self.turns.min(MOST_TURNS)
+        self.turns
     }
 
     /// What of it has to outlive the daemon.
@@ -180,8 +300,9 @@ impl Case {
             dumps_core: self.dumps_core,
             out_of_memory: self.out_of_memory,
             qemu: self.qemu,
-            timeline: Timeline::default(),
-            turns: 0,
+            no_reboot: self.no_reboot,
+            is_behind: self.is_behind,
+            ..Self::default()
         }
     }
 }

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use super::conversation::{Pending, Shutdown};
+use super::conversation::{Panic, Pending, Shutdown, Unheard};
 use super::evidence::Signals;
 use super::file::Decision;
 use super::{Case, GuestReset, Settings, SignalShutdown};
@@ -79,12 +79,14 @@ impl Verdict {
         Self { cause, initiator }
     }
 
-    /// Whether Ganeti is to be told that the user did it.
-    pub(super) fn file(&self, settings: &Settings) -> Decision {
+    /// Whether Ganeti is to learn that the user did it.
+    pub(super) fn file(&self, case: &Case, settings: &Settings) -> Decision {
+        // A guest that cannot be reset (SEV-ES, TDX) ends QEMU by it, even where that was started
+        // without -no-reboot.
+        let is_wish =
+            settings.guest_reset == GuestReset::Restart || case.no_reboot() == Some(false);
         match (self.initiator, &self.cause) {
-            (Initiator::User, Cause::GuestReset) if settings.guest_reset == GuestReset::Restart => {
-                Decision::Absent
-            }
+            (Initiator::User, Cause::GuestReset) if is_wish => Decision::Absent,
             // It may have been Ganeti's own signal.
             (Initiator::User, Cause::HostSignal(_)) => Decision::PresentInTime,
             (Initiator::User, _) => Decision::Present,
@@ -132,14 +134,28 @@ pub(super) fn judge_shutdown(
 }
 
 /// The guest ended itself: of its own will, on request, or because it was broken.
+///
+/// A request may have been made while nobody listened: a restart of the daemon without kept
+/// connections, a slot that another client held. Who could have made it?
+/// - Ganeti. It removes the file itself after every powerdown and every kill of its own, so a file
+///   that is wrong for that reason does not outlive the operation.
+/// - An administrator at the monitor. The instance ends and stays down, as he wanted.
+/// - The host, going down. The file is in a memory file system and goes with it.
+/// - A watchdog with the action `shutdown`. A guest that had hung stays down: this is the price.
+///
+/// A file that is missing costs more, and more often: the watcher starts a machine that its user
+/// has switched off. So the user is believed, and the record says what was not heard; unless
+/// `--doubt-window` asks for the strict reading.
 fn by_the_guest(shutdown: &Shutdown, own_will: Cause) -> Verdict {
-    if shutdown.panicked {
+    // Before QEMU 4.0 a reset that ended it looked like a power-off.
+    let may_be_reset = shutdown.data.reason != Some(Reason::GuestShutdown);
+    if shutdown.panic != Panic::None {
         Verdict::new(Cause::GuestPanic, Initiator::Crash)
-    } else if own_will == Cause::GuestReset && shutdown.watchdog_reset {
+    } else if may_be_reset && shutdown.watchdog_reset {
         Verdict::new(Cause::Watchdog, Initiator::Crash)
     } else {
         match shutdown.powerdown {
-            Pending::Nothing if shutdown.is_doubtful() => {
+            Pending::Nothing if shutdown.unheard == Some(Unheard::Doubted) => {
                 Verdict::new(own_will, Initiator::Unknown)
             }
             Pending::Nothing => Verdict::new(own_will, Initiator::User),
@@ -164,7 +180,7 @@ fn judge_silence(case: &Case, status: Option<WaitStatus>) -> Verdict {
     let (said, signals, out_of_memory) =
         (case.conversation(), case.signals(), case.out_of_memory());
     let requested = signals.request_to_end().map(|sent| sent.signal);
-    if said.panicked() {
+    if said.panic() != Panic::None {
         return Verdict::new(Cause::GuestPanic, Initiator::Crash);
     }
     let Some(status) = status else {

@@ -1,17 +1,19 @@
 //! What QEMU has said over its event socket, boiled down to what a verdict needs.
 //!
 //! The events of one socket come in one order, so this may depend on their order; on what
-//! any other source says, it must not.
+//! any other source says, it must not. When they were *heard* says little, because the host may
+//! have stalled in between: where the time from one to the other matters, QEMU's own count.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Settings;
 use crate::id::Moment;
-use crate::wire::qmp::{self, Event, WatchdogAction};
+use crate::wire::qmp::{self, Event, Reason, Timestamp, WatchdogAction};
 
-/// QEMU sends the POWERDOWN or the SHUTDOWN that a watchdog causes in the very next turn of
-/// its main loop; what comes later is somebody else's.
+/// QEMU sends the POWERDOWN that a watchdog causes in the very next turn of its main loop; what
+/// comes later is somebody else's.
 const WATCHDOG_FOLLOW_UP: Duration = Duration::from_secs(1);
 
 /// Whether a powerdown request waits for the guest to obey.
@@ -24,16 +26,37 @@ pub(super) enum Pending {
     ByWatchdog,
 }
 
+/// What became of a panic.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) enum Panic {
+    #[default]
+    None,
+    Panicked,
+    /// The CPUs were started again afterwards. That heals nobody; but a snapshot that is loaded
+    /// says nothing else, and the guest in it may be healthy.
+    WentOn,
+}
+
+/// What may have been said while nobody listened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum Unheard {
+    /// It goes into the record.
+    Noted,
+    /// It keeps the daemon from believing in a user's shutdown: `--doubt-window`.
+    Doubted,
+}
+
 /// The SHUTDOWN event that stands, with the circumstances in which it came.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Shutdown {
     pub(super) data: qmp::Shutdown,
     pub(super) powerdown: Pending,
     pub(super) stopped: bool,
-    pub(super) panicked: bool,
+    pub(super) panic: Panic,
+    /// The watchdog has reset the guest, and this is what became of it.
     pub(super) watchdog_reset: bool,
     /// Somebody may have asked for it while nobody listened.
-    is_doubtful: bool,
+    pub(super) unheard: Option<Unheard>,
 }
 
 impl Shutdown {
@@ -43,13 +66,9 @@ impl Shutdown {
         self.data.reason.is_some() || self.data.guest == Some(true)
     }
 
-    pub(super) fn is_doubtful(&self) -> bool {
-        self.is_doubtful
-    }
-
     /// Whether it matters who sent which signal.
     pub(super) fn may_be_by_signal(&self) -> bool {
-        !self.says_why() || self.data.reason == Some(qmp::Reason::HostSignal)
+        !self.says_why() || self.data.reason == Some(Reason::HostSignal)
     }
 }
 
@@ -64,22 +83,61 @@ pub enum Turn {
     Unchanged,
 }
 
+/// The watchdog found the guest hung.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Bark {
+    action: WatchdogAction,
+    heard: Moment,
+    stamp: Option<Timestamp>,
+}
+
+impl Bark {
+    /// Whether something that came later was its effect. QEMU's own times tell, unless one is
+    /// missing or they run backwards.
+    fn was_just_before(&self, heard: Moment, stamp: Option<Timestamp>) -> bool {
+        let between = match (self.stamp, stamp) {
+            (Some(bark), Some(later)) if later >= bark => later.0.saturating_sub(bark.0),
+            _ => heard.since(self.heard),
+        };
+        between < WATCHDOG_FOLLOW_UP
+    }
+}
+
+/// A set of those things that a verdict rests on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Gist(u8);
+
+impl Gist {
+    fn of(points: [bool; 8]) -> Self {
+        Self(points.iter().fold(0, |set, &point| set << 1 | u8::from(point)))
+    }
+
+    pub(super) fn has_more_than(self, other: Self) -> bool {
+        self.0 & !other.0 != 0
+    }
+
+    #[must_use]
+    pub(super) fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
 /// Everything said so far.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Conversation {
     shutdown: Option<Shutdown>,
     powerdown: Option<(Moment, Pending)>,
-    watchdog: Option<(Moment, WatchdogAction)>,
-    panicked: bool,
+    watchdog: Option<Bark>,
+    panic: Panic,
     stopped: bool,
-    /// Until then a request may show its effect that was made while nobody listened.
-    doubtful_until: Option<Moment>,
+    /// Since when it is heard without a gap, if there was one.
+    unheard_before: Option<Moment>,
 }
 
 impl Conversation {
-    /// Something may have been said that was not heard; it will have shown its effect by then.
-    pub(super) fn doubt(&mut self, until: Moment) {
-        self.doubtful_until = self.doubtful_until.max(Some(until));
+    /// Something may have been said before now that nobody heard.
+    pub(super) fn note_gap(&mut self, now: Moment) {
+        self.unheard_before = Some(now);
     }
 
     /// The first SHUTDOWN that has not been taken back.
@@ -87,47 +145,55 @@ impl Conversation {
         self.shutdown.as_ref()
     }
 
-    pub(super) fn panicked(&self) -> bool {
-        self.panicked
+    pub(super) fn panic(&self) -> Panic {
+        self.panic
     }
 
     pub(super) fn watchdog_poweroff(&self) -> bool {
-        matches!(self.watchdog, Some((_, WatchdogAction::Poweroff)))
+        self.barked(WatchdogAction::Poweroff)
     }
 
-    /// Takes an event. A powerdown request older than `powerdown_window` no longer counts.
+    /// Takes an event, with QEMU's own time of it.
     pub(super) fn take(
         &mut self,
         now: Moment,
         event: &Event,
-        powerdown_window: Option<Duration>,
+        stamp: Option<Timestamp>,
+        settings: &Settings,
     ) -> Turn {
         match event {
             Event::Shutdown(data) if self.shutdown.is_none() => {
                 self.shutdown = Some(Shutdown {
                     data: data.clone(),
-                    powerdown: self.pending(now, powerdown_window),
+                    powerdown: self.pending(now, settings.powerdown_window),
                     stopped: self.stopped,
-                    panicked: self.panicked,
-                    watchdog_reset: self.just_barked(now, WatchdogAction::Reset),
-                    is_doubtful: self.doubtful_until.is_some_and(|until| now < until),
+                    panic: self.panic,
+                    // A reset is requested as the watchdog barks: whatever comes of it came of that.
+                    watchdog_reset: self.barked(WatchdogAction::Reset),
+                    unheard: self.unheard(now, settings),
                 });
                 return Turn::GoingDown;
             }
-            Event::Powerdown if self.just_barked(now, WatchdogAction::Shutdown) => {
-                self.watchdog = None;
-                self.powerdown = Some((now, Pending::ByWatchdog));
+            Event::Powerdown => {
+                let is_watchdogs = self.watchdog.take_if(|bark| {
+                    bark.action == WatchdogAction::Shutdown && bark.was_just_before(now, stamp)
+                });
+                let whose = is_watchdogs.map_or(Pending::Requested, |_| Pending::ByWatchdog);
+                self.powerdown = Some((now, whose));
             }
-            Event::Powerdown => self.powerdown = Some((now, Pending::Requested)),
-            Event::Watchdog(action) => self.watchdog = Some((now, *action)),
-            Event::GuestPanicked => self.panicked = true,
+            Event::Watchdog(action) => {
+                self.watchdog = Some(Bark { action: *action, heard: now, stamp });
+            }
+            Event::GuestPanicked | Event::GuestCrashloaded => self.panic = Panic::Panicked,
             Event::Stop => self.stopped = true,
+            Event::Wakeup => self.stopped = false,
             Event::Resume => return self.run(),
+            // The guest is new.
             Event::Reset => {
                 self.powerdown = None;
                 self.watchdog = None;
-                self.panicked = false;
-                self.doubtful_until = None;
+                self.panic = Panic::None;
+                self.unheard_before = None;
                 return self.take_back();
             }
             Event::Shutdown(_) | Event::Noted(_) | Event::Other => {}
@@ -135,16 +201,33 @@ impl Conversation {
         Turn::Unchanged
     }
 
-    /// The guest's CPUs run: it is neither stopped nor panicked nor shut down.
+    /// The guest's CPUs run: it is neither stopped nor shut down. A panicked one stays panicked.
     pub(super) fn run(&mut self) -> Turn {
         self.stopped = false;
-        self.panicked = false;
+        if self.panic == Panic::Panicked {
+            self.panic = Panic::WentOn;
+        }
         self.take_back()
     }
 
     /// The guest's CPUs are held: it is paused, or not yet started.
     pub(super) fn hold(&mut self) {
         self.stopped = true;
+    }
+
+    /// What there is of that.
+    pub(super) fn gist(&self) -> Gist {
+        let pending = self.powerdown.map(|(_, whose)| whose);
+        Gist::of([
+            self.shutdown.is_some(),
+            pending == Some(Pending::Requested),
+            pending == Some(Pending::ByWatchdog),
+            self.barked(WatchdogAction::Reset),
+            self.barked(WatchdogAction::Shutdown),
+            self.barked(WatchdogAction::Poweroff),
+            self.panic != Panic::None,
+            self.unheard_before.is_some(),
+        ])
     }
 
     fn take_back(&mut self) -> Turn {
@@ -161,7 +244,18 @@ impl Conversation {
         }
     }
 
-    fn just_barked(&self, now: Moment, action: WatchdogAction) -> bool {
-        self.watchdog.is_some_and(|(at, did)| did == action && now.since(at) < WATCHDOG_FOLLOW_UP)
+    /// What nobody heard matters for as long as a request that was heard would.
+    fn unheard(&self, now: Moment, settings: &Settings) -> Option<Unheard> {
+        let since = now.since(self.unheard_before?);
+        if since < settings.doubt_window {
+            Some(Unheard::Doubted)
+        } else {
+            let is_over = settings.powerdown_window.is_some_and(|window| since >= window);
+            (!is_over).then_some(Unheard::Noted)
+        }
+    }
+
+    fn barked(&self, action: WatchdogAction) -> bool {
+        self.watchdog.is_some_and(|bark| bark.action == action)
     }
 }

@@ -57,6 +57,8 @@ pub enum Missing {
     Sender,
     /// What was said, or asked of it, while no daemon listened.
     Past,
+    /// Whether a snapshot was loaded after the guest had panicked.
+    Snapshot,
 }
 
 impl fmt::Display for Missing {
@@ -69,6 +71,7 @@ impl fmt::Display for Missing {
             Self::ExitStatus => "the exit status",
             Self::Sender => "who sent the signal",
             Self::Past => "what happened before the daemon was there to hear it",
+            Self::Snapshot => "whether a snapshot was loaded after the panic",
         })
     }
 }

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::cause::{Cause, Initiator, Verdict};
-use super::conversation::Shutdown;
+use super::conversation::Panic;
 use super::evidence::{Fact, Source};
 use super::file::Decision;
 use super::life::{Context, Life};
@@ -162,9 +162,14 @@ impl Life {
             (Some(_), Some(_)) if self.status().is_none() => missing.push(Missing::ExitStatus),
             _ => {}
         }
-        let is_doubtful = self.case.shutdown().is_some_and(Shutdown::is_doubtful);
-        if verdict.initiator == Initiator::Unknown && (self.has_gap || is_doubtful) {
+        // What nobody heard could have been a request to a guest that shut itself down.
+        let may_have_obeyed = matches!(verdict.cause, Cause::GuestShutdown | Cause::GuestReset)
+            && self.case.shutdown().is_some_and(|shutdown| shutdown.unheard.is_some());
+        if may_have_obeyed || verdict.initiator == Initiator::Unknown && self.has_gap {
             missing.push(Missing::Past);
+        }
+        if verdict.cause == Cause::GuestPanic && self.case.conversation().panic() == Panic::WentOn {
+            missing.push(Missing::Snapshot);
         }
         let is_by_signal = matches!(verdict.cause, Cause::HostSignal(_) | Cause::Killed);
         if is_by_signal && self.case.sent(verdict).is_none() {
@@ -183,7 +188,7 @@ impl Life {
     }
 
     fn decide_file(&mut self, verdict: &Verdict, context: &mut Context<'_>) {
-        if self.file.decide(verdict.file(context.settings)) {
+        if self.file.decide(verdict.file(&self.case, context.settings)) {
             self.act_on_file(context);
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::CommandLine;
 use crate::id::Moment;
 use crate::wire::qmp;
 use crate::wire::{Sender, Signal, WaitStatus};
@@ -106,8 +107,10 @@ pub enum Fact {
     Unheard,
     /// QEMU's first line, with its version if that is understood.
     Greeted(Option<qmp::Version>),
-    /// QEMU said so.
-    Said(qmp::Event),
+    /// What it was started with.
+    Started(CommandLine),
+    /// QEMU said so, at this time by its own clock.
+    Said(qmp::Event, Option<qmp::Timestamp>),
     /// It answered whether the guest's CPUs run.
     Answered {
         running: bool,

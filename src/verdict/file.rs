@@ -36,6 +36,8 @@ pub(super) struct File {
     /// learnt afterwards.
     at_close: Option<Verdict>,
     times_taken_back: u32,
+    /// What an earlier life left under the name has been removed.
+    is_cleared: bool,
     is_being_done: bool,
     first_failed: Option<Moment>,
     tries: u32,
@@ -61,7 +63,14 @@ impl File {
     pub(super) fn take_back(&mut self) -> bool {
         let before = std::mem::take(self);
         self.times_taken_back = before.times_taken_back + 1;
+        self.is_cleared = true;
         before.is_to_be_there() == Some(true)
+    }
+
+    /// The guest runs: whatever file there is was made for an earlier life. Says whether it is still
+    /// to be removed.
+    pub(super) fn clear(&mut self) -> bool {
+        self.decided.is_none() && !std::mem::replace(&mut self.is_cleared, true)
     }
 
     /// Whether it may be decided before the end.

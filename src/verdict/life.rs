@@ -17,7 +17,7 @@ use crate::id::{Incarnation, Inode, Moment, Name};
 use crate::wire::WaitStatus;
 use crate::wire::qmp::{self, Answer, Command, Message};
 
-/// A process that is this old when it is first connected to may have been asked to power down
+/// A process that is this old when it says its first word may have been asked to power down
 /// before. A younger one has hardly booted its guest.
 const UNHEARD_AGE: Duration = Duration::from_secs(10);
 
@@ -110,6 +110,9 @@ impl Life {
             self.file.close(self.verdict(context));
         }
         if self.link.is_up() {
+            if self.case.is_behind() {
+                self.learn(Source::Daemon, Fact::Unheard, context);
+            }
             self.send(Command::Negotiate, context);
             // What an earlier daemon could not carry out.
             if !self.file.is_decided() && context.is_current {
@@ -218,6 +221,9 @@ impl Life {
     pub(super) fn take(&mut self, said: Said, context: &mut Context<'_>) {
         match said {
             Said::Connected(peer) => self.connected(peer, context),
+            Said::CommandLine(line) => {
+                self.learn(Source::Process, Fact::Started(line), context);
+            }
             Said::NotConnected(error) => self.not_connected(error, context),
             // The verdict is final.
             Said::Heard(_) if self.stage >= Stage::Finished => {}
@@ -285,11 +291,8 @@ impl Life {
 
     fn connected(&mut self, peer: Peer, context: &mut Context<'_>) {
         self.announce(context);
-        let is_late = peer.age.is_some_and(|age| age >= UNHEARD_AGE);
-        if self.link.was_up() || is_late {
-            self.learn(Source::Daemon, Fact::Unheard, context);
-        }
-        self.link.established(context.now);
+        let began = context.now.before(peer.age.unwrap_or_default());
+        self.link.established(began, context.now);
         self.learn(Source::Qmp, Fact::Connected, context);
         self.watched.identify(peer);
         self.send(Command::Negotiate, context);
@@ -316,22 +319,30 @@ impl Life {
 
     fn heard(&mut self, message: Message, context: &mut Context<'_>) {
         self.voice = self.voice.max(Voice::Spoke);
-        self.link.end_silence();
+        if let Some(since) = self.link.end_silence()
+            && context.now.since(since) >= UNHEARD_AGE
+        {
+            self.learn(Source::Daemon, Fact::Unheard, context);
+        }
         match message {
             Message::Return(answer) => self.answered(answer, context),
             // Under another daemon it has negotiated already.
             Message::Error(_) if self.link.awaits() == Some(Command::Negotiate) => {
                 self.send(Command::QueryStatus, context);
             }
-            Message::Error(_) | Message::Event(qmp::Event::Other) => {}
+            Message::Error(_) | Message::Event(qmp::Event::Other, _) => {}
             Message::Greeting(version) => {
                 self.learn(Source::Qmp, Fact::Greeted(version), context);
             }
-            Message::Event(event) => match self.learn(Source::Qmp, Fact::Said(event), context) {
-                Turn::GoingDown => self.decide_early(context),
-                Turn::TakenBack => self.take_back(context),
-                Turn::Unchanged => {}
-            },
+            Message::Event(event, stamp) => {
+                let is_resume = event == qmp::Event::Resume;
+                match self.learn(Source::Qmp, Fact::Said(event, stamp), context) {
+                    Turn::GoingDown => self.decide_early(context),
+                    Turn::TakenBack => self.take_back(context),
+                    Turn::Unchanged if is_resume => self.runs(context),
+                    Turn::Unchanged => {}
+                }
+            }
         }
     }
 
@@ -353,13 +364,20 @@ impl Life {
             self.take_back(context);
         }
         if running {
-            // Whatever file there is was made for an earlier life.
-            self.remove_file(RemoveReason::Runs, context);
+            self.runs(context);
         }
         if self.voice < Voice::Answered {
             self.voice = Voice::Answered;
             let (name, process) = (self.name.clone(), self.watched.process());
             context.actions.push(Action::Answered { name, process, running });
+        }
+    }
+
+    /// The guest runs: whatever file there is was made for an earlier life. Ganeti starts QEMU with
+    /// its CPUs held, so that is mostly known from RESUME.
+    fn runs(&mut self, context: &mut Context<'_>) {
+        if self.file.clear() {
+            self.remove_file(RemoveReason::Runs, context);
         }
     }
 

@@ -38,7 +38,9 @@ enum State {
     Trying { tries: u32 },
     /// Connected. `warn_at` is when silence becomes worth a warning, `awaits` the command that
     /// has not been answered yet.
-    Up { warn_at: Option<Moment>, awaits: Option<Command> },
+    /// `unheard_since` is since when something may have been said that nobody heard, until QEMU
+    /// says its first word on this connection.
+    Up { warn_at: Option<Moment>, awaits: Option<Command>, unheard_since: Option<Moment> },
     /// What bears the socket's name is no socket.
     Unfit,
 }
@@ -62,7 +64,7 @@ impl Link {
     /// One that an earlier daemon made, and that outlived it if it `is_kept`.
     pub(super) fn recalled(is_kept: bool, now: Moment) -> Self {
         let state = if is_kept {
-            State::Up { warn_at: Some(now + ANSWER_WITHIN), awaits: None }
+            State::Up { warn_at: Some(now + ANSWER_WITHIN), awaits: None, unheard_since: None }
         } else {
             State::Down { tries: 0, next: Some(now) }
         };
@@ -76,9 +78,12 @@ impl Link {
         true
     }
 
-    /// The attempt has succeeded.
-    pub(super) fn established(&mut self, now: Moment) {
-        self.state = State::Up { warn_at: Some(now + ANSWER_WITHIN), awaits: None };
+    /// The attempt has succeeded, with a process that began at `began`. What was said before the
+    /// first word that it says on this connection, nobody has heard.
+    pub(super) fn established(&mut self, began: Moment, now: Moment) {
+        let unheard_since = Some(if self.was_up { Moment::START } else { began });
+        let warn_at = Some(now + ANSWER_WITHIN);
+        self.state = State::Up { warn_at, awaits: None, unheard_since };
         self.was_up = true;
     }
 
@@ -94,9 +99,10 @@ impl Link {
             }
             ConnectError::Refused if tries < MOST_REFUSALS => Some(now + wait_after(tries)),
             ConnectError::Busy => Some(now + wait_after(tries).min(LONGEST_BUSY_WAIT)),
-            ConnectError::Refused | ConnectError::Gone => None,
+            ConnectError::Refused | ConnectError::Orphaned | ConnectError::Gone => None,
         };
-        let tries = if is_dead { MOST_REFUSALS } else { (tries + 1).min(MOST_REFUSALS) };
+        let is_stale = is_dead || error == ConnectError::Orphaned;
+        let tries = if is_stale { MOST_REFUSALS } else { (tries + 1).min(MOST_REFUSALS) };
         self.state = State::Down { tries, next };
         true
     }
@@ -150,11 +156,14 @@ impl Link {
         }
     }
 
-    /// QEMU has said something.
-    pub(super) fn end_silence(&mut self) {
-        if let State::Up { ref mut warn_at, .. } = self.state {
-            *warn_at = None;
-        }
+    /// QEMU has said something. At its first word on this connection, gives since when it may have
+    /// said what nobody heard.
+    pub(super) fn end_silence(&mut self) -> Option<Moment> {
+        let State::Up { ref mut warn_at, ref mut unheard_since, .. } = self.state else {
+            return None;
+        };
+        *warn_at = None;
+        unheard_since.take()
     }
 
     /// Takes the warning that QEMU is silent, if it is due: it is given once a connection.

@@ -33,7 +33,8 @@ pub use evidence::{Fact, Piece, Sent, Source, Timeline};
 pub use memory::{Entry, Memory, Remembered};
 pub use node::Node;
 pub use protocol::{
-    Action, Answers, ConnectError, Event, FileOutcome, Peer, Questions, RemoveReason, Said,
+    Action, Answers, CommandLine, ConnectError, Event, FileOutcome, Peer, Questions, RemoveReason,
+    Said,
 };
 pub use settings::{GuestReset, Settings, SignalShutdown};
 pub use settle::{resume, settle};

@@ -70,6 +70,18 @@ impl Node {
         lives.chain(self.over.iter().copied().map(Entry::Over))
     }
 
+    /// The daemon is about to end, or to hand over: every life of which something was held back is
+    /// among the changes once more.
+    pub fn catch_up(&mut self) {
+        for (&incarnation, life) in &mut self.lives {
+            let mark_before = life.mark();
+            life.case.catch_up();
+            if life.mark() != mark_before {
+                self.turned.push(incarnation);
+            }
+        }
+    }
+
     /// Whether anything has.
     #[must_use]
     pub fn has_changes(&self) -> bool {

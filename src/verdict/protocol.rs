@@ -43,6 +43,8 @@ pub enum Event {
 #[derive(Debug)]
 pub enum Said {
     Connected(Peer),
+    /// What QEMU was started with.
+    CommandLine(CommandLine),
     NotConnected(ConnectError),
     Heard(Message),
     /// The conversation has ended; the process may live on.
@@ -115,11 +117,20 @@ pub struct Peer {
     pub age: Option<Duration>,
 }
 
+/// What a verdict needs to know of QEMU's command line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CommandLine {
+    /// `-no-reboot`, or `-action reboot=shutdown`: QEMU ends where its guest resets.
+    pub no_reboot: bool,
+}
+
 /// Why a connection did not come about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ConnectError {
     /// Nobody listens: not yet, or no longer.
     Refused,
+    /// Somebody holds the socket on which a process listened that is dead: a child of it, say.
+    Orphaned,
     /// Somebody listens and does not accept; or this process is short of a resource.
     Busy,
     /// The socket is there no more, or it is another one by now.

@@ -9,7 +9,8 @@ pub struct Settings {
     pub signal_shutdown: SignalShutdown,
     /// For how long a powerdown request explains a shutdown; for ever if absent.
     pub powerdown_window: Option<Duration>,
-    /// For how long a request may explain one that nobody heard, because the daemon came late.
+    /// For how long no user's shutdown is believed after a time in which nobody listened. Zero, the
+    /// default: it is believed, and the record says what was not heard (see `cause.rs`).
     pub doubt_window: Duration,
 }
 
@@ -19,8 +20,7 @@ impl Default for Settings {
             guest_reset: GuestReset::User,
             signal_shutdown: SignalShutdown::Admin,
             powerdown_window: Some(Duration::from_secs(3600)),
-            // Ganeti gives a guest so long to obey; then comes SIGTERM, which is heard.
-            doubt_window: Duration::from_secs(120),
+            doubt_window: Duration::ZERO,
         }
     }
 }

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -46,7 +47,28 @@ pub enum Message {
     Return(Answer),
     /// A command was refused.
     Error(String),
-    Event(Event),
+    /// With the time that QEMU gave it, if that is one.
+    Event(Event, Option<Timestamp>),
+}
+
+/// When something happened by the host's clock as QEMU read it, since 1970. That clock is set at
+/// times, so two of these tell the order of what they stamp only as far as nobody did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Timestamp(pub Duration);
+
+impl Timestamp {
+    /// From `"timestamp": {"seconds": S, "microseconds": M}`; both are -1 where QEMU could not
+    /// read its clock (`docs/interop/qmp-spec.rst`).
+    fn parse(json: &str) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Parts {
+            seconds: u64,
+            microseconds: u32,
+        }
+        let Parts { seconds, microseconds } = serde_json::from_str(json).ok()?;
+        let nanoseconds = microseconds.checked_mul(1000).filter(|&n| n < 1_000_000_000)?;
+        Some(Self(Duration::new(seconds, nanoseconds)))
+    }
 }
 
 /// QEMU's version: `VersionTriple` of `qapi/control.json`.
@@ -81,7 +103,12 @@ pub enum Event {
     Stop,
     Resume,
     GuestPanicked,
+    /// The guest has panicked and boots another kernel that writes a dump, instead of
+    /// `GUEST_PANICKED`.
+    GuestCrashloaded,
     Watchdog(WatchdogAction),
+    /// The guest runs again after it was suspended.
+    Wakeup,
     /// It decides nothing, but whoever asks why the guest died will want to know of it.
     Noted(Note),
     /// An event that says nothing about the end.
@@ -93,11 +120,9 @@ pub enum Event {
 pub enum Note {
     BlockIoError { no_space: bool },
     MemoryFailure,
-    GuestCrashloaded,
     GuestPvshutdown,
     Suspend,
     SuspendDisk,
-    Wakeup,
 }
 
 impl Note {
@@ -113,11 +138,9 @@ impl Note {
                 Self::BlockIoError { no_space: data.unwrap_or_default().nospace }
             }
             "MEMORY_FAILURE" => Self::MemoryFailure,
-            "GUEST_CRASHLOADED" => Self::GuestCrashloaded,
             "GUEST_PVSHUTDOWN" => Self::GuestPvshutdown,
             "SUSPEND" => Self::Suspend,
             "SUSPEND_DISK" => Self::SuspendDisk,
-            "WAKEUP" => Self::Wakeup,
             _ => return None,
         })
     }
@@ -138,6 +161,8 @@ impl fmt::Display for Event {
             Self::Stop => "STOP",
             Self::Resume => "RESUME",
             Self::GuestPanicked => "GUEST_PANICKED",
+            Self::GuestCrashloaded => "GUEST_CRASHLOADED",
+            Self::Wakeup => "WAKEUP",
             Self::Watchdog(WatchdogAction::Reset) => "WATCHDOG reset",
             Self::Watchdog(WatchdogAction::Shutdown) => "WATCHDOG shutdown",
             Self::Watchdog(WatchdogAction::Poweroff) => "WATCHDOG poweroff",
@@ -145,11 +170,9 @@ impl fmt::Display for Event {
             Self::Noted(Note::BlockIoError { no_space: true }) => "BLOCK_IO_ERROR (no space)",
             Self::Noted(Note::BlockIoError { no_space: false }) => "BLOCK_IO_ERROR",
             Self::Noted(Note::MemoryFailure) => "MEMORY_FAILURE",
-            Self::Noted(Note::GuestCrashloaded) => "GUEST_CRASHLOADED",
             Self::Noted(Note::GuestPvshutdown) => "GUEST_PVSHUTDOWN",
             Self::Noted(Note::Suspend) => "SUSPEND",
             Self::Noted(Note::SuspendDisk) => "SUSPEND_DISK",
-            Self::Noted(Note::Wakeup) => "WAKEUP",
             Self::Other => "another event",
         })
     }
@@ -233,6 +256,8 @@ struct RawLine<'a> {
     event: Option<Cow<'a, str>>,
     #[serde(borrow)]
     data: Option<&'a RawValue>,
+    #[serde(borrow)]
+    timestamp: Option<&'a RawValue>,
 }
 
 impl Message {
@@ -241,11 +266,14 @@ impl Message {
         let malformed = LineError::Malformed;
         if line.trim_ascii_start().first() == Some(&b'"') {
             let name: Cow<'_, str> = serde_json::from_slice(line).map_err(malformed)?;
-            return Event::parse(&name, None).map(Self::Event);
+            return Event::parse(&name, None).map(|event| Self::Event(event, None));
         }
         let raw: RawLine<'_> = serde_json::from_slice(line).map_err(malformed)?;
         if let Some(name) = raw.event {
-            Event::parse(&name, raw.data.map(RawValue::get)).map(Self::Event)
+            let event = Event::parse(&name, raw.data.map(RawValue::get))?;
+            let is_of_interest = event != Event::Other;
+            let timestamp = raw.timestamp.filter(|_| is_of_interest).map(RawValue::get);
+            Ok(Self::Event(event, timestamp.and_then(Timestamp::parse)))
         } else if let Some(answer) = raw.answer {
             Ok(Self::Return(Answer::parse(answer.get())))
         } else if let Some(error) = raw.error {
@@ -293,6 +321,8 @@ impl Event {
             "STOP" => Self::Stop,
             "RESUME" => Self::Resume,
             "GUEST_PANICKED" => Self::GuestPanicked,
+            "GUEST_CRASHLOADED" => Self::GuestCrashloaded,
+            "WAKEUP" => Self::Wakeup,
             "WATCHDOG" => Self::Watchdog(WatchdogAction::parse(data)?),
             _ => Note::parse(name, data).map_or(Self::Other, Self::Noted),
         })

@@ -6,7 +6,7 @@ fn parse(line: &str) -> Message {
 }
 
 fn shutdown(guest: Option<bool>, reason: Option<Reason>) -> Message {
-    Message::Event(Event::Shutdown(Shutdown { guest, reason }))
+    Message::Event(Event::Shutdown(Shutdown { guest, reason }), None)
 }
 
 #[test]
@@ -20,11 +20,14 @@ fn the_greeting_of_a_real_qemu() {
 #[test]
 fn shutdown_in_every_form_that_qemu_ever_sent() {
     let today = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}"#;
-    assert_eq!(parse(today), shutdown(Some(true), Some(Reason::GuestShutdown)));
+    let stamp = Some(Timestamp(Duration::new(1, 2000)));
+    let stamped =
+        |guest, reason| Message::Event(Event::Shutdown(Shutdown { guest, reason }), stamp);
+    assert_eq!(parse(today), stamped(Some(true), Some(Reason::GuestShutdown)));
     let since_2_10 = r#"{"event": "SHUTDOWN", "data": {"guest": false}}"#;
     assert_eq!(parse(since_2_10), shutdown(Some(false), None));
     let before = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "SHUTDOWN"}"#;
-    assert_eq!(parse(before), shutdown(None, None));
+    assert_eq!(parse(before), stamped(None, None));
     assert_eq!(parse(r#""SHUTDOWN""#), shutdown(None, None));
 }
 
@@ -44,7 +47,7 @@ fn a_reason_of_a_later_qemu_is_kept_and_bounded() {
         r#"{{"event": "SHUTDOWN", "data": {{"guest": true, "reason": "guest-{}"}}}}"#,
         "é".repeat(500)
     );
-    let Message::Event(Event::Shutdown(Shutdown { reason: Some(reason), .. })) = parse(&line)
+    let Message::Event(Event::Shutdown(Shutdown { reason: Some(reason), .. }), None) = parse(&line)
     else {
         panic!("not a shutdown");
     };
@@ -63,22 +66,22 @@ fn the_answer_to_query_status_tells_whether_the_guest_runs() {
 fn other_events_are_recognised_as_such() {
     assert_eq!(
         parse(r#"{"event": "RTC_CHANGE", "data": {"offset": 0}}"#),
-        Message::Event(Event::Other)
+        Message::Event(Event::Other, None)
     );
     assert_eq!(
         parse(r#"{"event": "WATCHDOG", "data": {"action": "poweroff"}}"#),
-        Message::Event(Event::Watchdog(WatchdogAction::Poweroff))
+        Message::Event(Event::Watchdog(WatchdogAction::Poweroff), None)
     );
     assert_eq!(
         parse(r#"{"event": "WATCHDOG", "data": {"action": "inject-nmi"}}"#),
-        Message::Event(Event::Watchdog(WatchdogAction::Other))
+        Message::Event(Event::Watchdog(WatchdogAction::Other), None)
     );
 }
 
 #[test]
 fn an_event_named_inside_other_data_is_not_that_event() {
     let line = r#"{"event": "DEVICE_DELETED", "data": {"path": "\"SHUTDOWN\""}}"#;
-    assert_eq!(parse(line), Message::Event(Event::Other));
+    assert_eq!(parse(line), Message::Event(Event::Other, None));
 }
 
 #[test]
@@ -168,4 +171,17 @@ proptest! {
 fn a_reason_from_the_state_file_is_as_plain_as_one_from_qemu() {
     let reason: Reason = serde_json::from_str(r#"{"Unknown": "new\u001b[2J"}"#).unwrap();
     assert_eq!(reason.name(), "new??2J");
+}
+
+#[test]
+fn a_time_that_is_none_is_no_reason_to_miss_the_event() {
+    for time in [
+        r#"{"seconds": -1, "microseconds": -1}"#,
+        r#"{"seconds": 1, "microseconds": 1000000}"#,
+        r#"{"seconds": 1}"#,
+        r#""yesterday""#,
+    ] {
+        let line = format!(r#"{{"timestamp": {time}, "event": "POWERDOWN"}}"#);
+        assert_eq!(parse(&line), Message::Event(Event::Powerdown, None), "{line}");
+    }
 }

@@ -1,0 +1,177 @@
+//! Finding an instance and speaking to it: sockets that come, go, and lead nowhere.
+
+use super::*;
+
+#[test]
+fn answers_that_nobody_asked_for_cause_nothing() {
+    let mut world = world();
+    let before = world.file_actions.len();
+    for _ in 0..1000 {
+        world.says(Message::Return(Answer::Done));
+        world.says(Message::Return(Answer::Status { running: true }));
+    }
+    assert_eq!(world.file_actions.len(), before);
+}
+
+#[test]
+fn the_moment_between_bind_and_listen_is_outwaited() {
+    let mut world = World::new(Settings::default());
+    world.connect_errors = vec![ConnectError::Refused; 5];
+    world.binds(Inode(1));
+    assert!(world.connected.is_none());
+    world.passes(Duration::from_millis(40));
+    assert!(world.connected.is_some());
+}
+
+#[test]
+fn a_stale_socket_costs_one_attempt_at_each_rescan() {
+    let mut world = World::new(Settings::default());
+    world.connect_errors = vec![ConnectError::Refused; 1000];
+    world.binds(Inode(1));
+    world.passes(Duration::from_secs(120));
+    assert_eq!(world.log, ["start \"web1\"", "stop \"web1\""]);
+    let before = world.connects;
+    world.passes(Duration::from_secs(300));
+    assert_eq!(world.connects - before, 10);
+    assert_eq!(world.log.len(), 2, "and no line in the log");
+}
+
+#[test]
+fn what_a_crash_leaves_behind_is_stale_from_the_start() {
+    let mut world = world();
+    world.connect_errors = vec![ConnectError::Refused; 1000];
+    dies(&mut world, WaitStatus(9));
+    let before = world.connects;
+    world.passes(Duration::from_secs(29));
+    assert_eq!(world.connects, before);
+}
+
+#[test]
+fn a_full_backlog_is_tried_again_for_as_long_as_it_takes() {
+    let mut world = World::new(Settings::default());
+    world.connect_errors = vec![ConnectError::Busy; 100];
+    world.binds(Inode(1));
+    world.passes(Duration::from_secs(600));
+    assert!(world.connected.is_some());
+}
+
+#[test]
+fn a_lost_connection_is_made_again_while_the_process_lives() {
+    let mut world = world();
+    world.said(Said::Closed);
+    world.passes(Duration::from_secs(1));
+    world.answers();
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    assert!(world.file);
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.log, ["start \"web1\"", "stop \"web1\""]);
+    assert_eq!(world.only_death().verdict.initiator, Initiator::User);
+    assert_eq!(world.only_death().missing, [Missing::Past], "a request was perhaps made between");
+}
+
+#[test]
+fn silence_is_warned_of_once() {
+    let mut world = World::new(Settings::default());
+    world.binds(Inode(1));
+    world.passes(Duration::from_secs(3600));
+    assert_eq!(world.log, ["start \"web1\"", "silent \"web1\""]);
+}
+
+#[test]
+fn a_socket_that_vanishes_before_anybody_answered_leaves_nothing() {
+    let mut world = World::new(Settings::default());
+    world.connect_errors = vec![ConnectError::Refused];
+    world.binds(Inode(1));
+    world.socket = None;
+    world.passes(Duration::from_secs(60));
+    assert!(world.deaths.is_empty());
+    assert_eq!(world.log, ["start \"web1\"", "stop \"web1\""]);
+    assert!(world.node.holds_nothing());
+}
+
+#[test]
+fn what_is_no_socket_is_looked_at_once() {
+    let mut world = World::new(Settings::default());
+    world.connect_errors = vec![ConnectError::Unfit];
+    world.binds(Inode(1));
+    world.passes(Duration::from_secs(3600));
+    assert_eq!(world.connects, 1);
+}
+
+#[test]
+fn after_an_end_nothing_is_left_but_the_socket_that_may_be_stale() {
+    let mut world = world();
+    world.socket = None;
+    dies(&mut world, EXIT_0);
+    world.passes(Duration::from_secs(31));
+    assert!(world.node.holds_nothing());
+}
+
+#[test]
+fn a_missed_creation_is_found_by_the_rescan() {
+    let mut world = World::new(Settings::default());
+    world.passes(Duration::from_secs(1));
+    world.socket = Some(Inode(1));
+    world.passes(Duration::from_secs(31));
+    assert!(world.connected.is_some());
+}
+
+fn connects_before_an_answer(events: [Event; 2]) -> usize {
+    let now = Moment(Duration::from_secs(1));
+    let mut node = Node::new(Settings::default(), now);
+    let mut actions = Vec::new();
+    for event in events {
+        node.handle(now, event, &mut actions);
+    }
+    actions.iter().filter(|action| matches!(action, Action::Connect { .. })).count()
+}
+
+#[test]
+fn a_socket_that_is_seen_again_at_once_is_connected_to_once() {
+    let name = || Name::new(b"web1");
+    let created = || Event::Created { name: name(), inode: Inode(1) };
+    let listed = || Event::Listed { name: name(), inode: Inode(1) };
+    assert_eq!(connects_before_an_answer([created(), created()]), 1);
+    assert_eq!(connects_before_an_answer([listed(), created()]), 1);
+    assert_eq!(connects_before_an_answer([created(), listed()]), 1);
+    assert_eq!(connects_before_an_answer([created(), Event::Rescan]), 1);
+}
+
+#[test]
+fn an_instance_whose_name_is_taken_while_it_is_connected_to_is_judged() {
+    let mut world = World::new(Settings::default());
+    let created = |inode| Event::Created { name: World::name(), inode: Inode(inode) };
+    let mut actions = Vec::new();
+    world.node.handle(world.now, created(1), &mut actions);
+    world.node.handle(world.now, created(2), &mut actions);
+    let released = actions.iter().any(|action| matches!(action, Action::Release { .. }));
+    assert!(!released, "what comes of the attempt is not known");
+}
+
+#[test]
+fn a_life_that_is_recorded_is_not_connected_to_again() {
+    let mut world = World::new(Settings::default());
+    world.peer = Peer { process: None, has_pidfd: false, age: None };
+    world.binds(Inode(1));
+    world.answers();
+    world.file_errors = 3;
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    let before = world.connects;
+    world.said(Said::Closed);
+    assert_eq!(world.deaths.len(), 1);
+    world.passes(Duration::from_millis(900));
+    assert_eq!(world.connects, before, "its file is still to be written");
+    assert_eq!(world.log, ["start \"web1\"", "stop \"web1\""]);
+}
+
+#[test]
+fn an_orphan_that_holds_the_socket_of_the_dead_is_no_new_life() {
+    let mut world = world();
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    dies(&mut world, EXIT_0);
+    world.connect_errors = vec![ConnectError::Orphaned; 100];
+    world.passes(Duration::from_secs(300));
+    assert_eq!(world.deaths.len(), 1);
+    assert!(world.file, "its user did it");
+    assert_eq!(world.log, ["start \"web1\"", "stop \"web1\""]);
+}

@@ -1,0 +1,159 @@
+//! Watchdogs and panics: what came before what, and what a guest is not healed by.
+
+use std::time::Duration;
+
+use super::table::{check, row};
+use super::*;
+use Cause::{GuestPanic, GuestShutdown, Powerdown, Watchdog};
+use Initiator::{Crash, User};
+
+const AT_ONCE: Duration = Duration::ZERO;
+const LATER: Duration = Duration::from_secs(30);
+
+/// Each event is heard so long after the one before, and stamped by QEMU so long after the one
+/// before.
+fn ends_after(events: &[(Qmp, Duration, Option<Duration>)]) -> (Verdict, bool) {
+    let mut world = world();
+    let mut stamped = Duration::from_secs(1_700_000_000);
+    for (event, heard_after, stamped_after) in events {
+        world.passes(*heard_after);
+        let stamp = stamped_after.map(|after| {
+            stamped += after;
+            Timestamp(stamped)
+        });
+        world.said(Said::Heard(Message::Event(event.clone(), stamp)));
+    }
+    dies(&mut world, EXIT_0);
+    (world.only_death().verdict.clone(), world.file)
+}
+
+#[test]
+fn a_watchdogs_reset_is_its_own_whenever_it_is_heard() {
+    let end = |guest, reason| Qmp::Shutdown(Shutdown { guest, reason });
+    let forms = [
+        end(Some(true), Some(Reason::GuestReset)),
+        // 2.10 to 3.1, and before.
+        end(Some(true), None),
+        end(None, None),
+    ];
+    for form in forms {
+        for heard_after in [AT_ONCE, LATER] {
+            let barks = (Qmp::Watchdog(WatchdogAction::Reset), AT_ONCE, None);
+            let (verdict, file) = ends_after(&[barks, (form.clone(), heard_after, None)]);
+            assert_eq!(verdict, Verdict { cause: Watchdog, initiator: Crash }, "{form:?}");
+            assert!(!file);
+        }
+    }
+}
+
+#[test]
+fn whose_a_request_after_the_watchdog_is_qemus_own_times_tell() {
+    for (heard_after, stamped, stamped_after, is_watchdogs) in [
+        // A stalled host, which is when watchdogs fire.
+        (LATER, Some(AT_ONCE), Some(AT_ONCE), true),
+        // Somebody asked later, and both are heard in one go.
+        (AT_ONCE, Some(AT_ONCE), Some(LATER), false),
+        // Without times ours have to do.
+        (AT_ONCE, None, None, true),
+        (LATER, None, None, false),
+        (AT_ONCE, Some(AT_ONCE), None, true),
+        (LATER, None, Some(AT_ONCE), false),
+    ] {
+        let barks = (Qmp::Watchdog(WatchdogAction::Shutdown), AT_ONCE, stamped);
+        let asks = (Qmp::Powerdown, heard_after, stamped_after);
+        let ends = (shutdown(Reason::GuestShutdown), AT_ONCE, None);
+        let (verdict, file) = ends_after(&[barks, asks, ends]);
+        let cause = if is_watchdogs { Watchdog } else { Powerdown };
+        assert_eq!(verdict.cause, cause, "{heard_after:?} {stamped:?} {stamped_after:?}");
+        assert!(!file);
+    }
+}
+
+#[test]
+fn times_that_run_backwards_are_none() {
+    let mut world = world();
+    let says = |seconds, event| {
+        Said::Heard(Message::Event(event, Some(Timestamp(Duration::from_secs(seconds)))))
+    };
+    world.said(says(1000, Qmp::Watchdog(WatchdogAction::Shutdown)));
+    world.passes(LATER);
+    world.said(says(500, Qmp::Powerdown));
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().verdict.cause, Powerdown);
+}
+
+#[test]
+fn a_panicked_guest_is_healed_by_a_reset_only() {
+    use Qmp::{GuestCrashloaded, GuestPanicked, Reset, Resume, Stop};
+    let resets = || shutdown(Reason::GuestReset);
+    let powers_off = || shutdown(Reason::GuestShutdown);
+    check(
+        &Settings::default(),
+        vec![
+            row([GuestPanicked, Stop, Resume, resets()], EXIT_0, GuestPanic, Crash, false),
+            row([GuestPanicked, Resume, powers_off()], EXIT_0, GuestPanic, Crash, false),
+            // It boots another kernel to write a dump, and that one ends the machine.
+            row([GuestCrashloaded, resets()], EXIT_0, GuestPanic, Crash, false),
+            row([GuestCrashloaded, powers_off()], EXIT_0, GuestPanic, Crash, false),
+            row([GuestPanicked, Reset, powers_off()], EXIT_0, GuestShutdown, User, true),
+            row([GuestCrashloaded, Reset, powers_off()], EXIT_0, GuestShutdown, User, true),
+            row([GuestPanicked, Stop, Resume], WaitStatus(9), GuestPanic, Crash, false),
+        ],
+    );
+}
+
+#[test]
+fn a_panicked_guest_that_was_asked_how_it_is_stays_panicked() {
+    let mut world = World::new(Settings::default());
+    world.binds(Inode(1));
+    world.said(heard(Qmp::GuestPanicked));
+    world.answers();
+    world.said(heard(shutdown(Reason::GuestReset)));
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().verdict.cause, GuestPanic);
+}
+
+#[test]
+fn a_panicked_guest_that_went_on_may_have_been_another_since() {
+    let went_on = vec![Qmp::GuestPanicked, Qmp::Stop, Qmp::Resume];
+    for (events, may_be_another) in [(vec![Qmp::GuestPanicked], false), (went_on, true)] {
+        let mut world = world();
+        for event in events {
+            world.said(heard(event));
+        }
+        world.said(heard(shutdown(Reason::GuestShutdown)));
+        dies(&mut world, EXIT_0);
+        let death = world.only_death();
+        assert_eq!(death.missing.contains(&Missing::Snapshot), may_be_another, "{death}");
+    }
+}
+
+#[test]
+fn a_guest_that_was_woken_up_may_shut_itself_down() {
+    let mut world = World::new(Settings::default());
+    world.binds(Inode(1));
+    world.says(Message::Greeting(None));
+    world.says(Message::Return(Answer::Done));
+    // Suspended to memory.
+    world.says(Message::Return(Answer::Status { running: false }));
+    world.said(heard(Qmp::Wakeup));
+    world.said(heard(shutdown_without_data()));
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().verdict.initiator, User);
+    assert!(world.file);
+}
+
+#[test]
+fn a_reset_where_no_end_was_asked_for_is_a_wish_to_be_started_again() {
+    for (line, file) in [(None, true), (Some(true), true), (Some(false), false)] {
+        let mut world = world();
+        if let Some(no_reboot) = line {
+            world.said(Said::CommandLine(CommandLine { no_reboot }));
+        }
+        world.said(heard(shutdown(Reason::GuestReset)));
+        dies(&mut world, EXIT_0);
+        assert_eq!(world.only_death().verdict.cause, Cause::GuestReset);
+        assert_eq!(world.file, file, "{line:?}");
+    }
+}

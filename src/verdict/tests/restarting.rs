@@ -1,0 +1,336 @@
+//! One daemon ends and another goes on: what is remembered, and what nobody heard.
+
+use super::*;
+
+fn restarted(world: &mut World, is_held: bool) {
+    let mut memory = Memory::default();
+    for entry in world.journal.clone().entries() {
+        let text = serde_json::to_vec(&entry).unwrap();
+        memory.read(serde_json::from_slice(&text).unwrap());
+    }
+    world.resumes(memory, is_held);
+    world.happens(Event::Exits { are_told: true });
+    world.passes(Duration::ZERO);
+}
+
+#[test]
+fn a_request_is_remembered_beyond_a_restart() {
+    for is_held in [true, false] {
+        let mut world = world();
+        world.said(heard(Qmp::Powerdown));
+        restarted(&mut world, is_held);
+        world.answers();
+        world.said(heard(shutdown(Reason::GuestShutdown)));
+        dies(&mut world, EXIT_0);
+        assert_eq!(world.only_death().verdict.cause, Cause::Powerdown, "{is_held}");
+    }
+}
+
+#[test]
+fn a_connection_that_is_kept_leaves_no_doubt() {
+    for is_held in [true, false] {
+        let mut world = world();
+        restarted(&mut world, is_held);
+        world.answers();
+        world.said(heard(shutdown(Reason::GuestShutdown)));
+        dies(&mut world, EXIT_0);
+        let death = world.only_death();
+        assert_eq!(death.verdict.initiator, Initiator::User, "{death}");
+        assert_eq!(death.missing.contains(&Missing::Past), !is_held, "{death}");
+        assert!(world.file, "Ganeti removes it, should it have been Ganeti");
+    }
+}
+
+/// How an administrator may want what nobody heard to be read.
+fn strict() -> Settings {
+    Settings { doubt_window: Duration::from_secs(120), ..Settings::default() }
+}
+
+#[test]
+fn a_doubt_window_keeps_it_from_believing_for_a_while() {
+    for (waited, is_believed) in [(119, false), (121, true)] {
+        let mut world = World::new(strict());
+        world.peer = Peer { age: Some(Duration::from_secs(3600)), ..PEER };
+        world.binds(Inode(1));
+        world.answers();
+        world.passes(Duration::from_secs(waited));
+        world.said(heard(shutdown(Reason::GuestShutdown)));
+        dies(&mut world, EXIT_0);
+        let death = world.only_death();
+        let initiator = if is_believed { Initiator::User } else { Initiator::Unknown };
+        assert_eq!(death.verdict.initiator, initiator, "{death}");
+        assert!(death.missing.contains(&Missing::Past), "{death}");
+        assert_eq!(world.file, is_believed, "{death}");
+    }
+}
+
+#[test]
+fn what_nobody_heard_matters_for_as_long_as_a_request_would() {
+    let window = Settings::default().powerdown_window.unwrap();
+    for (waited, matters) in [(window.mul_f64(0.99), true), (window, false)] {
+        let mut world = world();
+        restarted(&mut world, false);
+        world.answers();
+        world.passes(waited);
+        world.said(heard(shutdown(Reason::GuestShutdown)));
+        dies(&mut world, EXIT_0);
+        assert_eq!(world.only_death().missing.contains(&Missing::Past), matters, "{waited:?}");
+    }
+}
+
+#[test]
+fn a_guest_that_was_reset_since_was_asked_nothing_before() {
+    let mut world = world();
+    restarted(&mut world, false);
+    world.answers();
+    world.said(heard(Qmp::Reset));
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().missing, []);
+}
+
+#[test]
+fn who_waits_behind_another_client_hears_nothing_until_the_first_word() {
+    let mut world = World::new(strict());
+    // A young QEMU; but the slot is another's for a while.
+    world.binds(Inode(1));
+    world.passes(Duration::from_secs(60));
+    world.answers();
+    world.passes(Duration::from_secs(100));
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    dies(&mut world, EXIT_0);
+    let death = world.only_death();
+    assert_eq!(death.verdict.initiator, Initiator::Unknown, "{death}");
+    assert!(!world.file, "{death}");
+}
+
+#[test]
+fn who_is_connected_to_late_may_have_been_asked_before() {
+    let mut world = World::new(Settings::default());
+    world.peer = Peer { age: Some(Duration::from_secs(3600)), ..PEER };
+    world.binds(Inode(1));
+    world.answers();
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().verdict.initiator, Initiator::User);
+    assert_eq!(world.only_death().missing, [Missing::Past]);
+}
+
+#[test]
+fn what_was_decided_stays_decided_beyond_a_restart() {
+    let mut world = world();
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    assert!(world.file);
+    // Ganeti stops it by force and removes the file.
+    world.file = false;
+    restarted(&mut world, true);
+    world.said(Said::Closed);
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().verdict.cause, Cause::GuestShutdown);
+    assert!(!world.file);
+}
+
+#[test]
+fn who_died_in_between_is_told_at_once_and_not_guessed() {
+    let mut world = world();
+    world.file = true;
+    world.process_lives = false;
+    world.socket = None;
+    restarted(&mut world, false);
+    let death = world.only_death();
+    assert_eq!(death.verdict.cause, Cause::Unknown);
+    assert!(death.missing.contains(&Missing::Past));
+    // Whoever wrote it knew more.
+    assert!(world.file);
+    assert!(world.node.holds_nothing());
+}
+
+#[test]
+fn nobody_can_keep_the_daemon_busy_with_remembering() {
+    use WatchdogAction::{Poweroff, Reset, Shutdown};
+    let floods = [
+        vec![Qmp::Powerdown, Qmp::Reset],
+        vec![Qmp::Stop, Qmp::Resume],
+        vec![shutdown(Reason::GuestShutdown), Qmp::Resume],
+        vec![Qmp::GuestPanicked, Qmp::Reset],
+        vec![Qmp::Watchdog(Shutdown), Qmp::Powerdown, Qmp::Powerdown],
+        vec![Qmp::Watchdog(Reset), Qmp::Watchdog(Shutdown), Qmp::Watchdog(Poweroff)],
+    ];
+    for flood in floods {
+        let mut world = world();
+        for event in flood.iter().cycle().take(10_000) {
+            world.said(heard(event.clone()));
+        }
+        assert!(world.writings < 400, "{flood:?}: {}", world.writings);
+    }
+}
+
+/// Ganeti asks every five seconds, and there may have been any number of other events before.
+fn chatters(world: &mut World) {
+    for _ in 0..2000 {
+        world.said(heard(Qmp::Stop));
+        world.said(heard(Qmp::Resume));
+    }
+}
+
+#[test]
+fn what_decides_is_written_down_however_much_was_said_before() {
+    for is_held in [true, false] {
+        let mut world = world();
+        chatters(&mut world);
+        world.said(heard(Qmp::Powerdown));
+        restarted(&mut world, is_held);
+        world.answers();
+        world.said(heard(shutdown(Reason::GuestShutdown)));
+        dies(&mut world, EXIT_0);
+        assert_eq!(world.only_death().verdict.cause, Cause::Powerdown, "{is_held}");
+        assert!(!world.file);
+
+        let mut world = self::world();
+        chatters(&mut world);
+        world.said(heard(shutdown(Reason::GuestShutdown)));
+        assert!(world.file);
+        restarted(&mut world, true);
+        world.said(Said::Closed);
+        dies(&mut world, EXIT_0);
+        assert_eq!(world.only_death().verdict.cause, Cause::GuestShutdown);
+        assert!(world.file, "a restart while it drains removes nothing");
+    }
+}
+
+#[test]
+fn who_goes_on_knows_where_not_everything_was_written_down() {
+    for catches_up in [false, true] {
+        let mut world = world();
+        chatters(&mut world);
+        if catches_up {
+            world.node.catch_up();
+            world.writes_down();
+        }
+        restarted(&mut world, true);
+        world.says(Message::Error("it has negotiated already".into()));
+        world.says(Message::Return(Answer::Status { running: true }));
+        world.said(heard(shutdown(Reason::GuestShutdown)));
+        dies(&mut world, EXIT_0);
+        let death = world.only_death();
+        assert_eq!(death.missing.contains(&Missing::Past), !catches_up, "{death}");
+    }
+}
+
+#[test]
+fn chatter_is_written_down_again_after_a_while() {
+    let mut world = world();
+    chatters(&mut world);
+    world.passes(Duration::from_secs(10));
+    world.said(heard(Qmp::Stop));
+    restarted(&mut world, true);
+    world.said(heard(shutdown_without_data()));
+    dies(&mut world, EXIT_0);
+    let death = world.only_death();
+    assert_eq!(death.verdict.cause, Cause::Host(None), "a guest that is stopped ends by no will");
+    assert_eq!(death.missing, []);
+}
+
+#[test]
+fn a_file_that_could_not_be_written_is_still_owed_after_a_restart() {
+    let mut world = world();
+    world.file_errors = 1;
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    assert!(!world.file);
+    restarted(&mut world, true);
+    world.said(Said::Closed);
+    dies(&mut world, EXIT_0);
+    world.passes(Duration::from_secs(10));
+    assert!(world.file, "its user did it");
+}
+
+#[test]
+fn what_may_have_been_taken_back_unheard_marks_nothing() {
+    for shutdown in [shutdown(Reason::GuestShutdown), shutdown_without_data()] {
+        for status in [EXIT_0, WaitStatus(9)] {
+            let mut world = world();
+            world.file_errors = 1;
+            world.said(heard(shutdown.clone()));
+            world.happens(Event::Exit { pid: PID, status });
+            world.process_lives = false;
+            world.socket = None;
+            restarted(&mut world, false);
+            assert_eq!(world.deaths.len(), 1);
+            world.passes(Duration::from_secs(60));
+            assert!(!world.file, "{shutdown:?}, {status}");
+        }
+    }
+}
+
+#[test]
+fn who_asked_an_old_qemu_to_end_is_remembered_beyond_a_restart() {
+    for is_held in [true, false] {
+        let mut world = world();
+        world.happens(signalled(Signal::TERM));
+        restarted(&mut world, is_held);
+        world.says(Message::Error(String::new()));
+        world.passes(Settings::default().doubt_window);
+        world.said(heard(shutdown_without_data()));
+        dies(&mut world, EXIT_0);
+        assert_eq!(world.only_death().verdict.cause, Cause::HostSignal(Some(Signal::TERM)));
+        assert!(!world.file, "{is_held}");
+    }
+}
+
+fn recalled_from(entries: &[String]) -> serde_json::Result<Node> {
+    let mut memory = Memory::default();
+    for entry in entries {
+        memory.read(serde_json::from_str(entry)?);
+    }
+    let mut node = Node::new(Settings::default(), Moment(Duration::ZERO));
+    node.recall(Moment(Duration::ZERO), memory, |_| false, &mut Vec::new());
+    Ok(node)
+}
+
+fn remembered(incarnation: u64, name: &str) -> String {
+    format!(
+        r#"{{"Lives": {{"incarnation": {incarnation}, "name": {name}, "inode": 7,
+            "process": {{"pid": 5, "started": 9}}, "voice": "Answered", "decision": null,
+            "case": {{"said": {{"shutdown": null, "powerdown": null, "watchdog": null,
+                "panic": "None", "stopped": false, "unheard_before": null}},
+                "status": null, "signals": {{"sent": []}}, "dumps_core": false,
+                "out_of_memory": false, "qemu": null, "no_reboot": null,
+                "is_behind": false}}}}}}"#
+    )
+}
+
+#[test]
+fn a_journal_that_nobody_has_written_does_no_harm() {
+    // After the last number comes none.
+    assert!(recalled_from(&[format!(r#"{{"Last": {}}}"#, u64::MAX)]).is_err());
+    assert!(recalled_from(&[format!(r#"{{"Over": {}}}"#, u64::MAX)]).is_err());
+    assert!(recalled_from(&[remembered(u64::MAX, "[119]")]).is_err());
+    // No directory has such a name.
+    for name in ["[]", "[47]", "[46, 46, 47, 119]", "[119, 0]"] {
+        assert!(recalled_from(&[remembered(1, name)]).is_err(), "{name}");
+    }
+    assert_eq!(recalled_from(&[remembered(1, "[119]")]).unwrap().watched(), 1);
+}
+
+#[test]
+fn of_two_entries_about_one_life_the_later_holds() {
+    let one = remembered(1, "[119]");
+    let other = one.replace(r#""pid": 5"#, r#""pid": 6"#);
+    let node = recalled_from(&[one.clone(), other]).unwrap();
+    assert_eq!(node.watched(), 1);
+    let node = recalled_from(&[one, r#"{"Over": 1}"#.into()]).unwrap();
+    assert!(node.holds_nothing());
+}
+
+#[test]
+fn by_what_the_file_was_decided_is_remembered_beyond_a_restart() {
+    let mut world = world();
+    world.said(heard(shutdown_without_data()));
+    world.said(Said::Closed);
+    assert!(world.file);
+    restarted(&mut world, true);
+    world.happens(signalled(Signal::TERM));
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().verdict.cause, Cause::GuestShutdown);
+    assert!(world.file);
+}
