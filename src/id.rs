@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::wire::Quoted;
 
 /// A point in time: what `CLOCK_MONOTONIC` shows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Hash)]
 pub struct Moment(pub Duration);
 
 impl Moment {
@@ -83,7 +83,7 @@ impl fmt::Display for Name {
 
 /// The inode of a `.kvmd` socket. A socket that is bound again has another one, as long as
 /// the first is held open.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Inode(pub u64);
 
 /// One life of an instance. Never used twice, so that what belongs to one life can never be
@@ -107,7 +107,7 @@ impl TryFrom<u64> for Incarnation {
 }
 
 /// A process, told apart from a later one with the same pid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Process {
     pub pid: u32,
     /// In clock ticks since boot: field 22 of `/proc/PID/stat`, see proc(5).

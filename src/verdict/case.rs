@@ -26,7 +26,7 @@ const MOST_CHATTER: u32 = 100;
 const CHATTER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// All evidence about one life.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Case {
     said: Conversation,
     /// How the leader ended, and when that was reported.
@@ -70,7 +70,7 @@ impl Worth {
 }
 
 /// How much chatter may still be written down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Allowance {
     left: u32,
     as_of: Moment,

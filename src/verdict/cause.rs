@@ -13,7 +13,7 @@ use crate::wire::qmp::Reason;
 use crate::wire::{Signal, WaitStatus};
 
 /// Why a virtual machine ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// The guest powered itself off.
     GuestShutdown,
@@ -58,7 +58,7 @@ impl Cause {
 }
 
 /// Whose doing it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Initiator {
     User,
     Admin,
@@ -68,7 +68,7 @@ pub enum Initiator {
 }
 
 /// What the evidence amounts to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Verdict {
     pub cause: Cause,
     pub initiator: Initiator,

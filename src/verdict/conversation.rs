@@ -17,7 +17,7 @@ use crate::wire::qmp::{self, Event, Reason, Timestamp, WatchdogAction};
 const WATCHDOG_FOLLOW_UP: Duration = Duration::from_secs(1);
 
 /// Whether a powerdown request waits for the guest to obey.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub(super) enum Pending {
     #[default]
     Nothing,
@@ -27,7 +27,9 @@ pub(super) enum Pending {
 }
 
 /// What became of a panic.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Hash,
+)]
 pub(super) enum Panic {
     #[default]
     None,
@@ -38,7 +40,7 @@ pub(super) enum Panic {
 }
 
 /// What may have been said while nobody listened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub(super) enum Unheard {
     /// It goes into the record.
     Noted,
@@ -47,7 +49,7 @@ pub(super) enum Unheard {
 }
 
 /// The SHUTDOWN event that stands, with the circumstances in which it came.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub(super) struct Shutdown {
     pub(super) data: qmp::Shutdown,
     pub(super) powerdown: Pending,
@@ -73,7 +75,7 @@ impl Shutdown {
 }
 
 /// How a fact changed the course of things.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Turn {
     /// A first SHUTDOWN: the guest is going down.
     GoingDown,
@@ -84,7 +86,7 @@ pub enum Turn {
 }
 
 /// The watchdog found the guest hung.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 struct Bark {
     action: WatchdogAction,
     heard: Moment,
@@ -104,7 +106,7 @@ impl Bark {
 }
 
 /// A set of those things that a verdict rests on.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(super) struct Gist(u8);
 
 impl Gist {
@@ -123,7 +125,7 @@ impl Gist {
 }
 
 /// Everything said so far.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub(super) struct Conversation {
     shutdown: Option<Shutdown>,
     powerdown: Option<(Moment, Pending)>,

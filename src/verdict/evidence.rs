@@ -19,7 +19,7 @@ const FIRST_PIECES: usize = 8;
 const LAST_PIECES: usize = 40;
 
 /// A signal that was sent to a process.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Sent {
     pub at: Moment,
     pub signal: Signal,
@@ -46,7 +46,7 @@ mod shared {
 }
 
 /// The signals that one life was sent.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub(super) struct Signals {
     /// In the order of the kernel's trace; QEMU's own word, which has no time, last.
     sent: Vec<Sent>,
@@ -74,7 +74,7 @@ impl Signals {
 }
 
 /// A piece of evidence: when it came, and from whom.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Piece {
     pub at: Moment,
     pub source: Source,
@@ -82,7 +82,7 @@ pub struct Piece {
 }
 
 /// Where evidence comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Source {
     /// QEMU's own word, or the connection to it.
     Qmp,
@@ -100,7 +100,7 @@ pub enum Source {
 }
 
 /// What a piece of evidence says.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Fact {
     Connected,
     /// QEMU may have said something before that nobody heard.
@@ -128,7 +128,7 @@ pub enum Fact {
 }
 
 /// The pieces of evidence of one life, in the order in which they came.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Timeline {
     first: Vec<Piece>,
     last: VecDeque<Piece>,

@@ -15,7 +15,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How the file is to be.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub(super) enum Decision {
     Absent,
     Present,
@@ -29,7 +29,7 @@ pub(super) enum Decision {
 const MOST_TAKEN_BACK: u32 = 16;
 
 /// The one decision about the file of one life.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct File {
     decided: Option<Decision>,
     /// The verdict by which it was decided when the conversation ended. It stands, whatever is

@@ -6,7 +6,7 @@ use crate::id::Moment;
 use crate::wire::{Signal, StatusAnswer, WaitStatus};
 
 /// The questions about one life: each is asked once.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Inquiry {
     asked: Questions,
     /// An answer is to come.

@@ -32,7 +32,7 @@ pub(super) struct Context<'a> {
     pub(super) actions: &'a mut Vec<Action>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Life {
     pub(super) name: Name,
     pub(super) inode: Inode,

@@ -23,13 +23,13 @@ const RECONNECT_TRY: u32 = 7;
 /// How long QEMU may take to answer before that is worth a warning.
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub(super) struct Link {
     state: State,
     was_up: bool,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 enum State {
     /// Not connected. `next` is the time of the next attempt; without one, the next rescan.
     Down { tries: u32, next: Option<Moment> },

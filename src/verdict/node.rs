@@ -1,6 +1,6 @@
 //! All instances of this node: which life an event belongs to, and when each is to be woken.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::life::{Context, Life};
@@ -14,13 +14,13 @@ const RESCAN: Duration = Duration::from_secs(30);
 const TRY_AGAIN: Duration = Duration::from_millis(100);
 
 /// All instances of this node.
-#[derive(Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Node {
     settings: Settings,
     exits_are_told: bool,
-    lives: HashMap<Incarnation, Life>,
+    lives: BTreeMap<Incarnation, Life>,
     /// The latest life under each name.
-    current: HashMap<Name, Incarnation>,
+    current: BTreeMap<Name, Incarnation>,
     by_pid: BTreeSet<(u32, Incarnation)>,
     deadlines: BTreeSet<(Moment, Incarnation)>,
     rescan_at: Moment,
@@ -40,8 +40,8 @@ impl Node {
         Self {
             settings,
             exits_are_told: false,
-            lives: HashMap::new(),
-            current: HashMap::new(),
+            lives: BTreeMap::new(),
+            current: BTreeMap::new(),
             by_pid: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             rescan_at: now,
@@ -260,8 +260,7 @@ impl Node {
         actions: &mut Vec<Action>,
         mut handle: impl FnMut(&mut Life, &mut Context<'_>),
     ) {
-        let mut incarnations: Vec<Incarnation> = self.lives.keys().copied().collect();
-        incarnations.sort_unstable();
+        let incarnations: Vec<Incarnation> = self.lives.keys().copied().collect();
         for incarnation in incarnations {
             self.with(incarnation, now, actions, &mut handle);
         }

@@ -60,7 +60,7 @@ pub enum Said {
 }
 
 /// What the sources that do not speak by themselves are asked before a verdict.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Questions {
     /// Have the trace of signals tell all that it holds, before this is answered.
     pub signals: bool,
@@ -107,7 +107,7 @@ pub struct Answers {
 }
 
 /// Who is at the other end of a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Peer {
     /// Absent if the kernel does not show it and no pid file names it.
     pub process: Option<Process>,
@@ -118,7 +118,7 @@ pub struct Peer {
 }
 
 /// What a verdict needs to know of QEMU's command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct CommandLine {
     /// `-no-reboot`, or `-action reboot=shutdown`: QEMU ends where its guest resets.
     pub no_reboot: bool,

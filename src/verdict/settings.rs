@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// What can be read in two ways, and how it is to be read.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Settings {
     pub guest_reset: GuestReset,
     pub signal_shutdown: SignalShutdown,
@@ -26,7 +26,7 @@ impl Default for Settings {
 }
 
 /// What a guest's reset means where QEMU ends instead (`-no-reboot`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum GuestReset {
     /// A user's shutdown, as Ganeti's manual has it.
     User,
@@ -35,7 +35,7 @@ pub enum GuestReset {
 }
 
 /// Whose doing it is if a signal asks QEMU to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum SignalShutdown {
     Admin,
     /// The reading of the original, on which Ganeti's own tests rely.

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 /// What QEMU has said to this daemon, or on a connection that outlived an earlier one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Hash)]
 pub(super) enum Voice {
     Silent,
     /// It was not yet going down when it was connected to.
@@ -14,7 +14,7 @@ pub(super) enum Voice {
 }
 
 /// How far a life has come. It only advances.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Stage {
     Open,
     /// Nothing more is waited for.

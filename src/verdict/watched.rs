@@ -11,7 +11,7 @@ const FIRST_PROBE_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_PROBE_WAIT: Duration = Duration::from_secs(1);
 const MOST_PROBES: u32 = 15;
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Watched {
     process: Option<Process>,
     has_pidfd: bool,

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 /// What is said to QEMU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Command {
     /// The first line that a client sends: there are no events before it.
     Negotiate,
@@ -53,7 +53,7 @@ pub enum Message {
 
 /// When something happened by the host's clock as QEMU read it, since 1970. That clock is set at
 /// times, so two of these tell the order of what they stamp only as far as nobody did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Hash)]
 pub struct Timestamp(pub Duration);
 
 impl Timestamp {
@@ -72,7 +72,7 @@ impl Timestamp {
 }
 
 /// QEMU's version: `VersionTriple` of `qapi/control.json`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Version {
     pub major: u16,
     pub minor: u16,
@@ -86,7 +86,7 @@ impl fmt::Display for Version {
 }
 
 /// What a `return` carried.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Answer {
     /// The reply to `query-status`: whether the guest's CPUs run.
     Status { running: bool },
@@ -95,7 +95,7 @@ pub enum Answer {
 }
 
 /// An event that says something of the guest's end, or of its going on.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Event {
     Shutdown(Shutdown),
     Powerdown,
@@ -116,7 +116,7 @@ pub enum Event {
 }
 
 /// Circumstances: events of `qapi/block-core.json` and `qapi/run-state.json`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Note {
     BlockIoError { no_space: bool },
     MemoryFailure,
@@ -179,7 +179,7 @@ impl fmt::Display for Event {
 }
 
 /// The data of `SHUTDOWN`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Shutdown {
     /// Whether the guest asked for it (QEMU 2.10). True for a reset and a panic as well.
     pub guest: Option<bool>,
@@ -188,7 +188,7 @@ pub struct Shutdown {
 }
 
 /// `ShutdownCause` of `qapi/run-state.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub enum Reason {
     None,
     HostError,
@@ -212,7 +212,7 @@ fn known_form<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Box<s
 }
 
 /// `WatchdogAction` of `qapi/run-state.json`, as far as it ends a guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub enum WatchdogAction {
     Reset,
     Shutdown,

@@ -8,7 +8,7 @@ use super::Shown;
 
 /// Who sent a signal: a process as it was found right afterwards, or the kernel. All text is fit
 /// to print.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(default)]
 pub struct Sender {
     /// The kernel itself; then there is nothing else.
@@ -26,7 +26,7 @@ pub struct Sender {
 }
 
 /// A process from which the sender of a signal descends: its parent, that one's parent, ...
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Hash)]
 #[serde(default)]
 pub struct Ancestor {
     pub pid: u32,

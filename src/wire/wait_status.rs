@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 ///
 /// A QEMU that was told to go with SIGTERM catches it and exits with 0: that signal is not
 /// to be found here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct WaitStatus(pub i32);
 
 impl WaitStatus {
@@ -32,7 +32,7 @@ impl WaitStatus {
 }
 
 /// Whether the kernel keeps the status of a process that has ended.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum StatusAnswer {
     Known(WaitStatus),
     /// It will once the process has been reaped; then `Said::Died` comes once more.
@@ -52,7 +52,7 @@ impl fmt::Display for WaitStatus {
 }
 
 /// A signal's number, 1 to 64 (`signal(7)`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Signal(pub i32);
 
 impl Signal {
