@@ -93,18 +93,18 @@ bench: bench-programs
 bench-scale: bench-programs
 	@tests/install-packages $(PLOT)
 	@target/release/examples/bench --scale docs/scale.csv
-	@/usr/bin/python3 tests/bench/plot.py docs/scale.csv docs/scale.svg
+	@/usr/bin/python3 examples/bench/plot.py docs/scale.csv docs/scale.svg
 
 # What each crate costs in the program, and how long that takes to start.
 size:
 	@tests/install-packages $(BUILD) nm:binutils
 	$(CARGO) build --release --locked --bin ganeti-kvmd
-	@tests/bench/size target/release/ganeti-kvmd
+	@examples/bench/size target/release/ganeti-kvmd
 
 bench-programs:
 	@tests/install-packages $(BUILD) $(PEERS) $(ORIGINAL)
 	$(CARGO) build --release --locked --bin ganeti-kvmd --example bench --example bench_vm
-	@$(CC) -O2 -Wall -o target/release/examples/fork_storm tests/bench/fork_storm.c
+	@$(CC) -O2 -Wall -o target/release/examples/fork_storm examples/bench/fork_storm.c
 
 # Any bytes for whatever reads what others write, so many seconds each; see fuzz/README.md.
 FUZZ_SECONDS ?= 15
