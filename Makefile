@@ -1,4 +1,5 @@
-# What a newcomer types: `make demo` to see it work, `make check` to see that it does.
+# What a newcomer types: `make demo` to see it work, `make check` to see that it does. What a
+# developer types after each change: `make quick`.
 
 CARGO ?= cargo
 
@@ -19,7 +20,7 @@ NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare check fuzz deb test-deb tools bench bench-scale bench-programs size clean
+.PHONY: all demo compare quick check fuzz deb test-deb tools bench bench-scale bench-programs size clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -37,17 +38,29 @@ compare:
 	$(CARGO) build --release --locked --bin ganeti-kvmd --example compare
 	@target/release/examples/compare
 
-# Format, lints, unit, property and end-to-end tests. The last ones need root, for the kernel's
-# proc connector: without it, those that cannot run are named at the end.
+# What `quick` and `check` begin with: format, lints, and every input kept for the fuzzer.
+define FIRST_CHECKS
+	@mkdir -p target && rm -f $(NOT_RUN) $(FIGURES)
+	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --manifest-path fuzz/Cargo.toml --target-dir target --all-targets --no-default-features --locked -- -D warnings
+	$(CARGO) test --manifest-path fuzz/Cargo.toml --quiet --target-dir target --no-default-features --locked
+endef
+
+# The inner loop: the above, unit and property tests. Nothing in it needs QEMU.
+quick:
+	@tests/install-packages $(BUILD)
+	$(FIRST_CHECKS)
+	$(CARGO) test --workspace --lib --quiet --locked
+	@echo "Not run: the end-to-end tests in tests/, the fuzzer, packaging/check. \`make check\` runs them."
+
+# All of that, the end-to-end tests, the fuzzer and what is packed. The end-to-end tests need root,
+# for the kernel's proc connector: without it, those that cannot run are named at the end.
 check:
 	@tests/install-packages $(BUILD) $(QEMU) $(TESTS) $(ORIGINAL) $(GANETI)
 	@tests/linux_guest/build target/linux_guest
-	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
-	$(CARGO) clippy --manifest-path fuzz/Cargo.toml --target-dir target --all-targets --no-default-features --locked -- -D warnings
-	$(CARGO) test --manifest-path fuzz/Cargo.toml --quiet --target-dir target --no-default-features --locked
-	@mkdir -p target && rm -f $(NOT_RUN) $(FIGURES)
+	$(FIRST_CHECKS)
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=5
 	NOT_RUN=$(NOT_RUN) FIGURES=$(FIGURES) $(CARGO) test --workspace --locked
 	@echo; echo "The contract, played on the original: it is to fail where DEVIATIONS.md says so."
