@@ -6,7 +6,7 @@ CARGO ?= cargo
 # PROGRAM:PACKAGE,... of what is needed to build, to play the demonstration, to run the tests.
 BUILD = cc:gcc,libc6-dev
 QEMU = qemu-system-x86_64:qemu-system-x86 as:binutils
-TESTS = strace:strace ss:iproute2 systemd-analyze:systemd mandoc:mandoc prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
+TESTS = git:git strace:strace ss:iproute2 systemd-analyze:systemd mandoc:mandoc prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
 ORIGINAL = '/usr/lib/ganeti/*/usr/sbin/ganeti-kvmd:^ganeti-haskell-3.[01]$$'
 GANETI = '/usr/share/ganeti/*/ganeti/backend.py:^ganeti-3.[01]$$'
 
@@ -38,11 +38,13 @@ compare:
 	$(CARGO) build --release --locked --bin ganeti-kvmd --example compare
 	@target/release/examples/compare
 
-# What `quick` and `check` begin with: format, lints, and every input kept for the fuzzer.
+# What `quick` and `check` begin with: format, no path of one machine in a committed file, lints,
+# and every input kept for the fuzzer.
 define FIRST_CHECKS
 	@mkdir -p target && rm -f $(NOT_RUN) $(FIGURES)
 	$(CARGO) fmt --all --check
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+	@NOT_RUN=$(NOT_RUN) tests/committed-paths
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) clippy --manifest-path fuzz/Cargo.toml --target-dir target --all-targets --no-default-features --locked -- -D warnings
 	$(CARGO) test --manifest-path fuzz/Cargo.toml --quiet --target-dir target --no-default-features --locked
