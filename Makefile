@@ -1,11 +1,12 @@
-# What a newcomer types: `make demo` to see it work, `make check` to see that it does.
+# What a newcomer types: `make demo` to see it work, `make check` to see that it does. What a
+# developer types after each change: `make quick`.
 
 CARGO ?= cargo
 
 # PROGRAM:PACKAGE,... of what is needed to build, to play the demonstration, to run the tests.
 BUILD = cc:gcc,libc6-dev
 QEMU = qemu-system-x86_64:qemu-system-x86 as:binutils
-TESTS = strace:strace ss:iproute2 systemd-analyze:systemd mandoc:mandoc prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
+TESTS = git:git strace:strace ss:iproute2 systemd-analyze:systemd mandoc:mandoc prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
 ORIGINAL = '/usr/lib/ganeti/*/usr/sbin/ganeti-kvmd:^ganeti-haskell-3.[01]$$'
 GANETI = '/usr/share/ganeti/*/ganeti/backend.py:^ganeti-3.[01]$$'
 
@@ -19,7 +20,7 @@ NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare check fuzz deb test-deb tools bench bench-scale bench-programs size clean
+.PHONY: all demo compare quick check fuzz deb test-deb tools bench bench-scale bench-programs size clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -37,17 +38,31 @@ compare:
 	$(CARGO) build --release --locked --bin ganeti-kvmd --example compare
 	@target/release/examples/compare
 
-# Format, lints, unit, property and end-to-end tests. The last ones need root, for the kernel's
-# proc connector: without it, those that cannot run are named at the end.
+# What `quick` and `check` begin with: format, no path of one machine in a committed file, lints,
+# and every input kept for the fuzzer.
+define FIRST_CHECKS
+	@mkdir -p target && rm -f $(NOT_RUN) $(FIGURES)
+	$(CARGO) fmt --all --check
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+	@NOT_RUN=$(NOT_RUN) tests/committed-paths
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) clippy --manifest-path fuzz/Cargo.toml --target-dir target --all-targets --no-default-features --locked -- -D warnings
+	$(CARGO) test --manifest-path fuzz/Cargo.toml --quiet --target-dir target --no-default-features --locked
+endef
+
+# The inner loop: the above, unit and property tests. Nothing in it needs QEMU.
+quick:
+	@tests/install-packages $(BUILD)
+	$(FIRST_CHECKS)
+	$(CARGO) test --workspace --lib --quiet --locked
+	@echo "Not run: the end-to-end tests in tests/, the fuzzer, packaging/check. \`make check\` runs them."
+
+# All of that, the end-to-end tests, the fuzzer and what is packed. The end-to-end tests need root,
+# for the kernel's proc connector: without it, those that cannot run are named at the end.
 check:
 	@tests/install-packages $(BUILD) $(QEMU) $(TESTS) $(ORIGINAL) $(GANETI)
 	@tests/linux_guest/build target/linux_guest
-	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
-	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
-	$(CARGO) clippy --manifest-path fuzz/Cargo.toml --target-dir target --all-targets --no-default-features --locked -- -D warnings
-	$(CARGO) test --manifest-path fuzz/Cargo.toml --quiet --target-dir target --no-default-features --locked
-	@mkdir -p target && rm -f $(NOT_RUN) $(FIGURES)
+	$(FIRST_CHECKS)
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=5
 	NOT_RUN=$(NOT_RUN) FIGURES=$(FIGURES) $(CARGO) test --workspace --locked
 	@echo; echo "The contract, played on the original: it is to fail where DEVIATIONS.md says so."
@@ -93,18 +108,18 @@ bench: bench-programs
 bench-scale: bench-programs
 	@tests/install-packages $(PLOT)
 	@target/release/examples/bench --scale docs/scale.csv
-	@/usr/bin/python3 tests/bench/plot.py docs/scale.csv docs/scale.svg
+	@/usr/bin/python3 examples/bench/plot.py docs/scale.csv docs/scale.svg
 
 # What each crate costs in the program, and how long that takes to start.
 size:
 	@tests/install-packages $(BUILD) nm:binutils
 	$(CARGO) build --release --locked --bin ganeti-kvmd
-	@tests/bench/size target/release/ganeti-kvmd
+	@examples/bench/size target/release/ganeti-kvmd
 
 bench-programs:
 	@tests/install-packages $(BUILD) $(PEERS) $(ORIGINAL)
 	$(CARGO) build --release --locked --bin ganeti-kvmd --example bench --example bench_vm
-	@$(CC) -O2 -Wall -o target/release/examples/fork_storm tests/bench/fork_storm.c
+	@$(CC) -O2 -Wall -o target/release/examples/fork_storm examples/bench/fork_storm.c
 
 # Any bytes for whatever reads what others write, so many seconds each; see fuzz/README.md.
 FUZZ_SECONDS ?= 15

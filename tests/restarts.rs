@@ -12,7 +12,7 @@ fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
 }
 
-/// A daemon under a service manager that keeps descriptors: see `tests/service_manager.rs`.
+/// A daemon under a service manager that keeps descriptors: see `examples/service_manager.rs`.
 fn start_under_manager(node: &Node) -> Daemon {
     let manager = example("service_manager");
     let daemon = node.start_wrapped(&[manager.to_str().unwrap()], &[]);

@@ -21,7 +21,7 @@ pub struct GuestBuilder<'a> {
     is_daemonized: bool,
     /// What QEMU is started through.
     wrapper: Vec<String>,
-    /// What it does not say about a shutdown: see `tests/old_qemu.rs`.
+    /// What it does not say about a shutdown: see `examples/old_qemu.rs`.
     unsaid: Option<&'static str>,
 }
 

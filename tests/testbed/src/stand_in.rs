@@ -1,5 +1,5 @@
 //! Processes that behave like QEMU as far as the daemon can see, for tests that need hundreds
-//! of them, or one that misbehaves. See `tests/stand_in_vm.rs`.
+//! of them, or one that misbehaves. See `examples/stand_in_vm.rs`.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{BufRead, BufReader, Write};
@@ -32,7 +32,7 @@ impl<'a> StandInBuilder<'a> {
         Self { node, name: name.into(), options: Vec::new() }
     }
 
-    /// Adds an option of `tests/stand_in_vm.rs`.
+    /// Adds an option of `examples/stand_in_vm.rs`.
     #[must_use]
     pub fn with(mut self, option: &str) -> Self {
         self.options.push(option.into());

@@ -4,14 +4,14 @@
 //!
 //! Usage: `bench_vm HERD INDEX SOCKET [--flood=EVENTS] [--until-marked=FILE]`
 //!
-//! HERD is the directory of `tests/bench/herd.rs`, whose gates it obeys: a gate is a FIFO, and it
-//! opens for all at once when its last writer goes. At `flood` it sends that many events, at
+//! HERD is the directory of `examples/bench/herd.rs`, whose gates it obeys: a gate is a FIFO, and
+//! it opens for all at once when its last writer goes. At `flood` it sends that many events, at
 //! `power` it goes down as QEMU does when its guest powers off: the event, the end. Before the
 //! end it looks for FILE, if it is given one, until that is there.
 //!
 //! What it has seen it writes into its place of the herd's file `stamps`, which wakes nobody.
 
-#[path = "stamps.rs"]
+#[path = "bench/stamps.rs"]
 mod stamps;
 
 use std::io::{Read, Write};

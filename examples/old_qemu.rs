@@ -1,5 +1,6 @@
 //! A real QEMU, heard as if it were an older one: what it says of a shutdown lacks the `reason`
-//! (before 4.0) or the whole `data` (before 2.10).
+//! (before 4.0) or the whole `data` (before 2.10). The end-to-end tests start it through
+//! `tests/testbed`.
 //!
 //! Usage: `old_qemu SOCKET REAL-SOCKET reason|data PROGRAM [ARGUMENT...]`
 //!

@@ -1,5 +1,6 @@
 //! A process that behaves like QEMU as far as the daemon can see: it serves QMP at a socket,
-//! ends in good order on SIGTERM, and dies of everything else.
+//! ends in good order on SIGTERM, and dies of everything else. The end-to-end tests start it
+//! through `tests/testbed`.
 //!
 //! Usage: `stand_in_vm SOCKET [--no-greeting] [--drain=MS] [--ready | --listen-late] [--never-accept] [--deaf-to-hup]`
 //!

@@ -1,5 +1,5 @@
 //! A service manager that keeps descriptors, as systemd does: `sd_notify(3)` with `FDSTORE=1`,
-//! `sd_listen_fds(3)`.
+//! `sd_listen_fds(3)`. For `tests/restarts.rs`.
 //!
 //! Usage: `service_manager PROGRAM [ARGUMENT...]`
 //!

@@ -1,4 +1,4 @@
-//! Many virtual machines of `tests/bench/vm.rs` at once, one process each.
+//! Many virtual machines of `examples/bench_vm.rs` at once, one process each.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
