@@ -134,17 +134,30 @@ pub(super) struct Conversation {
     stopped: bool,
     /// Since when it is heard without a gap, if there was one.
     unheard_before: Option<Moment>,
+    /// The guest has run since.
+    ran_since: bool,
 }
 
 impl Conversation {
     /// Something may have been said before now that nobody heard.
     pub(super) fn note_gap(&mut self, now: Moment) {
         self.unheard_before = Some(now);
+        self.ran_since = false;
     }
 
     /// The first SHUTDOWN that has not been taken back.
     pub(super) fn shutdown(&self) -> Option<&Shutdown> {
         self.shutdown.as_ref()
+    }
+
+    /// Whether something was not heard, since the guest was last reset.
+    pub(super) fn had_gap(&self) -> bool {
+        self.unheard_before.is_some()
+    }
+
+    /// Whether it may have gone down already when nobody listened, so that its SHUTDOWN is missing.
+    pub(super) fn may_lack_shutdown(&self) -> bool {
+        self.unheard_before.is_some() && !self.ran_since && self.shutdown.is_none()
     }
 
     pub(super) fn panic(&self) -> Panic {
@@ -206,6 +219,7 @@ impl Conversation {
     /// The guest's CPUs run: it is neither stopped nor shut down. A panicked one stays panicked.
     pub(super) fn run(&mut self) -> Turn {
         self.stopped = false;
+        self.ran_since = true;
         if self.panic == Panic::Panicked {
             self.panic = Panic::WentOn;
         }

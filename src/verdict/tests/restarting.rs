@@ -292,7 +292,8 @@ fn remembered(incarnation: u64, name: &str) -> String {
         r#"{{"Lives": {{"incarnation": {incarnation}, "name": {name}, "inode": 7,
             "process": {{"pid": 5, "started": 9}}, "voice": "Answered", "decision": null,
             "case": {{"said": {{"shutdown": null, "powerdown": null, "watchdog": null,
-                "panic": "None", "stopped": false, "unheard_before": null}},
+                "panic": "None", "stopped": false, "unheard_before": null,
+                "ran_since": false}},
                 "status": null, "signals": {{"sent": []}}, "dumps_core": false,
                 "out_of_memory": false, "qemu": null, "no_reboot": null,
                 "is_behind": false}}}}}}"#
