@@ -13,8 +13,8 @@ use crate::id::{Incarnation, Inode, Moment, Name, Process};
 use crate::sys::control_dir::{SOCKET_SUFFIX, SocketError};
 use crate::sys::qmp_socket;
 use crate::verdict::{ConnectError, Event, Peer, Said};
-use crate::wire::qmp::Command;
-use crate::wire::qmp::{self, Line, LineError, Message};
+use crate::wire::lines::{LONGEST_LINE, Line};
+use crate::wire::qmp::{Command, LineError, Message};
 use crate::wire::{Excerpt, Printable};
 
 impl Daemon {
@@ -121,7 +121,7 @@ impl Daemon {
                 // The rest of a line comes with a wake-up of its own; that of one which is too
                 // long is of no interest.
                 let whole = memrchr(b'\n', &buffer[..length]).map_or(0, |newline| newline + 1);
-                let is_to_wait = !has_hung_up && length - whole < qmp::LONGEST_LINE;
+                let is_to_wait = !has_hung_up && length - whole < LONGEST_LINE;
                 endpoint.heard = if is_to_wait { whole } else { length };
                 let heard = endpoint.heard;
                 if heard > 0 {

@@ -17,7 +17,7 @@ use crate::sys::process;
 use crate::sys::qmp_socket::{self, Listener};
 use crate::verdict::Peer;
 use crate::wire::StatusAnswer;
-use crate::wire::qmp::Lines;
+use crate::wire::lines::Lines;
 
 /// The two descriptors of one life that can wake the loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
