@@ -3,6 +3,8 @@
 //! [`verdict`] weighs the evidence and decides, [`wire`] turns bytes into types, [`sys`]
 //! touches the system, and [`daemon`] joins them in one loop. README.md has the map.
 
+#![deny(unsafe_code)]
+
 mod check;
 pub mod cli;
 pub mod config;
