@@ -16,7 +16,7 @@ pub struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// The one that started this process, if one did and wants to hear of it (`NOTIFY_SOCKET`).
+    /// The one that started this process, if one did and wants to be notified (`NOTIFY_SOCKET`).
     #[must_use]
     pub fn of_this_process() -> Option<Self> {
         // Half of the time after which it would take the daemon for stuck (`WatchdogSec=`).
