@@ -171,7 +171,7 @@ fn serve(
         info!("{}", why.remedy());
         // To end without having been up would be a failure, and worth another try.
         if let Some(manager) = manager {
-            manager.tell_ready();
+            manager.notify_ready();
         }
         return Ok(());
     }

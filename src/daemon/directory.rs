@@ -9,8 +9,8 @@ use log::{debug, error, info, warn};
 use mio::Registry;
 
 use super::complaints::{Complaints, withheld};
+use super::fatal::{FatalError, cannot};
 use super::wake::Wake;
-use super::{FatalError, cannot};
 use crate::id::{Inode, Moment, Name};
 use crate::sys::control_dir::{
     Change as FileChange, ControlDir, FileError, SHUTDOWN_SUFFIX, SOCKET_SUFFIX,

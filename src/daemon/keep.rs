@@ -63,17 +63,17 @@ impl Keep {
     /// Notifies the service manager that the daemon is up.
     pub(super) fn notify_ready(&mut self, now: Moment) {
         if let Some(manager) = &self.manager {
-            manager.tell_ready();
+            manager.notify_ready();
             self.notify_at = manager.interval().map(|interval| now + interval);
         }
     }
 
     /// Notifies the service manager, if that is due, that the daemon is not stuck.
-    pub(super) fn notify_going_on(&mut self, now: Moment) {
+    pub(super) fn notify_alive(&mut self, now: Moment) {
         if let Some(manager) = &self.manager
             && self.notify_at.is_some_and(|at| at <= now)
         {
-            manager.tell_going_on();
+            manager.notify_alive();
             self.notify_at = manager.interval().map(|interval| now + interval);
         }
     }

@@ -13,6 +13,7 @@ mod connector;
 mod consult;
 mod directory;
 mod endpoint;
+mod fatal;
 mod keep;
 mod metrics;
 mod pace;
@@ -25,7 +26,6 @@ mod wake;
 mod watchlist;
 
 use std::collections::VecDeque;
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,6 +44,8 @@ use complaints::Complaints;
 use connections::Connections;
 use connector::ConnectorSource;
 use directory::Directory;
+pub use fatal::FatalError;
+use fatal::cannot;
 use keep::Keep;
 use pace::Pace;
 use reports::Reports;
@@ -58,26 +60,6 @@ const ENDS_AT_ONCE: usize = 16;
 
 /// As many sources as one wake-up may name; the rest is named by the next.
 const WAKE_UP: usize = 1024;
-
-/// The daemon cannot run at all.
-#[derive(Debug)]
-pub struct FatalError {
-    what: &'static str,
-    error: io::Error,
-}
-
-impl fmt::Display for FatalError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Cannot {}: {}", self.what, self.error)
-    }
-}
-
-impl std::error::Error for FatalError {}
-
-/// Names what was being done when an error came.
-fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> FatalError {
-    move |error| FatalError { what, error }
-}
 
 /// The daemon, with everything that it holds open.
 pub struct Daemon {
@@ -161,7 +143,7 @@ impl Daemon {
                 sources.perform(now, action, events);
             });
         }
-        // Whatever the file does not know.
+        // What the file knows nothing of is of no use.
         self.sources.keep.let_go(left);
     }
 
@@ -196,7 +178,7 @@ impl Daemon {
             self.sources.reports.report_ends(ENDS_AT_ONCE, &mut self.node);
             self.sources.write_down(now, &mut self.node);
             self.sources.publish(&self.node);
-            self.sources.keep.notify_going_on(now);
+            self.sources.keep.notify_alive(now);
             self.pace.get_in_front(now);
             if std::mem::take(&mut self.is_asked_to_hand_over) {
                 self.hand_over();
