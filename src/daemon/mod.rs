@@ -58,6 +58,10 @@ use watchlist::Watchlist;
 /// guest that is just being powered off cannot wait, those that are gone can.
 const ENDS_AT_ONCE: usize = 16;
 
+/// Memory for so many messages of one instance is kept from one time to the next: a share of real
+/// events has fewer. Of the shortest lines that a peer can make up it has 4096.
+const MESSAGES_KEPT: usize = 256;
+
 /// As many sources as one wake-up may name; the rest is named by the next.
 const WAKE_UP: usize = 1024;
 
@@ -210,6 +214,7 @@ impl Daemon {
             self.events.push_back(event);
             self.settle(now);
         }
+        self.heard.shrink_to(MESSAGES_KEPT);
     }
 
     /// Reads from those who had more to say than their share, each once.
