@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use crate::config::{self, Paths};
 use crate::id::Name;
-use crate::sys::connector::{Connector, Heard, Unavailable};
+use crate::sys::connector::{Connector, Received, Unavailable};
 use crate::sys::control_dir::{SHUTDOWN_SUFFIX, instance_name};
 use crate::sys::pid_file::PidFile;
 use crate::sys::trace::{self, Trace, Tracefs};
@@ -119,7 +119,7 @@ fn connector(report: &mut Report) {
     const TELLS: &str = "the kernel's proc connector tells how processes end";
     let answer = Connector::open(&[], clock::now()).and_then(|mut it| it.receive());
     match answer {
-        Ok(Some(Heard::Listening)) => report.say(Standing::Good, TELLS),
+        Ok(Some(Received::Listening)) => report.say(Standing::Good, TELLS),
         other => {
             let reason = other.err().unwrap_or(Unavailable::Silent);
             report.say(

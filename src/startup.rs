@@ -28,7 +28,7 @@ enum StartError {
     NotToRun(config::WhyNot),
     TakeOver(u32, io::Error),
     PidFile(PathBuf, io::Error),
-    Daemon(daemon::StartError),
+    Daemon(daemon::FatalError),
 }
 
 impl fmt::Display for StartError {
@@ -162,7 +162,7 @@ fn serve(
     log: Log,
     inheritance: Inheritance,
     starter: &mut Option<Starter>,
-) -> Result<(), daemon::StartError> {
+) -> Result<(), daemon::FatalError> {
     // A daemon that detaches itself may have been started by another service, whose manager is
     // none of its.
     let manager = options.foreground.then(ServiceManager::of_this_process).flatten();
@@ -171,7 +171,7 @@ fn serve(
         info!("{}", why.remedy());
         // To end without having been up would be a failure, and worth another try.
         if let Some(manager) = manager {
-            manager.tell_ready();
+            manager.notify_ready();
         }
         return Ok(());
     }

@@ -4,7 +4,6 @@ use std::path::Path;
 
 use log::error;
 
-use super::Daemon;
 use crate::id::Moment;
 use crate::sys::append_file::AppendFile;
 use crate::sys::{clock, core_pattern, process};
@@ -15,25 +14,37 @@ use crate::wire::record::{self, Core, Evidence, Record};
 /// Readable for Ganeti's group, not for everybody: command lines may hold secrets.
 const MODE: u32 = 0o640;
 
-/// Opens the file of records. If that fails it is said, and tried again at the next SIGHUP.
-pub(super) fn open(path: &Path) -> AppendFile {
-    let mut records = AppendFile::new(path, MODE);
-    if let Err(error) = records.open() {
-        error!(
-            "Cannot open {}: {error}; the ends of instances are told in the log only, until a SIGHUP",
-            path.display()
-        );
-    }
-    records
+/// The file of records.
+pub(super) struct Records {
+    file: AppendFile,
 }
 
-impl Daemon {
-    pub(super) fn record(&mut self, death: &Death) {
+impl Records {
+    /// Opens the file. If that fails it is logged, and tried again at the next SIGHUP.
+    pub(super) fn open(path: &Path) -> Self {
+        let mut file = AppendFile::new(path, MODE);
+        if let Err(error) = file.open() {
+            error!(
+                "Cannot open {}: {error}; the ends of instances are told in the log only, until a SIGHUP",
+                path.display()
+            );
+        }
+        Self { file }
+    }
+
+    /// Opens the file anew, as after its rotation.
+    pub(super) fn reopen(&mut self) {
+        if let Err(error) = self.file.open() {
+            error!("Cannot open {} again: {error}", self.file.path().display());
+        }
+    }
+
+    pub(super) fn write(&mut self, death: &Death) {
         let record = to_record(death);
-        if let Err(error) = self.records.write_line(&record.to_line())
-            && self.records.file().is_some()
+        if let Err(error) = self.file.write_line(&record.to_line())
+            && self.file.file().is_some()
         {
-            error!("Cannot write to {}: {error}", self.records.path().display());
+            error!("Cannot write to {}: {error}", self.file.path().display());
         }
     }
 }

@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
+use super::clock;
 use crate::id::Process;
 use crate::wire::StatusAnswer;
 use crate::wire::WaitStatus;
@@ -53,6 +54,13 @@ pub fn started(process: Process) -> Option<Duration> {
     const TICKS_PER_SECOND: u64 = 100;
     let ticks = Some(process.started).filter(|&ticks| ticks > 0)?;
     Some(Duration::from_millis(ticks * (1000 / TICKS_PER_SECOND)))
+}
+
+/// How long a process has been there; nothing if that is not known.
+#[must_use]
+pub fn age(process: Process) -> Option<Duration> {
+    let now = clock::now().0.saturating_add(clock::boot_offset());
+    Some(now.saturating_sub(started(process)?))
 }
 
 /// Whether this very process still runs. One that is dead and not yet reaped does not.

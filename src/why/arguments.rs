@@ -45,8 +45,9 @@ are written by ganeti-kvmd; this program needs nothing but to read them.
 Exit status: 0 if there is an answer, 1 if there is none, 2 for a bad command line.
 ";
 
+/// What the user wants.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum Invocation {
     Help,
     Version,
     Tell(Question),
@@ -103,7 +104,7 @@ impl From<lexopt::Error> for UsageError {
 pub(super) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     now: Timestamp,
-) -> Result<Command, UsageError> {
+) -> Result<Invocation, UsageError> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut question = Question::default();
     while let Some(argument) = parser.next()? {
@@ -129,8 +130,8 @@ pub(super) fn parse(
                     }
                 }
             }
-            Short('h') | Long("help") => return Ok(Command::Help),
-            Short('V') | Long("version") => return Ok(Command::Version),
+            Short('h') | Long("help") => return Ok(Invocation::Help),
+            Short('V') | Long("version") => return Ok(Invocation::Version),
             Value(name) if question.instance.is_none() => {
                 question.instance = Some(name.to_string_lossy().into_owned());
             }
@@ -141,7 +142,7 @@ pub(super) fn parse(
             other => return Err(other.unexpected().into()),
         }
     }
-    Ok(Command::Tell(question))
+    Ok(Invocation::Tell(question))
 }
 
 /// A time ago, a day or a time, in UTC.
@@ -162,14 +163,14 @@ fn since(text: &str, now: Timestamp) -> Result<Timestamp, UsageError> {
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Command, UsageError> {
+    fn read(line: &str) -> Result<Invocation, UsageError> {
         let now = "2026-11-21T08:00:00Z".parse().unwrap();
         parse(line.split_whitespace().map(OsString::from), now)
     }
 
     fn question(line: &str) -> Question {
         match read(line) {
-            Ok(Command::Tell(question)) => question,
+            Ok(Invocation::Tell(question)) => question,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -210,6 +211,6 @@ mod tests {
         assert!(read("a b").unwrap_err().to_string().contains("one instance"));
         assert!(read("--colour=pink").is_err());
         assert!(read("--nonsense").is_err());
-        assert!(matches!(read("-h --nonsense"), Ok(Command::Help)));
+        assert!(matches!(read("-h --nonsense"), Ok(Invocation::Help)));
     }
 }

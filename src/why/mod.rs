@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use crate::config::Paths;
 use crate::wire::record::Record;
-use arguments::{Colour, Command, Question};
+use arguments::{Colour, Invocation, Question};
 
 /// As many ends are told of where nothing else was asked for.
 const LATEST: usize = 20;
@@ -61,17 +61,16 @@ impl fmt::Display for Failure {
 /// The program `kvmd-why`.
 #[must_use]
 pub fn main() -> ExitCode {
-    let command = arguments::parse(std::env::args_os().skip(1), Timestamp::now());
-    let question = match command {
-        Ok(Command::Help) => {
+    let question = match arguments::parse(std::env::args_os().skip(1), Timestamp::now()) {
+        Ok(Invocation::Help) => {
             print!("{}", arguments::HELP);
             return ExitCode::SUCCESS;
         }
-        Ok(Command::Version) => {
+        Ok(Invocation::Version) => {
             println!("kvmd-why {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
-        Ok(Command::Tell(question)) => question,
+        Ok(Invocation::Tell(question)) => question,
         Err(error) => {
             eprintln!("kvmd-why: {error}\nTry 'kvmd-why --help'.");
             return ExitCode::from(2);
