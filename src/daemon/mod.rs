@@ -189,7 +189,8 @@ impl Daemon {
             }
         }
         self.sources.reports.report_ends(usize::MAX, &mut self.node);
-        // The next daemon is not to report them again.
+        // The next daemon is not to report them again, and is to know all that this one knows.
+        self.node.catch_up();
         self.sources.save(clock::now(), &mut self.node);
         self.sources.reports.metrics.withdraw();
         Ok(())
@@ -271,6 +272,7 @@ impl Daemon {
     /// goes on.
     fn hand_over(&mut self) {
         self.sources.reports.report_ends(usize::MAX, &mut self.node);
+        self.node.catch_up();
         self.sources.write_down(clock::now(), &mut self.node);
         self.is_stopping |= self.sources.hand_over(!self.node.has_changes());
     }

@@ -7,7 +7,7 @@ use log::error;
 use crate::id::Moment;
 use crate::sys::append_file::AppendFile;
 use crate::sys::{clock, core_pattern, process};
-use crate::verdict::{Death, Fact, Source};
+use crate::verdict::Death;
 use crate::wire::WaitStatus;
 use crate::wire::record::{self, Core, Evidence, Record};
 
@@ -61,8 +61,8 @@ fn to_record(death: &Death) -> Record {
     let status = death.status();
     let evidence = death.case.timeline().pieces().into_iter().map(|piece| Evidence {
         at: seconds_from_end(piece.at),
-        source: source_name(piece.source).into(),
-        what: in_words(&piece.fact),
+        source: piece.source.to_string(),
+        what: piece.fact.to_string(),
     });
     Record {
         version: record::VERSION,
@@ -91,40 +91,6 @@ fn to_record(death: &Death) -> Record {
 fn instance_name(death: &Death) -> String {
     let quoted = death.name.to_string();
     quoted[1..quoted.len() - 1].to_string()
-}
-
-fn source_name(source: Source) -> &'static str {
-    match source {
-        Source::Qmp => "qmp",
-        Source::Pidfd => "pidfd",
-        Source::Process => "proc",
-        Source::ProcConnector => "proc-connector",
-        Source::Trace => "trace",
-        Source::OwnLog => "qemu-log",
-        Source::ControlGroup => "cgroup",
-        Source::Daemon => "daemon",
-    }
-}
-
-fn in_words(fact: &Fact) -> String {
-    match fact {
-        Fact::Connected => "connected".into(),
-        Fact::Unheard => "what it may have said before was not heard".into(),
-        Fact::Greeted(_) => "it greeted".into(),
-        Fact::Started(_) => "it was started".into(),
-        Fact::Said(event, _) => event.to_string(),
-        Fact::Answered { running: true } => "answered: it runs".into(),
-        Fact::Answered { running: false } => "answered: it does not run".into(),
-        Fact::Closed => "the connection ended".into(),
-        Fact::Died => "the process was dead".into(),
-        Fact::Exited(status) => status.to_string(),
-        Fact::DumpsCore => "the process began to dump core".into(),
-        Fact::Signalled(signal, sender) => format!("{signal} from {sender}"),
-        Fact::OutOfMemory => "chosen by the OOM killer".into(),
-        Fact::FileCreated => "marked as shut down by its user".into(),
-        Fact::FileLeft => "the file was left alone".into(),
-        Fact::FileFailed => "the file could not be changed".into(),
-    }
 }
 
 fn core(death: &Death) -> Option<Core> {

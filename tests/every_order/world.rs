@@ -374,7 +374,7 @@ impl<'a> World<'a> {
             } else {
                 self.said(Said::Heard(Message::Error("it has negotiated already".into())));
                 let running = self.around.runs();
-                self.said(Said::Heard(Message::Return(Answer::Status { running })));
+                self.said(Said::Heard(Message::Return(Answer::Status { running, panicked: false })));
             }
             if was_dead {
                 self.said(Said::Died);
@@ -463,7 +463,7 @@ impl Around<'_> {
         }
         said(Said::Heard(Message::Greeting(None)));
         said(Said::Heard(Message::Return(Answer::Done)));
-        said(Said::Heard(Message::Return(Answer::Status { running: self.runs() })));
+        said(Said::Heard(Message::Return(Answer::Status { running: self.runs(), panicked: false })));
     }
 
     fn answers(&self, questions: Questions) -> Answers {

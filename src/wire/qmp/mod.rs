@@ -87,8 +87,9 @@ impl fmt::Display for Version {
 /// What a `return` carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Answer {
-    /// The reply to `query-status`: whether the guest's CPUs run.
-    Status { running: bool },
+    /// The reply to `query-status`: whether the guest's CPUs run, and whether it is held because it
+    /// has panicked.
+    Status { running: bool, panicked: bool },
     /// Any other reply.
     Done,
 }
@@ -303,11 +304,15 @@ impl Version {
 impl Answer {
     fn parse(json: &str) -> Self {
         #[derive(Deserialize)]
-        struct StatusInfo {
+        struct StatusInfo<'a> {
             running: bool,
+            #[serde(borrow, default)]
+            status: Cow<'a, str>,
         }
-        serde_json::from_str::<StatusInfo>(json)
-            .map_or(Self::Done, |status| Self::Status { running: status.running })
+        serde_json::from_str::<StatusInfo<'_>>(json).map_or(Self::Done, |info| Self::Status {
+            running: info.running,
+            panicked: info.status == "guest-panicked",
+        })
     }
 }
 

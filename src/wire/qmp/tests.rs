@@ -57,7 +57,9 @@ fn a_reason_of_a_later_qemu_is_kept_and_bounded() {
 #[test]
 fn the_answer_to_query_status_tells_whether_the_guest_runs() {
     let line = r#"{"return": {"status": "running", "singlestep": false, "running": true}}"#;
-    assert_eq!(parse(line), Message::Return(Answer::Status { running: true }));
+    assert_eq!(parse(line), Message::Return(Answer::Status { running: true, panicked: false }));
+    let line = r#"{"return": {"status": "guest-panicked", "running": false}}"#;
+    assert_eq!(parse(line), Message::Return(Answer::Status { running: false, panicked: true }));
     assert_eq!(parse(r#"{"return": {}}"#), Message::Return(Answer::Done));
     assert_eq!(parse(r#"{"return": [1, 2]}"#), Message::Return(Answer::Done));
 }
