@@ -2,10 +2,11 @@
 //! ends in good order on SIGTERM, and dies of everything else. The end-to-end tests start it
 //! through `tests/testbed`.
 //!
-//! Usage: `stand_in_vm SOCKET [--no-greeting] [--drain=MS] [--ready | --listen-late] [--never-accept] [--deaf-to-hup]`
+//! Usage: `stand_in_vm SOCKET [--no-greeting] [--drain=MS] [--ready | --listen-late] [--never-accept] [--deaf-to-hup] [--user=ID]`
 //!
 //! With `--ready` it listens already when its socket appears, with `--listen-late` only when it
-//! is told to; else right after, as QEMU does.
+//! is told to; else right after, as QEMU does. With `--user` it gives up root first, for this user
+//! and the group of the same number.
 //!
 //! It says `bound`, `listening` and `connected` on stdout when it is so, and obeys the lines
 //! that it reads from stdin:
@@ -28,6 +29,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use rustix::process::{Gid, Uid};
 use signal_hook_mio::v1_0::Signals;
 
 enum Happening {
@@ -58,6 +60,9 @@ fn main() {
     let drain = options.iter().find_map(|option| option.strip_prefix("--drain="));
     let drain = drain.map_or(0, |drain| drain.parse().expect("milliseconds"));
 
+    if let Some(id) = options.iter().find_map(|option| option.strip_prefix("--user=")) {
+        become_user(id.parse().expect("a user id"));
+    }
     // Caught, and never looked at.
     let _hangups = has("--deaf-to-hup").then(|| Signals::new([libc::SIGHUP]).unwrap());
     let (sender, happenings) = mpsc::channel();
@@ -105,6 +110,14 @@ fn main() {
         }
         stand_in.happens(happening, &sender);
     }
+}
+
+/// While there is one thread.
+fn become_user(id: u32) {
+    let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
+    rustix::thread::set_thread_groups(&[]).unwrap();
+    rustix::thread::set_thread_res_gid(group, group, group).unwrap();
+    rustix::thread::set_thread_res_uid(user, user, user).unwrap();
 }
 
 fn say(word: &str) {

@@ -231,9 +231,11 @@ impl Trace {
     /// The name under which the kernel remembers a task that is gone; it remembers some.
     #[must_use]
     pub fn remembered_name(&self, pid: u32) -> Option<Vec<u8>> {
+        /// In bytes; the kernel remembers 128 of at most 24, unless it is told otherwise.
+        const LONGEST: u64 = 65_536;
         let mut text = Vec::new();
         open(&self.tracefs, "saved_cmdlines", OFlags::RDONLY)
-            .and_then(|mut file| file.read_to_end(&mut text))
+            .and_then(|file| file.take(LONGEST).read_to_end(&mut text))
             .ok()?;
         let prefix = format!("{pid} ");
         let mut lines = text.split(|&byte| byte == b'\n');
