@@ -2,11 +2,12 @@
 //! ends in good order on SIGTERM, and dies of everything else. The end-to-end tests start it
 //! through `tests/testbed`.
 //!
-//! Usage: `stand_in_vm SOCKET [--no-greeting] [--drain=MS] [--ready | --listen-late] [--never-accept] [--deaf-to-hup] [QEMU-OPTION...]`
+//! Usage: `stand_in_vm SOCKET [--no-greeting] [--drain=MS] [--ready | --listen-late] [--never-accept] [--deaf-to-hup] [--user=ID] [QEMU-OPTION...]`
 //!
 //! With `--ready` it listens already when its socket appears, with `--listen-late` only when it
-//! is told to; else right after, as QEMU does. Of QEMU's options `-S` holds its guest until RESUME;
-//! the others change nothing but its command line, as `/proc` shows it.
+//! is told to; else right after, as QEMU does. With `--user` it gives up root first, for this user
+//! and the group of the same number. Of QEMU's options `-S` holds its guest until RESUME; the others
+//! change nothing but its command line, as `/proc` shows it.
 //!
 //! It says `bound`, `listening` and `connected` on stdout when it is so, and obeys the lines
 //! that it reads from stdin:
@@ -30,6 +31,7 @@ use std::thread;
 use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
+use rustix::process::{Gid, Uid};
 use signal_hook_mio::v1_0::Signals;
 
 enum Happening {
@@ -65,6 +67,9 @@ fn main() {
     let drain = options.iter().find_map(|option| option.strip_prefix("--drain="));
     let drain = drain.map_or(0, |drain| drain.parse().expect("milliseconds"));
 
+    if let Some(id) = options.iter().find_map(|option| option.strip_prefix("--user=")) {
+        become_user(id.parse().expect("a user id"));
+    }
     // Caught, and never looked at.
     let _hangups = has("--deaf-to-hup").then(|| Signals::new([libc::SIGHUP]).unwrap());
     let (sender, happenings) = mpsc::channel();
@@ -114,6 +119,14 @@ fn main() {
         }
         stand_in.happens(happening, &sender);
     }
+}
+
+/// While there is one thread.
+fn become_user(id: u32) {
+    let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
+    rustix::thread::set_thread_groups(&[]).unwrap();
+    rustix::thread::set_thread_res_gid(group, group, group).unwrap();
+    rustix::thread::set_thread_res_uid(user, user, user).unwrap();
 }
 
 fn say(word: &str) {

@@ -2,15 +2,15 @@
 //! bounds it, and goes on serving the others.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use testbed::{Daemon, Node, StandIn, await_that, figure, needs};
+use testbed::{Attacker, Daemon, NOBODY, Node, StandIn, await_that, figure, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -285,7 +285,7 @@ fn a_shutdown_file_that_is_a_directory() {
     let node = node();
     let daemon = node.start();
     let mut stand_in = node.stand_in("web1").connected();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     fs::create_dir(node.shutdown_file("web1")).unwrap();
     stand_in.tell("shutdown guest-shutdown");
     let line = daemon.await_line("Cannot create");
@@ -309,7 +309,7 @@ fn a_shutdown_file_that_is_a_symbolic_link() {
             fs::write(&outside, "precious").unwrap();
         }
         let mut stand_in = node.stand_in(name).connected();
-        daemon.await_line(&format!("\"{name}\" (pid {}) is connected and runs", stand_in.pid()));
+        daemon.await_line(&format!("\"{name}\" (pid {}) is connected and running", stand_in.pid()));
         symlink(&outside, node.shutdown_file(name)).unwrap();
         stand_in.tell("shutdown guest-shutdown");
         let line =
@@ -319,11 +319,119 @@ fn a_shutdown_file_that_is_a_symbolic_link() {
     }
     // A verdict against the user removes the link and not what it leads to.
     let stand_in = node.stand_in("web3").connected();
-    daemon.await_line(&format!("\"web3\" (pid {}) is connected and runs", stand_in.pid()));
+    daemon.await_line(&format!("\"web3\" (pid {}) is connected and running", stand_in.pid()));
     let link = node.shutdown_file("web3");
     symlink(&outside, &link).unwrap();
     stand_in.signal(testbed::Signal::TERM);
     assert_eq!(daemon.await_death("web3").cause, "host-signal");
     assert!(!Path::new(&link).is_symlink());
     assert_eq!(fs::read_to_string(&outside).unwrap(), "precious");
+}
+
+/// How long it takes until another instance that its user has shut down is marked.
+fn time_until_marked(node: &Node, other: &mut StandIn) -> Duration {
+    let begun = Instant::now();
+    other.tell("shutdown guest-shutdown");
+    await_that("it is marked", || node.has_shutdown_file(other.name()));
+    begun.elapsed()
+}
+
+/// A process may show any command line that it can map: `prctl(2)`, `PR_SET_MM_MAP`.
+#[test]
+fn a_sender_whose_command_line_is_two_gibibytes_long() {
+    const LENGTH: u64 = 2 << 30;
+    needs!(Root);
+    let node = node();
+    fs::set_permissions(node.control_dir(), fs::Permissions::from_mode(0o777)).unwrap();
+    let daemon = node.start();
+    let taken_over = node.stand_in("web1");
+    let taken_over = taken_over.with("--deaf-to-hup").with(&format!("--user={NOBODY}")).connected();
+    let mut other = node.stand_in("web2").with("--drain=60000").connected();
+    daemon.await_lines("is connected and running", 2);
+    let before = daemon.status("VmHWM");
+    let pid = taken_over.pid().to_string();
+    let mut attacker = Attacker::start(&["arguments", &LENGTH.to_string(), &pid, "3"]);
+    attacker.await_done();
+    let delay = time_until_marked(&node, &mut other);
+    // What was sent is in the record, with the sender.
+    let sender = attacker.pid();
+    testbed::send_signal(taken_over.pid(), testbed::Signal::KILL);
+    daemon.await_death("web1");
+    let record = await_record(&node, "web1");
+    assert!(record.contains(&format!("SIGHUP from attacker[{sender}]")), "{record}");
+    let grown = daemon.status("VmHWM") - before;
+    figure(
+        "senders whose command lines are 2 GiB long",
+        &format!("{grown} kB more memory, another's file after {delay:.1?}"),
+    );
+    assert!(grown < 1024, "{grown} kB more memory");
+}
+
+/// The line of the records that tells of this instance's end.
+fn await_record(node: &Node, name: &str) -> String {
+    let path = node.path("var/log/ganeti/kvm-exits.jsonl");
+    let start = format!("\"instance\":\"{name}\"");
+    let find = || {
+        let records = fs::read_to_string(&path).unwrap_or_default();
+        records.lines().find(|line| line.contains(&start)).map(String::from)
+    };
+    await_that("it is in the records", || find().is_some());
+    find().unwrap()
+}
+
+/// QEMU holds it open for writing, whatever it has given up since.
+#[test]
+fn a_pid_file_of_three_gibibytes() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    let mut other = node.stand_in("web2").with("--drain=60000").connected();
+    let before = daemon.status("VmHWM");
+    File::create(node.pid_dir().join("web1")).unwrap().set_len(3 << 30).unwrap();
+    let mut first = node.stand_in("web1").with("--ready").start();
+    let delay = time_until_marked(&node, &mut other);
+    first.await_word("connected");
+    daemon.await_line("cannot read the pid file");
+    let grown = daemon.status("VmHWM") - before;
+    figure(
+        "a pid file of 3 GiB",
+        &format!("{grown} kB more memory, another's file after {delay:.1?}"),
+    );
+    assert!(grown < 1024, "{grown} kB more memory");
+    it_is_still_judged(&daemon, first);
+}
+
+fn make_fifo(path: impl AsRef<Path>) {
+    let mode = rustix::fs::Mode::from_raw_mode(0o600);
+    let fifo = rustix::fs::FileType::Fifo;
+    rustix::fs::mknodat(rustix::fs::CWD, path.as_ref(), fifo, mode, 0).unwrap();
+}
+
+/// To open one for reading waits for somebody who writes.
+#[test]
+fn fifos_in_the_place_of_what_qemu_writes() {
+    needs!(Root);
+    let node = node();
+    fs::create_dir_all(node.path("var/log/ganeti/kvm")).unwrap();
+    make_fifo(node.path("var/log/ganeti/kvm/web1.log"));
+    make_fifo(node.pid_dir().join("web1"));
+    let daemon = node.start();
+    let first = node.stand_in("web1").connected();
+    let line = daemon.await_line("cannot read the pid file");
+    assert!(line.contains("it is a FIFO, not a plain file; remove it"), "{line}");
+    another_is_served(&node, &daemon, "web2");
+    // Its own log is asked who has ended it.
+    first.signal(testbed::Signal::TERM);
+    assert_eq!(daemon.await_death("web1").cause, "host-signal");
+}
+
+/// Ganeti's directory for them belongs to its master daemon.
+#[test]
+fn a_fifo_in_the_place_of_an_ssconf_file() {
+    let node = node();
+    fs::remove_file(node.ssconf("hypervisor_list")).unwrap();
+    make_fifo(node.ssconf("hypervisor_list"));
+    assert!(node.try_start_wrapped(&[], &[]).is_none(), "there is nothing to do");
+    let said = fs::read_to_string(node.log_file()).unwrap();
+    assert!(said.contains("it is a FIFO, not a plain file; remove it"), "{said}");
 }

@@ -21,7 +21,7 @@ fn start_under_manager(node: &Node) -> Daemon {
 fn start_under_manager_with(node: &Node, arguments: &[&str]) -> Daemon {
     let manager = example("service_manager");
     let daemon = node.start_wrapped(&[manager.to_str().unwrap()], arguments);
-    daemon.await_line("proc connector tells");
+    daemon.await_line("proc connector reports");
     daemon
 }
 
@@ -36,7 +36,7 @@ fn await_start(daemon: &Daemon, count: usize) {
 
 fn connected(node: &Node, daemon: &Daemon, name: &str) -> StandIn {
     let stand_in = node.stand_in(name).connected();
-    daemon.await_line(&format!("\"{name}\" (pid {}) is connected and runs", stand_in.pid()));
+    daemon.await_line(&format!("\"{name}\" (pid {}) is connected and running", stand_in.pid()));
     stand_in
 }
 
@@ -46,7 +46,7 @@ fn a_request_outlives_the_daemon_that_heard_it() {
     let node = node();
     let daemon = node.start();
     let mut guest = node.guest("web1").boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.deafen();
     guest.execute(&["system_powerdown"]);
     let remembered = || {
@@ -56,7 +56,7 @@ fn a_request_outlives_the_daemon_that_heard_it() {
     await_that("it is written down", remembered);
     daemon.kill();
     let daemon = node.start();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.tell(b'p');
     guest.wait();
     let death = daemon.await_death("web1");
@@ -81,10 +81,10 @@ fn a_shutdown_after_a_restart_is_the_users_and_the_record_names_what_was_missed(
     let node = node();
     let daemon = node.start();
     let mut guest = node.guest("web1").boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     daemon.kill();
     let daemon = node.start();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.tell(b'p');
     guest.wait();
     let death = daemon.await_death("web1");
@@ -102,12 +102,12 @@ fn with_a_doubt_window_a_shutdown_after_a_missed_request_is_not_taken_for_the_us
     let node = node();
     let daemon = node.start();
     let mut guest = node.guest("web1").boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     daemon.kill();
     guest.deafen();
     guest.execute(&["system_powerdown"]);
     let daemon = node.start_with(&["--doubt-window=120"]);
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.tell(b'p');
     guest.wait();
     let death = daemon.await_death("web1");
@@ -124,7 +124,7 @@ fn the_doubt_after_a_restart_lasts_from_when_qemu_begins_to_speak() {
     let node = node();
     let daemon = node.start();
     let mut guest = node.guest("web1").boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     daemon.kill();
     let client = UnixStream::connect(node.socket("web1")).unwrap();
     // Less than the five seconds of silence after which the daemon complains.
@@ -133,7 +133,7 @@ fn the_doubt_after_a_restart_lasts_from_when_qemu_begins_to_speak() {
     guest.deafen();
     guest.execute(&["system_powerdown"]);
     drop(client);
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.tell(b'p');
     guest.wait();
     let death = daemon.await_death("web1");
@@ -148,10 +148,10 @@ fn the_doubt_after_a_restart_passes() {
     let node = node();
     let daemon = node.start();
     let mut guest = node.guest("web1").boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     daemon.stop();
     let daemon = node.start_with(&["--doubt-window=1"]);
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     // The passing of time is what this is about.
     thread::sleep(Duration::from_millis(1500));
     guest.tell(b'p');
@@ -167,7 +167,7 @@ fn an_end_while_no_daemon_ran_is_told_and_not_guessed() {
     let node = node();
     let daemon = node.start();
     let mut guest = node.guest("web1").boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     daemon.kill();
     guest.tell(b'p');
     guest.wait();
@@ -178,7 +178,7 @@ fn an_end_while_no_daemon_ran_is_told_and_not_guessed() {
     // It is told once.
     daemon.stop();
     let daemon = node.start();
-    daemon.await_line("proc connector tells");
+    daemon.await_line("proc connector reports");
     assert_eq!(daemon.count("Instance \"web1\""), 0);
 }
 
@@ -191,7 +191,8 @@ fn under_a_manager_what_happened_while_the_daemon_was_down_is_read_by_the_next()
         .iter()
         .map(|name| {
             let guest = node.guest(name).boot();
-            daemon.await_line(&format!("\"{name}\" (pid {}) is connected and runs", guest.pid()));
+            daemon
+                .await_line(&format!("\"{name}\" (pid {}) is connected and running", guest.pid()));
             guest
         })
         .collect();
@@ -268,7 +269,7 @@ fn a_successor_knows_what_was_asked_of_a_guest() {
     let node = node();
     let daemon = node.start();
     let mut guest = node.guest("web1").boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.deafen();
     guest.execute(&["system_powerdown"]);
     // Handed over is what was heard, and what is yet to be.
@@ -295,7 +296,7 @@ fn whoever_cannot_take_over_leaves_the_daemon_as_it_is() {
     // Somebody sends the signal, and nobody waits.
     let pid = fs::read_to_string(node.pid_file()).unwrap().trim().parse().unwrap();
     testbed::send_signal(pid, Signal::USR2);
-    daemon.await_lines("Asked to hand over", 2);
+    daemon.await_lines("Cannot hand over", 2);
     stand_in.tell("shutdown guest-shutdown");
     let death = daemon.await_death("web1");
     assert_eq!(death.initiator, "user", "{}", death.line);
@@ -305,7 +306,7 @@ fn whoever_cannot_take_over_leaves_the_daemon_as_it_is() {
 fn with_nobody_to_take_over_from_it_starts() {
     let node = node();
     let daemon = node.start_with(&["--take-over"]);
-    assert_eq!(daemon.count("no daemon to take over from"), 1);
+    assert_eq!(daemon.count("No daemon is running that could hand over"), 1);
 }
 
 /// How one daemon takes the place of another.
@@ -379,7 +380,7 @@ fn outlives_the_daemon(
         let node = node();
         let daemon = change.start_first(&node);
         let mut guest = node.guest("web1").with(arguments).boot();
-        daemon.await_line("is connected and runs");
+        daemon.await_line("is connected and running");
         before(&mut guest, &daemon);
         let daemon = change.come_about(&node, daemon);
         after(&mut guest);
@@ -633,7 +634,7 @@ fn taken_over_at_any_moment_nothing_is_lost() {
         let end = ENDS[trial % ENDS.len()];
         let name = format!("web{trial}");
         let mut stand_in = node.stand_in(&name).with("--drain=2").connected();
-        daemon.await_line(&format!("\"{name}\" (pid {}) is connected and runs", stand_in.pid()));
+        daemon.await_line(&format!("\"{name}\" (pid {}) is connected and running", stand_in.pid()));
         end.bring_about(&mut stand_in);
         thread::sleep(moment(trial));
         let successor = node.start_with(&["--take-over"]);

@@ -30,7 +30,7 @@ fn verdict_with(
     let node = node();
     let daemon = node.start_with(options);
     let mut guest = node.guest("web1").with(arguments).boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     let witness = Witness::new(&node, "web1", guest.pid());
     end(&mut guest);
     let seen = witness.observe();
@@ -286,7 +286,7 @@ fn guest_resets_and_qemu_exits_although_its_command_line_does_not_ask_for_it() {
     let node = node();
     let daemon = node.start();
     let mut guest = node.guest("web1").boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.try_execute_raw(r#"{"execute": "set-action", "arguments": {"reboot": "shutdown"}}"#);
     guest.tell(b'r');
     guest.wait();
@@ -367,7 +367,7 @@ fn watchdog_of_an_older_qemu_resets_and_it_is_not_to_reboot() {
     for unsaid in ["reason", "data"] {
         let guest = node.guest(unsaid).that_does_not_say(unsaid);
         let mut guest = guest.with("-device ib700 -watchdog-action reset -no-reboot").boot();
-        daemon.await_line(&format!("\"{unsaid}\" (pid {}) is connected and runs", guest.pid()));
+        daemon.await_line(&format!("\"{unsaid}\" (pid {}) is connected and running", guest.pid()));
         guest.tell(b'w');
         guest.wait();
         has_ended(&node, &daemon, unsaid, ("watchdog", "crash", NOBODY));
@@ -384,7 +384,7 @@ fn a_watchdog_event_that_qemu_held_back_does_not_count_after_the_reboot() {
     for (lives, unsaid) in ["reason", "data"].into_iter().enumerate() {
         let guest = node.guest(unsaid).that_does_not_say(unsaid);
         let mut guest = guest.with("-device ib700 -watchdog-action reset").boot();
-        daemon.await_line(&format!("\"{unsaid}\" (pid {}) is connected and runs", guest.pid()));
+        daemon.await_line(&format!("\"{unsaid}\" (pid {}) is connected and running", guest.pid()));
         for _ in 0..2 {
             guest.tell(b'w');
             guest.await_reboot();
@@ -413,7 +413,7 @@ fn heard_late(
     let mut stand_ins: Vec<StandIn> = (0..ends.len())
         .map(|number| node.stand_in(format!("web{number}")).with(options).connected())
         .collect();
-    daemon.await_lines("is connected and runs", ends.len());
+    daemon.await_lines("is connected and running", ends.len());
     if is_held_up_before {
         daemon.signal(Signal::STOP);
     }
@@ -521,7 +521,7 @@ fn suspended_guest_of_an_older_qemu_wakes_and_powers_off() {
     let mut guest = node.guest("web1").that_does_not_say("data").boot();
     guest.suspend();
     let daemon = node.start();
-    daemon.await_line("is connected and does not run");
+    daemon.await_line("is connected and not running");
     guest.wake();
     guest.tell(b'p');
     guest.wait();
@@ -534,7 +534,7 @@ fn guest_of_an_older_qemu_is_suspended_and_wakes_and_powers_off() {
     let node = node();
     let daemon = node.start();
     let mut guest = node.guest("web1").that_does_not_say("data").boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.suspend();
     guest.wake();
     guest.tell(b'p');
@@ -551,13 +551,13 @@ fn a_file_from_an_earlier_life_goes_when_the_guest_is_started() {
     let daemon = node.start_with(&["-d"]);
     fs::write(node.shutdown_file("web1"), "").unwrap();
     let booting = node.guest("web1").with("-S").launch();
-    daemon.await_line("is connected and does not run");
+    daemon.await_line("is connected and not running");
     execute_qmp(&node.control_dir().join("web1.qmp"), &["cont"]);
     let mut guest = booting.await_ready();
     daemon.await_line("\"RESUME\"");
     // The daemon has dealt with RESUME by the time it is connected to another instance.
     let _other = node.stand_in("web2").connected();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     assert!(!node.has_shutdown_file("web1"), "a stale file beside a guest that runs");
     guest.tell(b'p');
     guest.wait();

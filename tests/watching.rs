@@ -26,7 +26,7 @@ fn sixty_instances_one_after_the_other() {
     for i in 0..60 {
         guests.push(node.guest(&format!("web{i}")).boot());
     }
-    assert_eq!(daemon.await_lines("is connected and runs", 60).len(), 60);
+    assert_eq!(daemon.await_lines("is connected and running", 60).len(), 60);
     for guest in &mut guests {
         guest.tell(b'p');
     }
@@ -42,7 +42,7 @@ fn a_hundred_instances_at_once() {
     let daemon = node.start();
     let booting: Vec<_> = (0..100).map(|i| node.guest(&format!("web{i}")).launch()).collect();
     let mut guests: Vec<_> = booting.into_iter().map(Booting::await_ready).collect();
-    assert_eq!(daemon.await_lines("is connected and runs", 100).len(), 100);
+    assert_eq!(daemon.await_lines("is connected and running", 100).len(), 100);
     for guest in &mut guests {
         guest.tell(b'p');
     }
@@ -57,7 +57,7 @@ fn instances_that_run_already_are_found_at_start() {
     let node = node();
     let stand_ins: Vec<_> = (0..200).map(|i| node.stand_in(format!("web{i}")).start()).collect();
     let daemon = node.start();
-    daemon.await_lines("is connected and runs", 200);
+    daemon.await_lines("is connected and running", 200);
     drop(stand_ins);
     assert!(daemon.await_any_deaths(200).iter().all(|death| death.cause == "killed"));
 }
@@ -70,7 +70,7 @@ fn a_socket_that_is_bound_long_before_somebody_listens() {
     let mut stand_in = node.stand_in("web1").with("--listen-late").start();
     daemon.await_line("Start monitor");
     stand_in.tell("listen");
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
 }
 
 #[test]
@@ -102,7 +102,7 @@ fn a_client_slot_that_is_taken_is_outwaited() {
     let daemon = node.start();
     daemon.await_line("does not answer");
     drop(client);
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.tell(b'p');
     assert_eq!(daemon.await_death("web1").initiator, "user");
     assert!(node.has_shutdown_file("web1"));
@@ -124,7 +124,7 @@ fn asked_while_the_slot_was_taken(options: &[&str], initiator: &str, file: bool)
     guest.execute(&["system_powerdown"]);
     await_that("the guest is old enough", || booted.elapsed() > OLD_ENOUGH);
     drop(client);
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.tell(b'p');
     guest.wait();
     let death = daemon.await_death("web1");
@@ -158,7 +158,7 @@ fn an_instance_killed_while_its_slot_is_taken_still_gets_a_verdict() {
     guest.signal(Signal::KILL);
     let death = daemon.await_death("web1");
     assert_eq!(death.cause, "killed");
-    assert!(death.line.contains("not known: QEMU's own word"), "{}", death.line);
+    assert!(death.line.contains("not known: what QEMU said"), "{}", death.line);
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn the_control_directory_and_its_parents_come_late() {
     fs::create_dir_all(node.control_dir()).unwrap();
     fs::create_dir_all(node.pid_dir()).unwrap();
     let _stand_in = node.stand_in("web1").connected();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
 }
 
 /// The control directory is made anew, and an instance in it lives from its beginning to its end
@@ -237,7 +237,7 @@ fn an_instance_whose_directory_was_replaced_is_still_judged() {
     let node = node();
     let daemon = node.start();
     let mut stand_in = node.stand_in("web1").connected();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     fs::rename(node.control_dir(), node.path("old")).unwrap();
     fs::create_dir(node.control_dir()).unwrap();
     daemon.await_lines("kvm-hypervisor/ctrl/\"", 2);
@@ -255,7 +255,7 @@ fn a_path_through_a_symbolic_link_as_var_run_is() {
     let daemon = node.start();
     fs::create_dir_all(node.control_dir()).unwrap();
     let _stand_in = node.stand_in("web1").connected();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
 }
 
 #[test]
@@ -267,7 +267,7 @@ fn a_restart_picks_up_what_runs() {
     let mut guest = node.guest("web1").boot();
     for restart in 0..4 {
         let daemon = node.start_with(undoubting);
-        daemon.await_line("is connected and runs");
+        daemon.await_line("is connected and running");
         if restart % 2 == 0 {
             assert!(daemon.stop().success());
         } else {
@@ -276,7 +276,7 @@ fn a_restart_picks_up_what_runs() {
         assert!(!node.has_shutdown_file("web1"));
     }
     let daemon = node.start_with(undoubting);
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.tell(b'p');
     assert_eq!(daemon.await_death("web1").initiator, "user");
     assert!(node.has_shutdown_file("web1"));
@@ -289,14 +289,14 @@ fn what_a_crashed_qemu_leaves_behind_does_not_disturb_its_next_life() {
     let daemon = node.start();
     for life in 1..=3 {
         let guest = node.guest("web1").boot();
-        daemon.await_lines("is connected and runs", life);
+        daemon.await_lines("is connected and running", life);
         guest.signal(Signal::KILL);
         guest.wait();
         assert!(node.socket("web1").exists(), "a stale socket");
         daemon.await_deaths("web1", life);
     }
     let mut guest = node.guest("web1").boot();
-    daemon.await_lines("is connected and runs", 4);
+    daemon.await_lines("is connected and running", 4);
     guest.tell(b'p');
     assert_eq!(daemon.await_deaths("web1", 4)[3].initiator, "user");
 }
@@ -334,7 +334,7 @@ fn look_again(node: &Node, daemon: &Daemon, round: usize) {
     fs::rename(&elsewhere, node.control_dir()).unwrap();
     let name = format!("other{round}");
     let other = node.stand_in(&name).connected();
-    daemon.await_line(&format!("\"{name}\" (pid {}) is connected and runs", other.pid()));
+    daemon.await_line(&format!("\"{name}\" (pid {}) is connected and running", other.pid()));
     // Its connection outlives it: the daemon waits for that as long as it waits for anything.
     let _connection = inherit_socket(&other, node, false);
     other.signal(Signal::KILL);
@@ -348,7 +348,7 @@ fn is_survived_by_an_orphan(accepts: bool) {
     let node = node();
     let daemon = node.start();
     let mut stand_in = node.stand_in("web1").connected();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     stand_in.tell(r#"event SHUTDOWN {"guest": true, "reason": "guest-shutdown"}"#);
     await_that("the file is there", || node.has_shutdown_file("web1"));
     let listener = UnixListener::from(inherit_socket(&stand_in, &node, true));
@@ -387,7 +387,7 @@ fn is_survived_by_an_orphan(accepts: bool) {
     // Ganeti starts it again.
     fs::remove_file(node.socket("web1")).unwrap();
     let web1 = node.stand_in("web1").connected();
-    daemon.await_line(&format!("\"web1\" (pid {}) is connected and runs", web1.pid()));
+    daemon.await_line(&format!("\"web1\" (pid {}) is connected and running", web1.pid()));
 }
 
 #[test]
@@ -451,7 +451,7 @@ fn without_pidfds_and_credentials_the_pid_file_serves() {
         &[],
     );
     let mut guest = node.guest("web1").boot();
-    daemon.await_line(&format!("(pid {}) is connected and runs", guest.pid()));
+    daemon.await_line(&format!("(pid {}) is connected and running", guest.pid()));
     guest.tell(b'p');
     guest.wait();
     let death = daemon.await_death("web1");
@@ -459,7 +459,7 @@ fn without_pidfds_and_credentials_the_pid_file_serves() {
     assert!(node.has_shutdown_file("web1"));
 
     let guest = node.guest("web2").boot();
-    daemon.await_lines("is connected and runs", 2);
+    daemon.await_lines("is connected and running", 2);
     guest.signal(Signal::KILL);
     guest.wait();
     assert_eq!(daemon.await_death("web2").cause, "killed");

@@ -9,13 +9,13 @@ use super::options::{Effect, GANETIS, OURS, Opt};
 pub fn help() -> String {
     let mut text = format!("{}\nUsage: ganeti-kvmd [OPTION...]\n", first_line());
     text.push_str(&table(&GANETIS));
-    text.push_str("\nHow to read what can be read in two ways, and more to see:\n");
+    text.push_str("\nOptions that the original does not have:\n");
     text.push_str(&table(&OURS));
     text.push_str(
-        "\nWatches the KVM instances of this node and tells Ganeti which of them their own\n\
-         users have shut down: those get a file NAME.shutdown in the control directory.\n\
-         For every instance that ends, the log says why, and whose doing it was; so does\n\
-         kvmd-why NAME, weeks later too.\n",
+        "\nWatches this node's KVM instances and tells Ganeti which of them their own users\n\
+         have shut down, by creating the file NAME.shutdown in the control directory. For\n\
+         every instance that ends it logs why, and who did it; kvmd-why NAME explains it,\n\
+         even weeks later.\n",
     );
     text
 }

@@ -112,8 +112,9 @@ pub(super) static OURS: [Opt; 8] = [
                 ("restart", |reading| reading.options.settings.guest_reset = GuestReset::Restart),
             ],
         )),
-        help: "A guest resets itself and is not to reboot (reboot_behavior=exit): \
-               'user' takes it for a user's shutdown, 'restart' for a wish to be started again [user]",
+        help: "How to treat a guest that resets itself where Ganeti does not let it reboot \
+               (reboot_behavior=exit): 'user' as a shutdown by the user, 'restart' as a request to \
+               be restarted [user]",
     },
     Opt {
         short: None,
@@ -129,8 +130,9 @@ pub(super) static OURS: [Opt; 8] = [
                 }),
             ],
         )),
-        help: "A signal asks QEMU to end (SIGTERM, SIGINT, SIGHUP): 'admin' takes it for an \
-               administrator's doing, 'user' for a user's shutdown, as Ganeti's own tests expect [admin]",
+        help: "Who is responsible when a signal asks QEMU to end (SIGTERM, SIGINT, SIGHUP): \
+               'admin', an administrator, or 'user', the instance's user, which Ganeti's own tests \
+               expect [admin]",
     },
     Opt {
         short: None,
@@ -139,7 +141,7 @@ pub(super) static OURS: [Opt; 8] = [
             let window = (seconds > 0).then(|| Duration::from_secs(seconds));
             reading.options.settings.powerdown_window = window;
         })),
-        help: "For how long a powerdown request explains that the guest shuts down; 0: for ever [3600]",
+        help: "How long a powerdown request explains a shutdown of the guest; 0: forever [3600]",
     },
     Opt {
         short: None,
@@ -147,9 +149,9 @@ pub(super) static OURS: [Opt; 8] = [
         effect: Effect::With(Value::Seconds(|reading, seconds| {
             reading.options.settings.doubt_window = Duration::from_secs(seconds);
         })),
-        help: "For how long a guest's shutdown may be due to a request that nobody heard, after \
-               the daemon came late (its own restart, a connection that was taken): it is then \
-               not taken for the user's [120]",
+        help: "For how long after a time when nobody listened (the daemon was down, or another client \
+               held the connection) a guest's shutdown is not attributed to its user, because it may \
+               answer a request that went unheard; 0: it is, and the record says so [0]",
     },
     Opt {
         short: None,
@@ -157,24 +159,24 @@ pub(super) static OURS: [Opt; 8] = [
         effect: Effect::With(Value::Path(|reading, path| {
             reading.options.metrics_file = Some(path);
         })),
-        help: "Keep figures there in Prometheus's text format, as node_exporter's textfile \
-               collector takes them (PATH ends in .prom)",
+        help: "Write metrics to PATH in Prometheus's text format, for node_exporter's textfile \
+               collector (PATH must end in .prom)",
     },
     flag(
         None,
         "take-over",
-        "Take the place of the daemon that runs, with its connections, so that nothing is missed \
+        "Replace the running daemon and inherit its connections, so that nothing is missed \
          (after an upgrade); where a service manager keeps them, restart the service instead",
         |reading| reading.options.takes_over = true,
     ),
     flag(
         None,
         "check",
-        "Look at this node and say what will work, what is reduced, and what to do; the exit code \
-         is 1 if something is wrong",
+        "Look at this node and print what will work, what is limited, and what to do; the \
+         exit code is 1 if something is wrong",
         |reading| reading.wants_check = true,
     ),
-    flag(None, "no-sandbox", "Keep every capability and system call, for debugging", |reading| {
+    flag(None, "no-sandbox", "Keep all capabilities and system calls, for debugging", |reading| {
         reading.options.no_sandbox = true;
     }),
 ];

@@ -4,16 +4,15 @@
 //! told in its words.
 
 use std::fmt;
-
-use crate::sys::node_name::Family;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::Path;
 
+use crate::sys::node_name::Family;
+use crate::sys::plain_file;
 use crate::wire::Quoted;
 
 /// As much of a file as is looked at, in bytes.
-const LONGEST: u64 = 131_072;
+const LONGEST: usize = 131_072;
 
 /// The hypervisors that Ganeti knows.
 const HYPERVISORS: [&str; 6] = ["kvm", "xen-pvm", "xen-hvm", "chroot", "lxc", "fake"];
@@ -31,8 +30,7 @@ impl fmt::Display for SsconfError {
 impl std::error::Error for SsconfError {}
 
 pub(super) fn read(path: &Path) -> io::Result<String> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(LONGEST).read_to_end(&mut bytes)?;
+    let bytes = plain_file::read(path, LONGEST)?;
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 

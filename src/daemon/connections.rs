@@ -76,7 +76,7 @@ impl Connections {
         let Remembered { incarnation, ref name, process, .. } = *life;
         match Endpoint::adopt(registry, incarnation, name, process, kept) {
             Ok(endpoint) => self.add(incarnation, endpoint),
-            Err(error) => error!("Cannot take over the connection of {name}: {error}"),
+            Err(error) => error!("Cannot take over the connection to {name}: {error}"),
         }
     }
 
@@ -176,7 +176,7 @@ pub(super) fn not_connected(
             Some(libc::EAGAIN) => ConnectError::Busy,
             Some(libc::ENOENT) => ConnectError::Gone,
             Some(libc::EPROTOTYPE) => {
-                error!("Cannot connect to {path}: {error} (QEMU's are stream sockets)");
+                error!("Cannot connect to {path}: {error} (QEMU uses stream sockets)");
                 ConnectError::Unfit
             }
             _ if qmp_socket::is_shortage(&error) => {

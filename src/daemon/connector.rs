@@ -127,7 +127,7 @@ impl ConnectorSource {
         }
         if lost {
             self.losses += 1;
-            warn!("The proc connector lost events; looking at everything again");
+            warn!("The proc connector lost events; rescanning");
             events.push_back(Event::Rescan);
         }
     }
@@ -150,7 +150,7 @@ impl ConnectorSource {
     }
 
     fn announce(&mut self, events: &mut VecDeque<Event>) {
-        self.log_state("The kernel's proc connector tells how processes end");
+        self.log_state("The kernel's proc connector reports how processes end");
         events.push_back(Event::Exits { are_told: true });
     }
 
@@ -159,7 +159,7 @@ impl ConnectorSource {
             wake::deregister(registry, &connector);
         }
         self.log_state(&format!(
-            "The kernel's proc connector is not available: {reason}. How an instance ended is asked of /proc and of its pidfd instead, which can tell root, and everybody from Linux 6.15 on; a user's shutdown is detected as ever"
+            "The kernel's proc connector is not available: {reason}. Exit statuses are taken from /proc instead, as root, or from the pidfd, from Linux 6.15 on; users' shutdowns are still detected"
         ));
         events.push_back(Event::Exits { are_told: false });
     }
@@ -181,13 +181,13 @@ impl ConnectorSource {
             Ok(precision) => {
                 self.precision = precision;
                 match precision {
-                    Precision::Exact => info!("The proc connector's filter names every process"),
+                    Precision::Exact => info!("The proc connector's filter is exact again"),
                     Precision::Ranges => info!(
-                        "The proc connector's filter has no room for {} single processes (see net.core.optmem_max): it lets a few others pass",
+                        "The proc connector's filter has no room for {} separate processes (see net.core.optmem_max); it lets a few others pass",
                         pids.len()
                     ),
                     Precision::Unfiltered => warn!(
-                        "The kernel takes no filter for the proc connector (see net.core.optmem_max): every process of this machine wakes the daemon"
+                        "The kernel accepts no filter for the proc connector (see net.core.optmem_max): every process on this machine wakes the daemon"
                     ),
                 }
             }

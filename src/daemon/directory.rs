@@ -38,7 +38,7 @@ impl Directory {
     pub(super) fn open(path: PathBuf, registry: &Registry) -> Result<Self, FatalError> {
         let watch = DirectoryWatch::new(&path)
             .map_err(cannot("create an inotify instance (see fs.inotify.max_user_instances)"))?;
-        Wake::Directory.register(registry, &watch).map_err(cannot("watch an event source"))?;
+        Wake::Directory.register(registry, &watch).map_err(cannot("register an event source"))?;
         Ok(Self { path, watch, control_dir: None, watched_path: None, losses: 0 })
     }
 
@@ -116,7 +116,7 @@ impl Directory {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    error!("Cannot read inotify events: {error}; looking at everything again");
+                    error!("Cannot read inotify events: {error}; rescanning");
                     changes.push(Change::Lost);
                     break;
                 }
@@ -134,7 +134,7 @@ impl Directory {
         }
         if lost {
             self.losses += 1;
-            warn!("inotify lost events; looking at everything again");
+            warn!("inotify lost events; rescanning");
         }
         if path_changed {
             self.find(now, shortages, events);
@@ -196,7 +196,7 @@ impl Directory {
         let Some(directory) = &self.control_dir else { return FileOutcome::Done };
         let change = directory.remove_shutdown(name, inode);
         if why == RemoveReason::Runs && matches!(change, Ok(FileChange::Made)) {
-            info!("Instance {name} runs, removed stale file {path}");
+            info!("Instance {name} is running; removed stale file {path}");
         }
         outcome("remove", &path, change)
     }
@@ -219,7 +219,7 @@ fn outcome(verb: &str, path: &str, change: Result<FileChange, FileError>) -> Fil
     match change {
         Ok(FileChange::Made | FileChange::NothingToDo) => FileOutcome::Done,
         Ok(FileChange::Superseded) => {
-            info!("Left {path} alone: the instance has been started again");
+            info!("Left {path} alone: the instance has been restarted");
             FileOutcome::LeftAlone
         }
         Err(error) => {

@@ -18,7 +18,8 @@ use crate::sys::control_dir::{ControlDir, SocketError};
 use crate::sys::memory_cgroup::OomKills;
 use crate::sys::process;
 use crate::sys::qmp_socket::{self, Listener};
-use crate::verdict::{Event, Peer, Said};
+use crate::verdict::{CommandLine, Event, Peer, Said};
+use crate::wire::command_line::has_no_reboot;
 use crate::wire::lines::{LONGEST_LINE, Line, Lines};
 use crate::wire::qmp::{Command, LineError, Message};
 use crate::wire::{Excerpt, Printable, StatusAnswer};
@@ -66,12 +67,15 @@ pub(super) struct Kept {
 pub(super) struct Connected {
     pub(super) endpoint: Endpoint,
     pub(super) peer: Peer,
+    /// Absent if it cannot be read.
+    pub(super) command_line: Option<CommandLine>,
     pub(super) remark: Option<String>,
 }
 
 impl Endpoint {
     /// Connects to the socket `NAME.kvmd` with this inode and identifies its peer. The loop is
-    /// woken by both from now on.
+    /// woken by both from now on. Nothing, if the process that listened is dead and somebody else
+    /// holds its socket.
     pub(super) fn connect(
         directory: &ControlDir,
         paths: &Paths,
@@ -79,15 +83,19 @@ impl Endpoint {
         incarnation: Incarnation,
         name: &Name,
         inode: Inode,
-    ) -> Result<Connected, SocketError> {
+    ) -> Result<Option<Connected>, SocketError> {
         let socket = directory.open_socket(name, inode)?;
         let stream = qmp_socket::connect(socket.as_fd())?;
         let Identity { process, pidfd, remark } = identify(&stream, paths, name)?;
+        if process.is_some_and(|process| has_ended(process, pidfd.as_ref())) {
+            return Ok(None);
+        }
+        let command_line = process.and_then(command_line);
         let age = process.and_then(process::age);
         let peer = Peer { process, has_pidfd: pidfd.is_some(), age };
         let endpoint = Self::new(name.clone(), socket, stream, process, pidfd);
         endpoint.register(registry, incarnation)?;
-        Ok(Connected { endpoint, peer, remark })
+        Ok(Some(Connected { endpoint, peer, command_line, remark }))
     }
 
     /// Goes on with what an earlier daemon has opened.
@@ -294,7 +302,7 @@ fn heard(
         Err(error) => {
             if let Some(count) = complaints.make(now) {
                 warn!(
-                    "Instance {name} sent what is not a QMP message ({error}): {}{}",
+                    "Instance {name} sent something that is not a QMP message ({error}): {}{}",
                     Excerpt(text),
                     withheld(count)
                 );
@@ -305,6 +313,19 @@ fn heard(
 }
 
 /// Asks the kernel who listens, and compares with the pid file. The kernel is right.
+fn has_ended(process: Process, pidfd: Option<&OwnedFd>) -> bool {
+    match pidfd {
+        Some(pidfd) => process::has_ended(pidfd.as_fd()),
+        None => !process::is_alive(process),
+    }
+}
+
+/// What a verdict needs to know of how QEMU was started.
+fn command_line(process: Process) -> Option<CommandLine> {
+    let arguments = process::command_line(process.pid).ok()?;
+    Some(CommandLine { no_reboot: has_no_reboot(&arguments) })
+}
+
 fn identify(stream: &UnixStream, paths: &Paths, name: &Name) -> io::Result<Identity> {
     let path = paths.pid_file_of(name);
     let in_pid_file = process::read_pid_file(&path);
@@ -312,7 +333,7 @@ fn identify(stream: &UnixStream, paths: &Paths, name: &Name) -> io::Result<Ident
         Listener::Known { pid, pidfd } => {
             let remark = match in_pid_file {
                 Ok(Some(other)) if other != pid => Some(format!(
-                    "the pid file {} says {other}, the kernel {pid}; taking the kernel's word",
+                    "the pid file {} says {other}, the kernel says {pid}; believing the kernel",
                     path.display()
                 )),
                 Err(error) => Some(format!("cannot read the pid file {}: {error}", path.display())),

@@ -99,7 +99,7 @@ impl Keep {
     /// Closes what is of no use, and has the service manager do so.
     pub(super) fn let_go(&self, left: Inheritance) {
         for (name, _) in left {
-            debug!("Letting go of {name}, of which nothing is remembered");
+            debug!("Closing {name}: nothing is remembered about it");
             self.forget(&name);
         }
     }
@@ -144,11 +144,11 @@ impl Keep {
         match self.state_file.read() {
             Ok(Ok(memory)) => memory,
             Ok(Err(error)) => {
-                warn!("{path} is {error}; going on without it");
+                warn!("Cannot use {path}: {error}; starting without it");
                 None
             }
             Err(error) => {
-                warn!("Cannot read {path}: {error}; going on without it");
+                warn!("Cannot read {path}: {error}; starting without it");
                 None
             }
         }
@@ -183,7 +183,7 @@ impl Keep {
             Err(error) => {
                 if let Some(count) = shortages.make(now) {
                     error!(
-                        "Cannot write {}: {error}; a restart of this daemon would forget what was asked of the instances{}",
+                        "Cannot write {}: {error}; a restart of this daemon would forget what the instances were asked to do{}",
                         self.state_file.path().display(),
                         withheld(count)
                     );

@@ -119,21 +119,16 @@ impl Metrics {
         family(
             "exits_total",
             "counter",
-            "Instances that have ended, by cause and by whose doing it was.",
+            "Instances that have ended, by cause and initiator.",
             &exits,
         );
         let one = |value: usize| [(String::new(), value.to_string())];
-        family(
-            "instances",
-            "gauge",
-            "Instances that are being watched.",
-            &one(self.snapshot.watched),
-        );
+        family("instances", "gauge", "Instances that are watched.", &one(self.snapshot.watched));
         let source = |name: &str, value: u64| (format!("{{source=\"{name}\"}}"), value.to_string());
         family(
             "source_up",
             "gauge",
-            "Whether a source of evidence is to be had; if not, verdicts know less.",
+            "Whether a source of evidence is available.",
             &[
                 source("proc-connector", u64::from(self.snapshot.connector_is_up)),
                 source("trace", u64::from(self.snapshot.trace_is_up)),
@@ -142,7 +137,7 @@ impl Metrics {
         family(
             "losses_total",
             "counter",
-            "How often a source has lost events, after each of which everything was looked at again.",
+            "How often a source has lost events; everything was rescanned each time.",
             &[
                 source("inotify", self.snapshot.losses.inotify),
                 source("proc-connector", self.snapshot.losses.proc_connector),
@@ -150,7 +145,7 @@ impl Metrics {
             ],
         );
         let name = "ganeti_kvmd_file_delay_seconds";
-        let _ = writeln!(text, "# HELP {name} From QEMU's event to the file NAME.shutdown.");
+        let _ = writeln!(text, "# HELP {name} Time from QEMU's event to the file NAME.shutdown.");
         let _ = writeln!(text, "# TYPE {name} histogram");
         for (bound, count) in BOUNDS.iter().zip(self.delays) {
             let _ = writeln!(text, "{name}_bucket{{le=\"{bound}\"}} {count}");

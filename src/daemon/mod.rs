@@ -92,10 +92,10 @@ impl Daemon {
         let poll = Poll::new().map_err(cannot("create an epoll instance"))?;
         let numbers =
             [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2, priority::HAS_RUN_TOO_LONG];
-        let mut signals = Signals::new(numbers).map_err(cannot("take signals"))?;
+        let mut signals = Signals::new(numbers).map_err(cannot("install signal handlers"))?;
         poll.registry()
             .register(&mut signals, Wake::Signals.into(), Interest::READABLE)
-            .map_err(cannot("watch an event source"))?;
+            .map_err(cannot("register an event source"))?;
         let sources = Sources {
             directory: Directory::open(paths.control_dir(), poll.registry())?,
             connections: Connections::new(),

@@ -23,7 +23,9 @@ impl Pace {
         match priority::lower() {
             Ok(()) => {
                 self.makes_way_until = Some(now + WAY_FOR_OTHERS);
-                debug!("Ran for 200 ms without sleep; making way for others for a while");
+                debug!(
+                    "Ran for 200 ms without sleeping; giving way to other processes for a while"
+                );
             }
             Err(error) => error!("Cannot give up the real-time priority: {error}"),
         }
@@ -34,7 +36,7 @@ impl Pace {
         if self.makes_way_until.is_some_and(|until| until <= now) {
             self.makes_way_until = None;
             if let Err(error) = priority::raise() {
-                warn!("Cannot get back the real-time priority: {error}");
+                warn!("Cannot regain the real-time priority: {error}");
             }
         }
     }

@@ -25,7 +25,7 @@ impl Records {
         let mut file = AppendFile::new(path, MODE);
         if let Err(error) = file.open() {
             error!(
-                "Cannot open {}: {error}; the ends of instances are told in the log only, until a SIGHUP",
+                "Cannot open {}: {error}; until a SIGHUP, ends are reported in the log only",
                 path.display()
             );
         }
@@ -35,7 +35,7 @@ impl Records {
     /// Opens the file anew, as after its rotation.
     pub(super) fn reopen(&mut self) {
         if let Err(error) = self.file.open() {
-            error!("Cannot open {} again: {error}", self.file.path().display());
+            error!("Cannot reopen {}: {error}", self.file.path().display());
         }
     }
 

@@ -57,7 +57,7 @@ impl Reports {
     /// Opens the files anew, as after their rotation.
     pub(super) fn reopen_files(&mut self) {
         if let Err(error) = self.log.reopen() {
-            error!("Cannot open the log file {} again: {error}", self.log_file.display());
+            error!("Cannot reopen the log file {}: {error}", self.log_file.display());
         }
         self.records.reopen();
         info!("Reopening log files after receiving SIGHUP");

@@ -5,7 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 
-use log::{error, info, warn};
+use log::{debug, error, info, warn};
 use mio::Poll;
 
 use super::complaints::Complaints;
@@ -25,9 +25,7 @@ use crate::sys::connector::Connector;
 use crate::sys::control_dir::{SOCKET_SUFFIX, SocketError};
 use crate::sys::handover::Inheritance;
 use crate::sys::{clock, process};
-use crate::verdict::{
-    Action, ConnectError, Event, FileOutcome, Memory, Node, Peer, Questions, Said,
-};
+use crate::verdict::{Action, ConnectError, Event, FileOutcome, Memory, Node, Questions, Said};
 use crate::wire::Printable;
 
 pub(super) struct Sources {
@@ -188,7 +186,7 @@ impl Sources {
         let connector = self.connector.descriptor();
         if let Err(error) = self.keep.hand_over(is_saved, &self.connections, connector) {
             error!(
-                "Asked to hand over at {}, and cannot: {error}; going on",
+                "Cannot hand over at {}: {error}; keeping everything and running on",
                 self.keep.handover_socket().display()
             );
             return false;
@@ -208,7 +206,7 @@ impl Sources {
             Action::Stop { name } => info!("Stop monitor {}", socket_of(&name)),
             Action::Connect { incarnation, name, inode } => {
                 let said = self.connect(now, incarnation, &name, inode);
-                events.push_back(Event::Of(incarnation, said));
+                events.extend(said.into_iter().map(|said| Event::Of(incarnation, said)));
             }
             Action::Send { incarnation, command } => {
                 self.connections.add_command(incarnation, command);
@@ -239,7 +237,7 @@ impl Sources {
                 }
             }
             Action::Answered { name, process, running } => {
-                let state = if running { "runs" } else { "does not run" };
+                let state = if running { "running" } else { "not running" };
                 info!("Instance {name}{} is connected and {state}", pid(process));
             }
             Action::WarnSilent { name, process } => warn!(
@@ -268,7 +266,7 @@ impl Sources {
         incarnation: Incarnation,
         name: &Name,
         inode: Inode,
-    ) -> Said {
+    ) -> Vec<Said> {
         let registry = self.poll.registry();
         let connected = if let Some(again) = self.connections.reconnect(registry, incarnation) {
             if again.is_ok() {
@@ -276,29 +274,33 @@ impl Sources {
                 // this one does not live to report it.
                 self.keep.forget_endpoint(incarnation);
             }
-            again.map_err(SocketError::Io)
+            again.map(|peer| Some(vec![Said::Connected(peer)])).map_err(SocketError::Io)
         } else if let Some(directory) = self.directory.control_dir() {
             Endpoint::connect(directory, &self.paths, registry, incarnation, name, inode)
-                .map(|connected| self.add_connection(incarnation, connected))
+                .map(|made| made.map(|connected| self.add_connection(incarnation, connected)))
         } else {
-            return Said::NotConnected(ConnectError::Gone);
+            return vec![Said::NotConnected(ConnectError::Gone)];
         };
         match connected {
-            Ok(peer) => {
+            Ok(Some(said)) => {
                 if let Some(endpoint) = self.connections.get(incarnation) {
                     self.keep.keep_endpoint(incarnation, endpoint);
                 }
-                Said::Connected(peer)
+                said
+            }
+            Ok(None) => {
+                debug!("The QEMU of {name} is dead, and another process holds its socket");
+                vec![Said::NotConnected(ConnectError::Orphaned)]
             }
             Err(error) => {
                 let path = self.directory.path_of(name, SOCKET_SUFFIX);
-                Said::NotConnected(not_connected(error, &path, now, &mut self.shortages))
+                vec![Said::NotConnected(not_connected(error, &path, now, &mut self.shortages))]
             }
         }
     }
 
-    fn add_connection(&mut self, incarnation: Incarnation, connected: Connected) -> Peer {
-        let Connected { mut endpoint, peer, remark } = connected;
+    fn add_connection(&mut self, incarnation: Incarnation, connected: Connected) -> Vec<Said> {
+        let Connected { mut endpoint, peer, command_line, remark } = connected;
         if let Some(remark) = remark {
             warn!("Instance {}: {}", endpoint.name, Printable(remark.as_bytes()));
         }
@@ -306,7 +308,8 @@ impl Sources {
             endpoint.count_oom_kills();
         }
         self.connections.add(incarnation, endpoint);
-        peer
+        let started = command_line.map(Said::CommandLine);
+        [Said::Connected(peer)].into_iter().chain(started).collect()
     }
 
     /// Asks those sources that do not speak by themselves. What the trace holds is handled before

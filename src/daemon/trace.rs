@@ -141,7 +141,7 @@ impl TraceSource {
         match opened {
             Ok(trace) => {
                 self.trace = Some(trace);
-                self.log_state(Level::Info, "The kernel's trace tells who sends signals");
+                self.log_state(Level::Info, "The kernel's trace shows who sends signals");
                 self.read(watchlist, events)
             }
             Err(reason) => self.lose(&reason),
@@ -152,7 +152,7 @@ impl TraceSource {
         let is_news = self.log_state(
             Level::Warn,
             &format!(
-                "The kernel's trace of signals is not available: {reason}. Who sent a signal is known from QEMU's own log only, and an OOM kill from the control group's counter"
+                "The kernel's trace of signals is not available: {reason}. The sender of a signal is taken from QEMU's own log instead, and an OOM kill from the control group's counter"
             ),
         );
         self.trace = None;
@@ -196,7 +196,7 @@ impl TraceSource {
             Ok(lost_some) => {
                 if lost_some {
                     self.losses += 1;
-                    info!("The kernel's trace of signals lost some");
+                    info!("The kernel's trace lost some signals");
                 }
                 Ok(())
             }
@@ -222,7 +222,7 @@ impl TraceSource {
         *count += 1;
         if *count > MOST_LOOKED_INTO {
             if *count == MOST_TRACED {
-                warn!("Process {} is sent too many signals; tracing them no more", event.pid);
+                warn!("Process {} receives too many signals; no longer tracing them", event.pid);
                 watchlist.request_update();
             }
             return;

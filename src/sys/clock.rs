@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
+use super::plain_file;
 use crate::id::Moment;
 
 /// `CLOCK_MONOTONIC`: never set back, and the clock of the proc connector's timestamps.
@@ -28,8 +29,10 @@ pub fn wall_offset() -> Duration {
 /// What tells this boot from every other; empty if the kernel does not say.
 #[must_use]
 pub fn boot_id() -> String {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id");
-    id.unwrap_or_default().trim().into()
+    /// A UUID and a line feed.
+    const LENGTH: usize = 37;
+    let id = plain_file::read("/proc/sys/kernel/random/boot_id", LENGTH).unwrap_or_default();
+    String::from_utf8_lossy(&id).trim().into()
 }
 
 fn read(clock: ClockId) -> Duration {

@@ -257,7 +257,7 @@ impl fmt::Display for Unavailable {
             Self::Bind(error) => write!(f, "joining the group: {error} (needs CAP_NET_ADMIN)"),
             Self::Send(error) => write!(
                 f,
-                "asking to listen: {error} (the connector exists in the initial network namespace only)"
+                "asking to listen: {error} (the connector exists only in the initial network namespace)"
             ),
             Self::Refused(errno) => write!(
                 f,
@@ -265,7 +265,7 @@ impl fmt::Display for Unavailable {
                 io::Error::from_raw_os_error(*errno)
             ),
             Self::Silent => f.write_str(
-                "the kernel did not answer (it does so in the initial user and process namespaces only)",
+                "the kernel did not answer (it does so only in the initial user and pid namespaces)",
             ),
         }
     }

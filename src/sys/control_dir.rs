@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
 use rustix::io::Errno;
 
+use super::plain_file;
 use crate::id::{Inode, Name};
 
 /// What a QMP event socket's name ends in.
@@ -187,23 +188,12 @@ pub fn instance_name(file_name: &[u8]) -> Option<Name> {
     file_name.strip_suffix(SOCKET_SUFFIX).filter(|name| !name.is_empty()).map(Name::new)
 }
 
-fn describe(kind: FileType) -> &'static str {
-    match kind {
-        FileType::Directory => "a directory",
-        FileType::Symlink => "a symbolic link",
-        FileType::RegularFile => "a plain file",
-        FileType::Fifo => "a FIFO",
-        FileType::Socket => "a socket",
-        _ => "a device",
-    }
-}
-
 impl fmt::Display for SocketError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Gone => f.write_str("the socket is gone"),
             Self::NotASocket(kind) => {
-                write!(f, "it is {}, not a socket; remove it", describe(*kind))
+                write!(f, "it is {}, not a socket; remove it", plain_file::kind(*kind))
             }
             Self::Io(error) => error.fmt(f),
         }
@@ -213,7 +203,9 @@ impl fmt::Display for SocketError {
 impl fmt::Display for FileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotAFile(kind) => write!(f, "it is {}, not a file; remove it", describe(*kind)),
+            Self::NotAFile(kind) => {
+                write!(f, "it is {}, not a file; remove it", plain_file::kind(*kind))
+            }
             Self::Io(error) => error.fmt(f),
         }
     }

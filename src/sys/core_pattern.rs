@@ -1,13 +1,14 @@
 //! Where core dumps go: `kernel.core_pattern`, see core(5).
 
-use std::fs;
-
+use super::plain_file;
 use crate::wire::Printable;
 
 /// The pattern that is in force, fit to print.
 #[must_use]
 pub fn read() -> Option<String> {
-    let pattern = fs::read("/proc/sys/kernel/core_pattern").ok()?;
+    /// `CORENAME_MAX_SIZE` of the kernel.
+    const LONGEST: usize = 128;
+    let pattern = plain_file::read("/proc/sys/kernel/core_pattern", LONGEST).ok()?;
     Some(Printable(pattern.trim_ascii_end()).to_string())
 }
 
@@ -28,7 +29,7 @@ pub fn hint(pattern: &str, pid: Option<u32>) -> String {
     // Only what is known here can be filled in.
     let path = pattern.replace("%p", &pid).replace("%P", &pid);
     if path.starts_with('/') {
-        format!("the file {path} (see core(5) for what else stands for something)")
+        format!("the file {path} (core(5) explains any other % in it)")
     } else {
         format!("the file {path} in the directory in which QEMU ran (under Ganeti: /)")
     }

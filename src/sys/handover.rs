@@ -47,7 +47,9 @@ const PLEASE: Signal = Signal::USR2;
 pub fn take_over(pid: u32, path: &Path) -> io::Result<Inheritance> {
     let predecessor = open_pidfd(pid)?;
     if !process::catches(pid, PLEASE)? {
-        return Err(io::Error::other("it is another program, or an older version, and cannot"));
+        return Err(io::Error::other(
+            "it is another program, or an older version that cannot hand over",
+        ));
     }
     let listener = Listener::at(path)?;
     pidfd_send_signal(&predecessor, PLEASE)?;
@@ -56,7 +58,10 @@ pub fn take_over(pid: u32, path: &Path) -> io::Result<Inheritance> {
     send(&connection, TAKEN, SendFlags::NOSIGNAL)?;
     let mut end = [PollFd::new(&predecessor, PollFlags::IN)];
     if poll(&mut end, Some(&timespec(PATIENCE)))? == 0 {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "it has given all, and does not end"));
+        return Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "it has handed everything over but does not end",
+        ));
     }
     Ok(inheritance)
 }
@@ -88,7 +93,7 @@ impl<'a> Listener<'a> {
         }
         let connection = accept_with(&self.socket, SocketFlags::CLOEXEC)?;
         if peer_pid_and_uid(connection.as_fd())?.0 != pid {
-            return Err(io::Error::other("another process answers"));
+            return Err(io::Error::other("another process answered"));
         }
         set_socket_timeout(&connection, Timeout::Recv, Some(PATIENCE))?;
         Ok(connection)
@@ -125,7 +130,9 @@ impl Asking {
         connect(&successor, &SocketAddrUnix::new(path)?)?;
         let (_, uid) = peer_pid_and_uid(successor.as_fd())?;
         if uid != rustix::process::geteuid().as_raw() {
-            return Err(io::Error::other(format!("user {uid} waits there")));
+            return Err(io::Error::other(format!(
+                "the process that waits there belongs to user {uid}"
+            )));
         }
         for side in [Timeout::Send, Timeout::Recv] {
             set_socket_timeout(&successor, side, Some(PATIENCE))?;
@@ -149,7 +156,7 @@ impl Asking {
         send(&self.0, END, SendFlags::NOSIGNAL)?;
         match receive_one(&self.0)? {
             (answer, _) if answer.as_bytes() == TAKEN => Ok(()),
-            _ => Err(io::Error::other("it went away")),
+            _ => Err(io::Error::other("the new daemon went away")),
         }
     }
 

@@ -4,9 +4,15 @@
 //! `memory.events` of cgroup v2, `memory.oom_control` of v1 (Linux 4.13 and later), see
 //! `admin-guide/cgroup-v2.rst` of the kernel's documentation.
 
-use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use super::plain_file;
+
+/// As much as is looked at of the list of a process's groups, whose paths its user may choose (4096
+/// bytes each at most, in about a dozen hierarchies), and of a group's counters, in bytes.
+const LONGEST_LIST: usize = 65_536;
+const LONGEST_COUNTERS: usize = 4096;
 
 /// The counter of one group, and what it showed when it was first looked at.
 #[derive(Debug)]
@@ -20,7 +26,7 @@ impl OomKills {
     /// where there is no memory controller.
     #[must_use]
     pub fn of(pid: u32) -> Option<Self> {
-        let groups = fs::read(format!("/proc/{pid}/cgroup")).ok()?;
+        let groups = plain_file::read(format!("/proc/{pid}/cgroup"), LONGEST_LIST).ok()?;
         let path = candidates(&groups).into_iter().find(|path| path.exists())?;
         Some(Self { before: read(&path)?, path })
     }
@@ -57,7 +63,8 @@ fn candidates(groups: &[u8]) -> Vec<PathBuf> {
 }
 
 fn read(path: &Path) -> Option<u64> {
-    let text = fs::read_to_string(path).ok()?;
+    let text = plain_file::read(path, LONGEST_COUNTERS).ok()?;
+    let text = String::from_utf8_lossy(&text);
     text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
 }
 

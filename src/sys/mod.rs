@@ -17,6 +17,7 @@ pub mod memory_cgroup;
 pub mod node_name;
 pub mod own_log;
 pub mod pid_file;
+pub mod plain_file;
 pub mod priority;
 pub mod process;
 pub mod qmp_socket;

@@ -4,15 +4,14 @@
 //! SIGINT and SIGHUP, in every version, and whoever reads it needs no privilege but to read. The
 //! guest may have taken QEMU over: what stands there is worth no more than QEMU's own word.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::Path;
 
+use super::plain_file;
 use crate::wire::Signal;
 
 /// The end of the file that is looked at, in bytes. QEMU writes the line last.
-const TAIL: u64 = 4096;
+const TAIL: usize = 4096;
 
 /// What the line says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,13 +24,7 @@ pub struct Termination {
 
 /// Reads the last such line; nothing if there is none.
 pub fn read(path: &Path) -> io::Result<Option<Termination>> {
-    let flags = libc::O_NOFOLLOW | libc::O_NONBLOCK;
-    let mut file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
-    let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(TAIL)))?;
-    let mut tail = Vec::new();
-    file.take(TAIL).read_to_end(&mut tail)?;
-    Ok(parse(&tail))
+    Ok(parse(&plain_file::read_end(path, TAIL)?))
 }
 
 /// `qemu-system-x86_64: terminating on signal 15 from pid 8234 (/usr/bin/python3)`

@@ -1,8 +1,7 @@
 //! Processes: which one is meant, and whether it lives.
 
 use std::ffi::CStr;
-use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::Duration;
@@ -11,10 +10,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::clock;
+use super::{clock, plain_file};
 use crate::id::Process;
-use crate::wire::StatusAnswer;
-use crate::wire::WaitStatus;
+use crate::wire::{StatusAnswer, WaitStatus};
 
 /// Gives this process another name, as `/proc/PID/comm` shows it: 15 bytes at most.
 pub fn set_name(name: &CStr) {
@@ -76,7 +74,7 @@ pub fn is_alive(process: Process) -> bool {
 #[must_use]
 pub fn zombies_status(process: Process) -> Option<WaitStatus> {
     let stat = read_stat(process.pid).ok()?;
-    let is_readable = fs::read(format!("/proc/{}/io", process.pid)).is_ok();
+    let is_readable = plain_file::read(format!("/proc/{}/io", process.pid), 1).is_ok();
     (is_readable && stat.started == process.started && stat.is_dead()).then_some(stat.status)
 }
 
@@ -132,10 +130,8 @@ impl Stat {
 pub(super) fn read_stat(pid: u32) -> io::Result<Stat> {
     /// 52 numbers of 20 digits at most, and a name of 64 bytes at most.
     const LONGEST: usize = 52 * 21 + 64;
-    let mut stat = [0; LONGEST];
-    // /proc gives all of it at once.
-    let length = fs::File::open(format!("/proc/{pid}/stat"))?.read(&mut stat)?;
-    parse_stat(&stat[..length]).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let stat = plain_file::read(format!("/proc/{pid}/stat"), LONGEST)?;
+    parse_stat(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 
 fn parse_stat(stat: &[u8]) -> Option<Stat> {
@@ -155,9 +151,16 @@ fn parse_stat(stat: &[u8]) -> Option<Stat> {
     })
 }
 
+/// `/proc/PID/status` (proc(5)). It is long only if the process is in many groups.
+pub(super) fn read_status(pid: u32) -> io::Result<String> {
+    const LONGEST: usize = 65_536;
+    let status = plain_file::read(format!("/proc/{pid}/status"), LONGEST)?;
+    Ok(String::from_utf8_lossy(&status).into_owned())
+}
+
 /// Whether a process has a handler for a signal (`SigCgt` of proc(5)).
 pub fn catches(pid: u32, signal: rustix::process::Signal) -> io::Result<bool> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let status = read_status(pid)?;
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
     let caught = caught.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     Ok(caught.unwrap_or_default() >> (signal.as_raw() - 1) & 1 == 1)
@@ -165,21 +168,30 @@ pub fn catches(pid: u32, signal: rustix::process::Signal) -> io::Result<bool> {
 
 /// The pid that a pid file names; nothing if there is no such file.
 pub fn read_pid_file(path: &Path) -> io::Result<Option<u32>> {
-    let text = match fs::read_to_string(path) {
+    /// More than a number that is one, with what is around it.
+    const LONGEST: usize = 32;
+    let text = match plain_file::read(path, LONGEST) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         read => read?,
     };
-    match text.trim().parse() {
-        Ok(pid) if to_pid(pid).is_some() => Ok(Some(pid)),
-        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "not a process id")),
-    }
+    let pid = std::str::from_utf8(&text).ok().and_then(|text| text.trim().parse().ok());
+    let pid = pid.filter(|&pid| text.len() < LONGEST && to_pid(pid).is_some());
+    pid.map(Some).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not a process id"))
 }
 
 /// Whether this process is the QEMU of the instance, by the rule that Ganeti itself goes by:
 /// its command line has `-name NAME` (or `-name guest=NAME`, and options after a comma).
 #[must_use]
 pub fn is_named(pid: u32, name: &[u8]) -> bool {
-    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|arguments| has_name(&arguments, name))
+    command_line(pid).is_ok_and(|arguments| has_name(&arguments, name))
+}
+
+/// The arguments that a process was started with, each with a NUL behind it: what it shows of
+/// itself, 128 KiB at most.
+pub fn command_line(pid: u32) -> io::Result<Vec<u8>> {
+    /// In bytes. Those of a QEMU with many disks have some ten thousand.
+    const LONGEST: usize = 131_072;
+    plain_file::read(format!("/proc/{pid}/cmdline"), LONGEST)
 }
 
 fn has_name(arguments: &[u8], name: &[u8]) -> bool {
@@ -197,6 +209,7 @@ fn has_name(arguments: &[u8], name: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
     use std::os::fd::AsFd;
 
     #[test]
@@ -255,7 +268,8 @@ mod tests {
         assert_eq!(read_pid_file(&path).unwrap(), None);
         fs::write(&path, "4242\n").unwrap();
         assert_eq!(read_pid_file(&path).unwrap(), Some(4242));
-        for bad in ["", "x", "-1", "0", "99999999999"] {
+        let long = format!("4242{}", "\n".repeat(100));
+        for bad in ["", "x", "-1", "0", "99999999999", &long] {
             fs::write(&path, bad).unwrap();
             assert!(read_pid_file(&path).is_err(), "{bad:?}");
         }

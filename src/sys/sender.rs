@@ -5,6 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::plain_file;
 use super::process::{self, Stat, read_stat};
 use crate::id::{Moment, Process};
 use crate::wire::{Ancestor, Printable, Sender};
@@ -14,6 +15,13 @@ const MOST_ANCESTORS: usize = 8;
 
 /// What `/proc/PID/loginuid` holds where nobody has logged in.
 const NO_LOGIN: u32 = u32::MAX;
+
+/// The longest such number, in bytes.
+const LONGEST_LOGIN: usize = 10;
+
+/// So much of a command line is looked at, in bytes: a process can have its own be as long as all
+/// that it can map. More than is shown.
+const LONGEST_COMMAND: usize = 4096;
 
 /// Looks at the task that sent a signal at this moment. `boot_offset` is how far the clock of
 /// start times is ahead of that of moments: the time the machine has been suspended.
@@ -28,18 +36,19 @@ pub fn look_at(task: u32, sent: Moment, boot_offset: Duration) -> Sender {
     let Some(stat) = read_stat(task).ok().filter(began_before) else {
         return Sender { pid: Some(task), gone: true, ..Sender::default() };
     };
-    let status = fs::read_to_string(format!("/proc/{task}/status")).unwrap_or_default();
+    let status = process::read_status(task).unwrap_or_default();
     let pid = number(&status, "Tgid:").unwrap_or(task);
     // A thread may have a name of its own.
     let stat = if pid == task { stat } else { read_stat(pid).unwrap_or(stat) };
-    let login = fs::read_to_string(format!("/proc/{pid}/loginuid")).ok();
+    let login = plain_file::read(format!("/proc/{pid}/loginuid"), LONGEST_LOGIN).ok();
+    let login = login.and_then(|uid| std::str::from_utf8(&uid).ok()?.trim().parse().ok());
     Sender {
         kernel: false,
         pid: Some(pid),
         gone: false,
         name: Some(printable(&stat.name)),
         uid: number(&status, "Uid:"),
-        login: login.and_then(|uid| uid.trim().parse().ok()).filter(|&uid| uid != NO_LOGIN),
+        login: login.filter(|&uid| uid != NO_LOGIN),
         executable: link(Path::new(&format!("/proc/{pid}/exe"))),
         command: command(pid),
         ancestors: ancestors(stat.parent),
@@ -60,7 +69,7 @@ fn ancestors(mut pid: u32) -> Vec<Ancestor> {
 /// The arguments, separated by spaces; nothing for a task of the kernel's own, or one that is
 /// gone.
 fn command(pid: u32) -> Option<String> {
-    let arguments = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+    let arguments = plain_file::read(format!("/proc/{pid}/cmdline"), LONGEST_COMMAND).ok()?;
     let arguments = arguments.strip_suffix(b"\0").unwrap_or(&arguments);
     let spaced: Vec<u8> =
         arguments.iter().map(|&byte| if byte == 0 { b' ' } else { byte }).collect();

@@ -104,7 +104,8 @@ impl Trace {
     /// it has traced since.
     pub fn open(tracefs: &Tracefs, name: &OsStr, pids: &[u32]) -> Result<Self, Unavailable> {
         let failed = |what| move |error: io::Error| Unavailable::Failed(what, error);
-        let tracefs = tracefs.0.try_clone().map_err(failed("hold tracefs"))?;
+        let tracefs =
+            tracefs.0.try_clone().map_err(failed("duplicate the descriptor of tracefs"))?;
         let instances =
             open_directory(&tracefs, "instances").map_err(failed("open its instances"))?;
         match mkdirat(&instances, name, Mode::RWXU) {
@@ -231,9 +232,11 @@ impl Trace {
     /// The name under which the kernel remembers a task that is gone; it remembers some.
     #[must_use]
     pub fn remembered_name(&self, pid: u32) -> Option<Vec<u8>> {
+        /// In bytes; the kernel remembers 128 of at most 24, unless it is told otherwise.
+        const LONGEST: u64 = 65_536;
         let mut text = Vec::new();
         open(&self.tracefs, "saved_cmdlines", OFlags::RDONLY)
-            .and_then(|mut file| file.read_to_end(&mut text))
+            .and_then(|file| file.take(LONGEST).read_to_end(&mut text))
             .ok()?;
         let prefix = format!("{pid} ");
         let mut lines = text.split(|&byte| byte == b'\n');
@@ -292,7 +295,7 @@ impl fmt::Display for Unavailable {
             Self::NoTracefs(error) => {
                 write!(
                     f,
-                    "there is no tracefs ({error}); mount -t tracefs tracefs /sys/kernel/tracing"
+                    "there is no tracefs ({error}); to mount it: mount -t tracefs tracefs /sys/kernel/tracing"
                 )
             }
             Self::InUse => f.write_str("another ganeti-kvmd for this node uses it"),

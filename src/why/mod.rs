@@ -38,20 +38,20 @@ impl fmt::Display for Failure {
                 write!(f, "Cannot read {}: {error}", path.display())?;
                 match error.kind() {
                     io::ErrorKind::NotFound => f.write_str(
-                        "\nNo end of an instance was recorded here. Does ganeti-kvmd run on this node? Is GANETI_ROOTDIR right?",
+                        "\nNo instance has been recorded here yet. Is ganeti-kvmd running on this node? Is GANETI_ROOTDIR right?",
                     ),
                     io::ErrorKind::PermissionDenied => f.write_str("\nTry again as root."),
                     _ => Ok(()),
                 }
             }
             Self::UnknownInstance(name, known) => {
-                write!(f, "No end of an instance {name} is on record.")?;
+                write!(f, "There is no record of an instance {name}.")?;
                 if !known.is_empty() {
-                    write!(f, "\nOn record are: {}", known.join(", "))?;
+                    write!(f, "\nInstances on record: {}", known.join(", "))?;
                 }
                 Ok(())
             }
-            Self::NoMatch => f.write_str("No end on record is like that."),
+            Self::NoMatch => f.write_str("No record matches."),
             Self::Watch(path, error) => write!(f, "Cannot watch {}: {error}", path.display()),
             Self::Write(error) => write!(f, "Cannot write: {error}"),
         }
@@ -169,7 +169,7 @@ fn tell(
             let shown = latest(LATEST);
             style.table(out, shown)?;
             if shown.len() < records.len() {
-                writeln!(out, "({} earlier ones: --all)", records.len() - shown.len())?;
+                writeln!(out, "({} earlier ones; --all shows them)", records.len() - shown.len())?;
             }
             Ok(())
         }

@@ -127,7 +127,7 @@ pub(crate) const TESTS: &[Test<Stage>] = &[
             let mut stand_in = stage.stand_in_with("web1", "-S");
             // The original does not ask whether it runs.
             if stage.subject == Subject::Ours {
-                daemon.await_line("is connected and does not run");
+                daemon.await_line("is connected and not running");
             }
             stand_in.tell("event RESUME");
             await_that("the file is gone", || !stage.node.has_shutdown_file("web1"));

@@ -374,7 +374,10 @@ impl<'a> World<'a> {
             } else {
                 self.said(Said::Heard(Message::Error("it has negotiated already".into())));
                 let running = self.around.runs();
-                self.said(Said::Heard(Message::Return(Answer::Status { running, panicked: false })));
+                self.said(Said::Heard(Message::Return(Answer::Status {
+                    running,
+                    panicked: false,
+                })));
             }
             if was_dead {
                 self.said(Said::Died);
@@ -463,7 +466,10 @@ impl Around<'_> {
         }
         said(Said::Heard(Message::Greeting(None)));
         said(Said::Heard(Message::Return(Answer::Done)));
-        said(Said::Heard(Message::Return(Answer::Status { running: self.runs(), panicked: false })));
+        said(Said::Heard(Message::Return(Answer::Status {
+            running: self.runs(),
+            panicked: false,
+        })));
     }
 
     fn answers(&self, questions: Questions) -> Answers {

@@ -11,6 +11,7 @@
 // Here everything that goes wrong fails the test.
 #![allow(clippy::missing_panics_doc)]
 
+mod attacker;
 mod daemon;
 mod guest;
 mod mounts;
@@ -28,6 +29,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub use attacker::{Attacker, NOBODY};
 pub use daemon::{Daemon, Death};
 pub use guest::{Booting, Guest, GuestBuilder, boot_sector, execute_qmp};
 pub use mounts::{InPlaceOf, Overlay, ganetis_groups, ganetis_users};

@@ -1,0 +1,125 @@
+//! A process of an ordinary user that does the daemon harm, as far as the kernel lets it: for
+//! `tests/hostile.rs`, `tests/quiet.rs` and others. Started by root, it gives up everything first.
+//!
+//! Usage: `attacker USER ATTACK [ARGUMENT...]`, where USER is a user id. It says `done` on stdout
+//! after the attack, and lives until its stdin ends.
+//!
+//!   arguments BYTES PID COUNT   shows so long a command line, and sends SIGHUP to PID so often
+//!   listen COUNT                asks the proc connector so often to tell it of processes
+//!   refused FROM UP-TO          asks it for what there is not, with these even request numbers,
+//!                               again and again
+
+use std::io::{self, Read, Write};
+
+use kvmd::wire::proc_event::Request;
+use netlink_sys::Socket;
+use netlink_sys::protocols::NETLINK_CONNECTOR;
+use rustix::process::{
+    Gid, Pid, PrctlMmMap, Signal, Uid, configure_virtual_memory_map, kill_process,
+};
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let ([user, attack], rest) = words.split_first_chunk().expect("USER ATTACK [ARGUMENT...]");
+    become_user(number(user));
+    match (*attack, rest) {
+        ("arguments", [length, pid, count]) => {
+            // Nothing of it is there before somebody reads it.
+            let text = vec![0_u8; number(length) as usize];
+            show_arguments(&text);
+            let pid = Pid::from_raw(number(pid).cast_signed()).expect("a process");
+            (0..number(count)).for_each(|_| kill_process(pid, Signal::HUP).expect("send SIGHUP"));
+            done();
+        }
+        ("listen", [count]) => {
+            let socket = connector();
+            let listen = Request::Listen.to_datagram(0);
+            (0..number(count)).for_each(|_| send(&socket, &listen));
+            done();
+        }
+        ("refused", [from, up_to]) => refused(number(from), number(up_to)),
+        _ => panic!("unknown attack {words:?}"),
+    }
+}
+
+fn number(text: &str) -> u32 {
+    text.parse().unwrap_or_else(|error| panic!("{text:?}: {error}"))
+}
+
+/// Says so, and stays as long as it is wanted.
+fn done() {
+    println!("done");
+    let _ = io::stdout().flush();
+    let _ = io::stdin().read_to_end(&mut Vec::new());
+}
+
+/// While there is one thread.
+fn become_user(id: u32) {
+    let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
+    rustix::thread::set_thread_groups(&[]).expect("leave root's groups");
+    rustix::thread::set_thread_res_gid(group, group, group).expect("become another group");
+    rustix::thread::set_thread_res_uid(user, user, user).expect("become another user");
+}
+
+/// Has `/proc/self/cmdline` be `text`: prctl(2), `PR_SET_MM_MAP`, which takes no privilege.
+fn show_arguments(text: &[u8]) {
+    let stat = std::fs::read_to_string("/proc/self/stat").expect("read /proc/self/stat");
+    let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
+    let fields: Vec<u64> =
+        fields.split_whitespace().map(|field| field.parse().unwrap_or_default()).collect();
+    // By proc(5); the third field of the line is the first of these.
+    let field = |number: usize| fields[number - 3];
+    let begin = text.as_ptr() as u64;
+    let end = begin + text.len() as u64;
+    let map = PrctlMmMap {
+        start_code: field(26),
+        end_code: field(27),
+        start_data: field(45),
+        end_data: field(46),
+        start_brk: field(47),
+        // Nobody here asks for more of it.
+        brk: field(47),
+        start_stack: field(28),
+        arg_start: begin,
+        arg_end: end,
+        env_start: end,
+        env_end: end,
+        auxv: std::ptr::null_mut(),
+        auxv_size: 0,
+        exe_fd: -1,
+    };
+    // SAFETY: what it changes is where others find this process's arguments, at which this one does
+    // not look again, and the end of the heap, where no more than this process's own memory is.
+    unsafe { configure_virtual_memory_map(&map) }.expect("show other arguments");
+}
+
+fn connector() -> Socket {
+    Socket::new(NETLINK_CONNECTOR).expect("a socket to the connector")
+}
+
+fn send(socket: &Socket, datagram: &[u8]) {
+    socket.send(datagram, 0).expect("ask the connector (for anybody since Linux 6.6)");
+}
+
+/// The kernel refuses each request, and tells every listener: until this process is killed.
+fn refused(from: u32, up_to: u32) {
+    const UNKNOWN: u32 = 99;
+    let socket = connector();
+    let requests: Vec<Vec<u8>> = (from..=up_to)
+        .step_by(2)
+        .map(|number| {
+            let mut request = Request::Listen.to_datagram(number);
+            let operation = request.len() - size_of::<u32>();
+            request[operation..].copy_from_slice(&UNKNOWN.to_ne_bytes());
+            request
+        })
+        .collect();
+    println!("done");
+    let _ = io::stdout().flush();
+    loop {
+        for request in &requests {
+            send(&socket, request);
+        }
+    }
+}
