@@ -134,6 +134,9 @@ impl Life {
     fn record(&mut self, context: &mut Context<'_>) {
         self.advance(Stage::Recorded);
         self.stop(context);
+        if self.link.was_up() {
+            context.untold.insert(context.incarnation, self.remembered(context.incarnation));
+        }
         let verdict = self.final_verdict(context);
         let died = self.watched.died();
         let death = Box::new(Death {

@@ -4,6 +4,7 @@
 //! ([`Watched`]), and what the kernel reports of the process. What they say goes into the
 //! [`Case`]; `ending.rs` draws the conclusions. Nothing here weighs evidence.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::evidence::{Fact, Sent, Source};
@@ -30,6 +31,8 @@ pub(super) struct Context<'a> {
     pub(super) exits_are_told: bool,
     pub(super) settings: &'a Settings,
     pub(super) actions: &'a mut Vec<Action>,
+    /// Lives that have ended, as they are remembered until that is told.
+    pub(super) untold: &'a mut BTreeMap<Incarnation, Remembered>,
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -86,7 +89,12 @@ impl Life {
 
     /// What has to outlive the daemon; nothing if there is nobody yet, or nobody any more.
     pub(super) fn to_remember(&self, incarnation: Incarnation) -> Option<Remembered> {
-        (self.link.was_up() && self.stage < Stage::Finished).then(|| Remembered {
+        (self.link.was_up() && self.stage < Stage::Finished).then(|| self.remembered(incarnation))
+    }
+
+    /// As it is remembered.
+    pub(super) fn remembered(&self, incarnation: Incarnation) -> Remembered {
+        Remembered {
             incarnation,
             name: self.name.clone(),
             inode: self.inode,
@@ -94,7 +102,7 @@ impl Life {
             voice: self.voice,
             decision: self.file.to_remember(),
             case: self.case.to_remember(),
-        })
+        }
     }
 
     /// Differs from what it was where there is something new to remember.

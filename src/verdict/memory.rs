@@ -31,7 +31,7 @@ pub enum Entry {
 }
 
 /// One life.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Remembered {
     pub incarnation: Incarnation,
     pub name: Name,

@@ -32,6 +32,8 @@ pub struct Node {
     turned: Vec<Incarnation>,
     /// Lives that are to be remembered no more.
     over: Vec<Incarnation>,
+    /// Lives that have ended, as they are remembered until that is told.
+    untold: BTreeMap<Incarnation, Remembered>,
 }
 
 impl Node {
@@ -50,6 +52,7 @@ impl Node {
             last: Incarnation(0),
             turned: Vec::new(),
             over: Vec::new(),
+            untold: BTreeMap::new(),
         }
     }
 
@@ -57,6 +60,7 @@ impl Node {
     #[must_use]
     pub fn to_memory(&self) -> Memory {
         let lives = self.lives.keys().filter_map(|&incarnation| self.remembered(incarnation));
+        let lives = lives.chain(self.untold.values().cloned());
         let lives = lives.map(|life| (life.incarnation, life));
         Memory { last: self.last, lives: lives.collect() }
     }
@@ -94,9 +98,10 @@ impl Node {
         self.over.clear();
     }
 
-    /// The end of this life has been told ([`Action::Record`]). Until then it is remembered as it
-    /// was before its end: a daemon that comes later will find out, and tell.
+    /// The end of this life has been told ([`Action::Record`]). Until then it is remembered: a
+    /// daemon that comes later will find out, and tell.
     pub fn forget(&mut self, incarnation: Incarnation) {
+        self.untold.remove(&incarnation);
         self.over.push(incarnation);
     }
 
@@ -296,8 +301,9 @@ impl Node {
         let is_current = self.current.get(&life.name) == Some(&incarnation);
         let exits_are_told = self.exits_are_told;
         let settings = &self.settings;
+        let untold = &mut self.untold;
         let mut context =
-            Context { now, incarnation, is_current, exits_are_told, settings, actions };
+            Context { now, incarnation, is_current, exits_are_told, settings, actions, untold };
         handle(life, &mut context);
 
         if life.mark() != mark_before {
