@@ -170,8 +170,8 @@ fn serve(
         info!("{why}");
         info!("{}", why.remedy());
         // To end without having been up would be a failure, and worth another try.
-        if let Some(manager) = manager {
-            manager.notify_ready();
+        if let Some(Err(error)) = manager.map(|manager| manager.notify_ready()) {
+            warn!("Cannot notify the service manager: {error}");
         }
         return Ok(());
     }

@@ -1,9 +1,15 @@
 //! What outlives the daemon: a small file with what is known of each life, and the connections
 //! themselves, under a service manager that keeps descriptors or handed over to a successor.
+//!
+//! The service manager is not waited for. What it has no room for is sent again, in its order, and
+//! until then QEMU is not answered (see [`Keep::holds_up`]).
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use log::{debug, error, warn};
 
@@ -15,10 +21,38 @@ use crate::config::Paths;
 use crate::id::{Incarnation, Moment};
 use crate::sys::clock;
 use crate::sys::handover::{Asking, Inheritance};
-use crate::sys::service_manager::ServiceManager;
+use crate::sys::service_manager::{ServiceManager, is_busy};
 use crate::verdict::{Memory, Node};
 
 const CONNECTOR: &str = "connector";
+
+/// How soon a message is sent again that the service manager had no room for.
+const TRY_AGAIN: Duration = Duration::from_millis(10);
+
+/// A service manager that has taken nothing for so long holds nobody up any more.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// So many messages may wait. systemd's unit lets it keep 4096 descriptors.
+const MOST_NOTICES: usize = 16_384;
+
+/// What the service manager is to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Notice {
+    /// To keep this descriptor of a life ([`DESCRIPTORS`]).
+    Keep(&'static str, Incarnation),
+    KeepConnector,
+    /// To close what it keeps under this name.
+    Forget(String),
+}
+
+/// What it had no room for, the first one first.
+#[derive(Debug, Default)]
+struct Backlog {
+    notices: VecDeque<Notice>,
+    /// When it took something, or when the first of these came, whichever is later.
+    moved_at: Option<Moment>,
+    lost: u64,
+}
 
 /// What a descriptor is called while somebody else has it.
 fn name_of(kind: &str, incarnation: Incarnation) -> String {
@@ -45,6 +79,9 @@ pub(super) struct Keep {
     manager: Option<ServiceManager>,
     /// When it is to be notified again that this daemon goes on.
     notify_at: Option<Moment>,
+    /// It has not heard yet that the daemon is up.
+    is_ready_due: bool,
+    backlog: RefCell<Backlog>,
     /// Where a successor waits.
     handover_socket: PathBuf,
 }
@@ -56,31 +93,107 @@ impl Keep {
             state_file: StateFile::new(paths.state_file(), clock::boot_id()),
             manager,
             notify_at: None,
+            is_ready_due: false,
+            backlog: RefCell::default(),
             handover_socket: paths.handover_socket(),
         }
     }
 
     /// Notifies the service manager that the daemon is up.
     pub(super) fn notify_ready(&mut self, now: Moment) {
-        if let Some(manager) = &self.manager {
-            manager.notify_ready();
-            self.notify_at = manager.interval().map(|interval| now + interval);
-        }
+        self.is_ready_due = self.manager.is_some();
+        self.notify_at = Some(now);
+        self.notify(now);
     }
 
-    /// Notifies the service manager, if that is due, that the daemon is not stuck.
-    pub(super) fn notify_alive(&mut self, now: Moment) {
-        if let Some(manager) = &self.manager
-            && self.notify_at.is_some_and(|at| at <= now)
-        {
-            manager.notify_alive();
+    /// Notifies the service manager, if that is due, that the daemon is up or not stuck.
+    pub(super) fn notify(&mut self, now: Moment) {
+        let Some(manager) = &self.manager else { return };
+        if self.notify_at.is_none_or(|at| at > now) {
+            return;
+        }
+        let result =
+            if self.is_ready_due { manager.notify_ready() } else { manager.notify_alive() };
+        if result.is_err_and(|error| is_busy(&error)) {
+            self.notify_at = Some(now + TRY_AGAIN);
+        } else {
+            self.is_ready_due = false;
             self.notify_at = manager.interval().map(|interval| now + interval);
         }
     }
 
     /// When the service manager is to be notified.
-    pub(super) fn deadline(&self) -> Option<Moment> {
-        self.notify_at
+    pub(super) fn deadline(&self, now: Moment) -> Option<Moment> {
+        let notify_at = self.notify_at.filter(|_| self.manager.is_some());
+        let has_backlog = !self.backlog.borrow().notices.is_empty();
+        [notify_at, has_backlog.then(|| now + TRY_AGAIN)].into_iter().flatten().min()
+    }
+
+    /// Sends again what the service manager had no room for.
+    pub(super) fn send_backlog(
+        &self,
+        now: Moment,
+        connections: &Connections,
+        connector: Option<BorrowedFd<'_>>,
+    ) {
+        let Some(manager) = &self.manager else { return };
+        let backlog = &mut *self.backlog.borrow_mut();
+        while let Some(notice) = backlog.notices.front() {
+            let sent = match notice {
+                Notice::Keep(kind, incarnation) => {
+                    let endpoint = connections.get(*incarnation);
+                    let mut descriptors = endpoint.into_iter().flat_map(Endpoint::descriptors);
+                    // What has gone in the meantime is not to be kept.
+                    descriptors.find(|(it, _)| it == kind).map_or(Ok(()), |(_, descriptor)| {
+                        manager.keep(&name_of(kind, *incarnation), descriptor)
+                    })
+                }
+                Notice::KeepConnector => {
+                    connector.map_or(Ok(()), |connector| manager.keep(CONNECTOR, connector))
+                }
+                Notice::Forget(name) => manager.forget(name),
+            };
+            if sent.is_err_and(|error| is_busy(&error)) {
+                break;
+            }
+            backlog.notices.pop_front();
+            backlog.moved_at = Some(now);
+        }
+        let lost = std::mem::take(&mut backlog.lost);
+        if lost > 0 {
+            warn!(
+                "The service manager takes nothing: {lost} messages to it were lost; a restart may lose connections"
+            );
+        }
+    }
+
+    /// Whether QEMU is not to be answered yet, because the service manager has not taken what a
+    /// later daemon would need to hear the rest.
+    pub(super) fn holds_up(&self, now: Moment) -> bool {
+        let backlog = self.backlog.borrow();
+        !backlog.notices.is_empty() && backlog.moved_at.is_some_and(|at| now.since(at) < PATIENCE)
+    }
+
+    /// Sends this at once, if nothing waits, or else has it wait.
+    fn tell(&self, notice: Notice, send: impl FnOnce(&ServiceManager) -> io::Result<()>) -> bool {
+        let Some(manager) = &self.manager else { return false };
+        let backlog = &mut *self.backlog.borrow_mut();
+        if backlog.notices.is_empty() {
+            match send(manager) {
+                Err(error) if is_busy(&error) => backlog.moved_at = Some(clock::now()),
+                Err(error) => {
+                    debug!("The service manager cannot be told {notice:?}: {error}");
+                    return false;
+                }
+                Ok(()) => return true,
+            }
+        }
+        if backlog.notices.len() >= MOST_NOTICES {
+            backlog.lost += 1;
+            return false;
+        }
+        backlog.notices.push_back(notice);
+        true
     }
 
     /// Everything that an earlier daemon has left: with the service manager, or handed over.
@@ -106,11 +219,10 @@ impl Keep {
 
     /// Has the service manager keep what belongs to this life.
     pub(super) fn keep_endpoint(&self, incarnation: Incarnation, endpoint: &Endpoint) {
-        let Some(manager) = &self.manager else { return };
         for (kind, descriptor) in endpoint.descriptors() {
-            if let Err(error) = manager.keep(&name_of(kind, incarnation), descriptor) {
-                debug!("The service manager does not keep {kind}: {error}");
-            }
+            self.tell(Notice::Keep(kind, incarnation), |manager| {
+                manager.keep(&name_of(kind, incarnation), descriptor)
+            });
         }
     }
 
@@ -121,21 +233,14 @@ impl Keep {
     }
 
     /// Has the service manager keep the proc connector's socket, in the place of an earlier one.
-    /// Returns whether it does.
+    /// Returns whether it does, or will.
     pub(super) fn keep_connector(&self, descriptor: BorrowedFd<'_>) -> bool {
-        let Some(manager) = &self.manager else { return false };
-        manager.forget(CONNECTOR);
-        let kept = manager.keep(CONNECTOR, descriptor);
-        if let Err(error) = &kept {
-            debug!("The service manager does not keep the connector: {error}");
-        }
-        kept.is_ok()
+        self.forget(CONNECTOR);
+        self.tell(Notice::KeepConnector, |manager| manager.keep(CONNECTOR, descriptor))
     }
 
     fn forget(&self, name: &str) {
-        if let Some(manager) = &self.manager {
-            manager.forget(name);
-        }
+        self.tell(Notice::Forget(name.into()), |manager| manager.forget(name));
     }
 
     /// What an earlier daemon has written down, if it is of this boot.

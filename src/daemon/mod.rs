@@ -182,7 +182,7 @@ impl Daemon {
             self.sources.reports.report_ends(ENDS_AT_ONCE, &mut self.node);
             self.sources.write_down(now, &mut self.node);
             self.sources.publish(&self.node);
-            self.sources.keep.notify_alive(now);
+            self.sources.keep.notify(now);
             self.pace.get_in_front(now);
             if std::mem::take(&mut self.is_asked_to_hand_over) {
                 self.hand_over();

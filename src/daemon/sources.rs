@@ -51,7 +51,8 @@ impl Sources {
 
     /// When there will be, if nothing comes before that.
     pub(super) fn deadline(&self, now: Moment) -> Option<Moment> {
-        let deadlines = [self.connector.deadline(), self.trace.deadline(now), self.keep.deadline()];
+        let deadlines =
+            [self.connector.deadline(), self.trace.deadline(now), self.keep.deadline(now)];
         deadlines.into_iter().flatten().min()
     }
 
@@ -105,6 +106,8 @@ impl Sources {
     /// Writes down what is known, takes what was read and sends what is to be said, in this order:
     /// an instance that has been answered does not end without this daemon or the next being able
     /// to say how.
+    ///
+    /// The service manager may be behind with keeping what belongs to it: then it waits.
     pub(super) fn write_down(&mut self, now: Moment, node: &mut Node) {
         self.save(now, node);
         self.connections.take_peeked();
@@ -112,7 +115,10 @@ impl Sources {
             self.trace.watch(&pids);
             self.connector.watch(&pids);
         }
-        self.connections.send();
+        self.keep.send_backlog(now, &self.connections, self.connector.descriptor());
+        if !self.keep.holds_up(now) {
+            self.connections.send();
+        }
     }
 
     /// Writes down what has to outlive the daemon, if that has changed.

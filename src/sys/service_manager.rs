@@ -1,27 +1,55 @@
 //! The service manager, as `sd_notify(3)` and `sd_listen_fds(3)` have it: told that the daemon is
 //! up, and given descriptors that are to outlive it.
+//!
+//! It is never waited for, which the `sd-notify` crate cannot do: a message for which it has no
+//! room is an error, and to be sent again ([`is_busy`]).
 
 use std::collections::BTreeMap;
-use std::io;
+use std::fmt::Write as _;
+use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
-use sd_notify::{NotifyState, listen_fds_with_names, notify, notify_with_fds, watchdog_enabled};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix,
+    SocketFlags, SocketType, sendmsg_addr, socket_with,
+};
+use sd_notify::{NotifyState, listen_fds_with_names, watchdog_enabled};
 
 /// A service manager that listens.
 #[derive(Debug)]
 pub struct ServiceManager {
+    socket: OwnedFd,
+    address: SocketAddrUnix,
     /// How often it is to be told that the daemon goes on, if it wants to know.
     interval: Option<Duration>,
+}
+
+/// Whether it had no room for a message, or for another descriptor in one (`ETOOMANYREFS`: there
+/// are as many on their way as this process may have open).
+#[must_use]
+pub fn is_busy(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+        || error.raw_os_error() == Some(Errno::TOOMANYREFS.raw_os_error())
 }
 
 impl ServiceManager {
     /// The one that started this process, if one did and wants to be notified (`NOTIFY_SOCKET`).
     #[must_use]
     pub fn of_this_process() -> Option<Self> {
+        let name = std::env::var_os("NOTIFY_SOCKET")?;
+        let address = match name.as_bytes().strip_prefix(b"@") {
+            Some(name) => SocketAddrUnix::new_abstract_name(name),
+            None => SocketAddrUnix::new(name.as_bytes()),
+        };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None);
         // Half of the time after which it would take the daemon for stuck (`WatchdogSec=`).
-        let interval = || watchdog_enabled().map(|limit| limit / 2);
-        std::env::var_os("NOTIFY_SOCKET").map(|_| Self { interval: interval() })
+        let interval = watchdog_enabled().map(|limit| limit / 2);
+        Some(Self { socket: socket.ok()?, address: address.ok()?, interval })
     }
 
     /// How often [`ServiceManager::notify_alive`] is to be called; nothing if never.
@@ -31,8 +59,8 @@ impl ServiceManager {
     }
 
     /// The daemon is not stuck.
-    pub fn notify_alive(&self) {
-        let _ = notify(&[NotifyState::Watchdog]);
+    pub fn notify_alive(&self) -> io::Result<()> {
+        self.send(&[NotifyState::Watchdog], &[])
     }
 
     /// The descriptors that it has kept from an earlier run, by their names. Of two under one
@@ -49,8 +77,8 @@ impl ServiceManager {
     }
 
     /// The daemon is up.
-    pub fn notify_ready(&self) {
-        let _ = notify(&[NotifyState::Ready]);
+    pub fn notify_ready(&self) -> io::Result<()> {
+        self.send(&[NotifyState::Ready], &[])
     }
 
     /// Has it keep a copy of a descriptor under this name, whatever happens to this process.
@@ -60,11 +88,28 @@ impl ServiceManager {
     pub fn keep(&self, name: &str, descriptor: BorrowedFd<'_>) -> io::Result<()> {
         let state =
             [NotifyState::FdStore, NotifyState::FdName(name), NotifyState::Custom("FDPOLL=0")];
-        notify_with_fds(&state, &[descriptor])
+        self.send(&state, &[descriptor])
     }
 
     /// Has it close what it keeps under this name.
-    pub fn forget(&self, name: &str) {
-        let _ = notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)]);
+    pub fn forget(&self, name: &str) -> io::Result<()> {
+        self.send(&[NotifyState::FdStoreRemove, NotifyState::FdName(name)], &[])
+    }
+
+    fn send(&self, state: &[NotifyState<'_>], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut message = String::new();
+        for line in state {
+            // Into memory: it cannot fail.
+            let _ = writeln!(message, "{line}");
+        }
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() {
+            ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+        }
+        let text = [IoSlice::new(message.as_bytes())];
+        let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+        sendmsg_addr(&self.socket, &self.address, &text, &mut ancillary, flags)?;
+        Ok(())
     }
 }
