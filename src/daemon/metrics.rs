@@ -1,16 +1,12 @@
 //! Figures for Prometheus, in its text format, for `node_exporter`'s textfile collector.
 //!
 //! They count from the daemon's start, as Prometheus expects of counters. The set of labels is
-//! bounded: a reason that QEMU made up is counted as `other`.
+//! bounded: a reason that QEMU made up is counted as `other`. The writer puts the text into place.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use log::error;
-
-use crate::sys::replaced_file::replace;
 use crate::verdict::{Cause, Death};
 use crate::wire::qmp::Reason;
 
@@ -37,12 +33,9 @@ pub(super) struct Losses {
 
 #[derive(Debug, Default)]
 pub(super) struct Metrics {
-    /// Where they are to be put, if anybody wants them.
-    path: Option<PathBuf>,
+    are_wanted: bool,
     /// They have changed since they were written.
     is_stale: bool,
-    /// The last attempt to write them failed; logged once.
-    has_failed: bool,
     snapshot: Snapshot,
     exits: BTreeMap<(String, String), u64>,
     delays: [u64; BOUNDS.len()],
@@ -51,8 +44,13 @@ pub(super) struct Metrics {
 }
 
 impl Metrics {
-    pub(super) fn new(path: Option<PathBuf>) -> Self {
-        Self { path, is_stale: true, ..Self::default() }
+    pub(super) fn new(are_wanted: bool) -> Self {
+        Self { are_wanted, is_stale: true, ..Self::default() }
+    }
+
+    /// Whether anybody wants them.
+    pub(super) fn are_wanted(&self) -> bool {
+        self.are_wanted
     }
 
     pub(super) fn count_end(&mut self, death: &Death) {
@@ -75,28 +73,18 @@ impl Metrics {
         self.is_stale = true;
     }
 
-    /// Writes them, if somebody wants them and they have changed.
-    pub(super) fn publish(&mut self, snapshot: Snapshot) {
-        let Some(path) = &self.path else { return };
-        if !std::mem::take(&mut self.is_stale) && snapshot == self.snapshot {
+    /// Gives their text to `write`, if somebody wants them and they have changed. Where that says
+    /// that it could not take it, they will be given the next time.
+    pub(super) fn publish(
+        &mut self,
+        snapshot: Snapshot,
+        write: impl FnOnce(&dyn Fn() -> String) -> bool,
+    ) {
+        if !self.are_wanted || (!self.is_stale && snapshot == self.snapshot) {
             return;
         }
         self.snapshot = snapshot;
-        match replace(path, self.to_text().as_bytes(), 0o644) {
-            Ok(_) => self.has_failed = false,
-            Err(error) => {
-                if !std::mem::replace(&mut self.has_failed, true) {
-                    error!("Cannot write the metrics to {}: {error}", path.display());
-                }
-            }
-        }
-    }
-
-    /// Removes them: who reads them is to see that nobody counts any more.
-    pub(super) fn withdraw(&self) {
-        if let Some(path) = &self.path {
-            let _ = std::fs::remove_file(path);
-        }
+        self.is_stale = !write(&|| self.to_text());
     }
 
     fn to_text(&self) -> String {
@@ -160,34 +148,37 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     #[test]
-    fn they_are_written_when_they_have_changed_and_gone_at_the_end() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("kvmd.prom");
-        let mut metrics = Metrics::new(Some(path.clone()));
+    fn they_are_written_when_they_have_changed_and_once_more_if_there_was_no_room() {
+        let mut metrics = Metrics::new(true);
         let mut snapshot = Snapshot { watched: 3, connector_is_up: true, ..Snapshot::default() };
-        metrics.publish(snapshot);
-        let written = fs::read_to_string(&path).unwrap();
+        let publish = |metrics: &mut Metrics, snapshot, has_room| {
+            let mut written = None;
+            metrics.publish(snapshot, |text| {
+                written = Some(text());
+                has_room
+            });
+            written
+        };
+        let written = publish(&mut metrics, snapshot, true).unwrap();
         assert!(written.contains("ganeti_kvmd_instances 3\n"), "{written}");
         assert!(written.contains("source_up{source=\"proc-connector\"} 1\n"), "{written}");
         assert!(written.contains("source_up{source=\"trace\"} 0\n"), "{written}");
+        assert_eq!(publish(&mut metrics, snapshot, true), None, "nothing had changed");
 
-        fs::remove_file(&path).unwrap();
-        metrics.publish(snapshot);
-        assert!(!path.exists(), "nothing had changed");
         snapshot.losses.inotify += 1;
-        metrics.publish(snapshot);
-        let written = fs::read_to_string(&path).unwrap();
-        assert!(written.contains("losses_total{source=\"inotify\"} 1\n"), "{written}");
-        metrics.withdraw();
-        assert!(!path.exists());
+        for has_room in [false, true] {
+            let written = publish(&mut metrics, snapshot, has_room).unwrap();
+            assert!(written.contains("losses_total{source=\"inotify\"} 1\n"), "{written}");
+        }
+        assert_eq!(publish(&mut metrics, snapshot, true), None);
+        assert_eq!(publish(&mut Metrics::new(false), snapshot, true), None, "nobody wants them");
     }
 
     #[test]
     fn a_delay_is_counted_in_every_bucket_that_it_fits_into() {
-        let mut metrics = Metrics::new(None);
+        let mut metrics = Metrics::new(true);
         metrics.count_file(Duration::from_millis(2));
         metrics.count_file(Duration::from_secs(2));
         let text = metrics.to_text();

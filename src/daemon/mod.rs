@@ -1,6 +1,7 @@
 //! The event loop: what woke us becomes an [`Event`], each [`Action`] is performed.
 //!
-//! One thread, one `epoll`. Every source is edge-triggered and is read until it is empty, but
+//! One thread, one `epoll`, that waits for nothing else: what has to be written to a disk or a pipe
+//! goes to the writer, a thread of its own. Every source is edge-triggered and is read until it is empty, but
 //! for a connection that has more to say than its fair share: that one waits for the others.
 //! Nothing is decided here. What an action brings about goes back to the node as an event
 //! before the next source is looked at (see [`settle`]).
@@ -24,13 +25,14 @@ pub mod state_file;
 mod trace;
 mod wake;
 mod watchlist;
+mod writer;
 
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use mio::{Events, Interest, Poll};
+use mio::{Events, Interest, Poll, Waker};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::config::Paths;
@@ -48,15 +50,24 @@ pub use fatal::FatalError;
 use fatal::cannot;
 use keep::Keep;
 use pace::Pace;
+use records::Records;
 use reports::Reports;
 use sources::Sources;
 use trace::TraceSource;
 use wake::Wake;
 use watchlist::Watchlist;
+use writer::Writer;
 
 /// How many ends are reported (a record, a line in the log) before the sources are read again: a
 /// guest that is just being powered off cannot wait, those that are gone can.
 const ENDS_AT_ONCE: usize = 16;
+
+/// For so long the daemon runs on when it is asked to end, until every end is written down. A disk
+/// that does not answer until then leaves it to the next daemon to record them.
+pub const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// The same, where a successor waits: it does not for longer than five seconds.
+const BEFORE_HANDOVER: Duration = Duration::from_secs(2);
 
 /// Memory for so many messages of one instance is kept from one time to the next: a share of real
 /// events has fewer. Of the shortest lines that a peer can make up it has 4096.
@@ -76,18 +87,24 @@ pub struct Daemon {
     signals: Signals,
     pace: Pace,
     is_asked_to_hand_over: bool,
+    is_asked_to_end: bool,
+    /// One of these is done then at the latest.
+    leave_by: Option<Moment>,
     is_stopping: bool,
 }
 
 impl Daemon {
     /// Prepares everything that the daemon cannot run without. What it can, it asks for while
-    /// it runs.
+    /// it runs. From here on the calling thread, which is to be the loop's, waits for no disk;
+    /// [`crate::log::finish`] ends that. `is_confined`: the thread that writes is to give up what
+    /// it does not need.
     pub fn new(
         paths: Paths,
         settings: Settings,
         metrics_file: Option<PathBuf>,
         manager: Option<ServiceManager>,
         log: Log,
+        is_confined: bool,
     ) -> Result<Self, FatalError> {
         let poll = Poll::new().map_err(cannot("create an epoll instance"))?;
         let numbers =
@@ -96,6 +113,15 @@ impl Daemon {
         poll.registry()
             .register(&mut signals, Wake::Signals.into(), Interest::READABLE)
             .map_err(cannot("register an event source"))?;
+        let waker = Waker::new(poll.registry(), Wake::Writer.into())
+            .map_err(cannot("register an event source"))?;
+        let are_metrics_wanted = metrics_file.is_some();
+        let outputs = writer::Outputs {
+            log,
+            log_file: paths.log_file(),
+            records: Records::open(&paths.records_file()),
+            metrics_file,
+        };
         let sources = Sources {
             directory: Directory::open(paths.control_dir(), poll.registry())?,
             connections: Connections::new(),
@@ -103,7 +129,11 @@ impl Daemon {
             trace: TraceSource::new(paths.trace_name()),
             watchlist: Watchlist::default(),
             keep: Keep::new(&paths, manager),
-            reports: Reports::open(log, &paths, metrics_file),
+            reports: Reports::new(
+                Writer::start(outputs, waker, is_confined)
+                    .map_err(cannot("start the thread that writes"))?,
+                are_metrics_wanted,
+            ),
             shortages: Complaints::default(),
             poll,
             paths,
@@ -116,6 +146,8 @@ impl Daemon {
             signals,
             pace: Pace::default(),
             is_asked_to_hand_over: false,
+            is_asked_to_end: false,
+            leave_by: None,
             is_stopping: false,
         })
     }
@@ -179,20 +211,17 @@ impl Daemon {
             self.read_on(now);
             self.tick(now);
             self.open_trace_when_quiet(now, !woken.is_empty());
-            self.sources.reports.report_ends(ENDS_AT_ONCE, &mut self.node);
+            self.sources.reports.report(ENDS_AT_ONCE);
             self.sources.write_down(now, &mut self.node);
             self.sources.publish(&self.node);
             self.sources.keep.notify(now);
             self.pace.get_in_front(now);
-            if std::mem::take(&mut self.is_asked_to_hand_over) {
-                self.hand_over();
-            }
+            self.leave_when_written(now);
         }
-        self.sources.reports.report_ends(usize::MAX, &mut self.node);
         // The next daemon is not to report them again, and is to know all that this one knows.
         self.node.catch_up();
         self.sources.save(clock::now(), &mut self.node);
-        self.sources.reports.metrics.withdraw();
+        self.sources.reports.withdraw();
         Ok(())
     }
 
@@ -202,7 +231,7 @@ impl Daemon {
             return Duration::ZERO;
         }
         let now = clock::now();
-        let others = [self.sources.deadline(now), self.pace.deadline()];
+        let others = [self.sources.deadline(now), self.pace.deadline(), self.leave_by];
         let node = self.node.deadline();
         others.into_iter().flatten().fold(node, Moment::min).since(now)
     }
@@ -236,6 +265,7 @@ impl Daemon {
             Wake::Directory => self.sources.read_directory(now, &mut self.events),
             Wake::Connector => self.sources.read_connector(&mut self.events),
             Wake::Trace => self.sources.read_trace(&mut self.events),
+            Wake::Writer => self.sources.reports.acknowledge(&mut self.node),
             Wake::Pidfd(incarnation) => {
                 self.events.push_back(Event::Of(incarnation, Said::Died));
             }
@@ -263,15 +293,36 @@ impl Daemon {
                 libc::SIGHUP => self.sources.reports.reopen_files(),
                 libc::SIGUSR2 => self.is_asked_to_hand_over = true,
                 priority::HAS_RUN_TOO_LONG => self.pace.make_way(now),
-                _ => self.is_stopping = true,
+                _ => self.is_asked_to_end = true,
             }
         }
+    }
+
+    /// Ends or hands over, if that was asked for, as soon as every end is written down: the next
+    /// daemon is not to report them again. What goes on until then is watched as before.
+    fn leave_when_written(&mut self, now: Moment) {
+        if !self.is_asked_to_hand_over && !self.is_asked_to_end {
+            return;
+        }
+        let reports = &self.sources.reports;
+        let leave_by = *self.leave_by.get_or_insert_with(|| {
+            reports.end_within(LAST_WORDS);
+            now + if self.is_asked_to_hand_over { BEFORE_HANDOVER } else { LAST_WORDS }
+        });
+        if now < leave_by && !reports.are_written() {
+            return;
+        }
+        self.leave_by = None;
+        self.sources.reports.acknowledge(&mut self.node);
+        if std::mem::take(&mut self.is_asked_to_hand_over) {
+            self.hand_over();
+        }
+        self.is_stopping |= self.is_asked_to_end;
     }
 
     /// Gives everything that is open to a process that has asked for it, and ends. On an error it
     /// goes on.
     fn hand_over(&mut self) {
-        self.sources.reports.report_ends(usize::MAX, &mut self.node);
         self.node.catch_up();
         self.sources.write_down(clock::now(), &mut self.node);
         self.is_stopping |= self.sources.hand_over(!self.node.has_changes());

@@ -1,65 +1,101 @@
 //! What the daemon reports of its own accord: each end, in the log and as a record, and figures.
+//! The writer writes it; here is what it has not got yet.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
 
-use log::{error, info};
+use log::info;
 
-use super::metrics::Metrics;
-use super::records::Records;
-use crate::config::Paths;
+use super::metrics::{Metrics, Snapshot};
+use super::writer::{NoRoom, Writer};
 use crate::id::Incarnation;
-use crate::log::Log;
 use crate::verdict::{Death, Node};
 
 pub(super) struct Reports {
-    log: Log,
-    log_file: PathBuf,
-    records: Records,
+    writer: Rc<Writer>,
     pub(super) metrics: Metrics,
     /// Ends that are yet to be reported.
-    ends: VecDeque<(Incarnation, Death)>,
+    ends: VecDeque<(Incarnation, Box<Death>)>,
+    /// The writer had no room for the first of them.
+    has_no_room: bool,
+    /// The files are to be opened anew.
+    is_reopening_due: bool,
 }
 
 impl Reports {
-    pub(super) fn open(log: Log, paths: &Paths, metrics_file: Option<PathBuf>) -> Self {
+    pub(super) fn new(writer: Rc<Writer>, are_metrics_wanted: bool) -> Self {
         Self {
-            log,
-            log_file: paths.log_file(),
-            records: Records::open(&paths.records_file()),
-            metrics: Metrics::new(metrics_file),
+            writer,
+            metrics: Metrics::new(are_metrics_wanted),
             ends: VecDeque::new(),
+            has_no_room: false,
+            is_reopening_due: false,
         }
     }
 
     /// Has an end reported when its turn has come.
-    pub(super) fn add_end(&mut self, incarnation: Incarnation, death: Death) {
+    pub(super) fn add_end(&mut self, incarnation: Incarnation, death: Box<Death>) {
+        self.metrics.count_end(&death);
         self.ends.push_back((incarnation, death));
     }
 
-    /// Whether there are ends that are yet to be reported.
+    /// Whether there are ends that can be reported at once.
     pub(super) fn are_behind(&self) -> bool {
-        !self.ends.is_empty()
+        !self.ends.is_empty() && !self.has_no_room
     }
 
-    /// Reports so many ends, the first ones first, and has the node forget them.
-    pub(super) fn report_ends(&mut self, most: usize, node: &mut Node) {
+    /// Whether every end so far is written down.
+    pub(super) fn are_written(&self) -> bool {
+        self.ends.is_empty() && !self.writer.has_records()
+    }
+
+    /// Gives so many ends to the writer, the first ones first, and what else it had no room for.
+    pub(super) fn report(&mut self, most: usize) {
+        if self.is_reopening_due {
+            self.reopen_files();
+        }
+        self.has_no_room = false;
         for _ in 0..most {
             let Some((incarnation, death)) = self.ends.pop_front() else { break };
-            self.metrics.count_end(&death);
-            // Whoever sees the line finds the record.
-            self.records.write(&death);
-            info!("{death}");
+            if let Err((death, NoRoom)) = self.writer.add_record(incarnation, death) {
+                self.ends.push_front((incarnation, death));
+                self.has_no_room = true;
+                break;
+            }
+        }
+    }
+
+    /// The daemon is to end after this time, whatever is not written by then.
+    pub(super) fn end_within(&self, longest: Duration) {
+        self.writer.end_within(longest);
+    }
+
+    /// Has the node forget those whose end is written down.
+    pub(super) fn acknowledge(&self, node: &mut Node) {
+        for incarnation in self.writer.take_recorded() {
             node.forget(incarnation);
         }
     }
 
-    /// Opens the files anew, as after their rotation.
+    /// Has the files opened anew, as after their rotation.
     pub(super) fn reopen_files(&mut self) {
-        if let Err(error) = self.log.reopen() {
-            error!("Cannot reopen the log file {}: {error}", self.log_file.display());
+        self.is_reopening_due = self.writer.reopen().is_err();
+        if !self.is_reopening_due {
+            info!("Reopening log files after receiving SIGHUP");
         }
-        self.records.reopen();
-        info!("Reopening log files after receiving SIGHUP");
+    }
+
+    /// Publishes the figures, if somebody wants them and they have changed.
+    pub(super) fn publish(&mut self, snapshot: Snapshot) {
+        let Self { writer, metrics, .. } = self;
+        metrics.publish(snapshot, |text| writer.add_metrics(text).is_ok());
+    }
+
+    /// Removes the figures: the daemon ends.
+    pub(super) fn withdraw(&self) {
+        if self.metrics.are_wanted() {
+            self.writer.withdraw_metrics();
+        }
     }
 }

@@ -126,16 +126,12 @@ impl Sources {
         if !self.keep.is_save_due(node) {
             return;
         }
-        if self.keep.is_rewrite_due(node) {
-            // The whole does not have those that have ended any more.
-            self.reports.report_ends(usize::MAX, node);
-        }
         self.keep.save(now, node, &mut self.shortages);
     }
 
     /// Publishes the figures, if somebody wants them and they have changed.
     pub(super) fn publish(&mut self, node: &Node) {
-        self.reports.metrics.publish(Snapshot {
+        self.reports.publish(Snapshot {
             watched: node.watched(),
             connector_is_up: self.connector.is_listening(),
             trace_is_up: self.trace.is_up(),
@@ -251,7 +247,7 @@ impl Sources {
                 pid(process),
                 socket_of(&name)
             ),
-            Action::Record { incarnation, death } => self.reports.add_end(incarnation, *death),
+            Action::Record { incarnation, death } => self.reports.add_end(incarnation, death),
         }
     }
 

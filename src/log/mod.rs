@@ -6,19 +6,27 @@
 //! - notice: the daemon starts and ends;
 //! - info: what is watched, what was decided, why an instance ended;
 //! - debug: every event of the directory and every QMP message; never to syslog.
+//!
+//! A thread writes its lines itself and waits for the disk, unless it has them queued
+//! ([`queue_lines`]): then it waits for nobody, and takes no lock.
 
 mod outputs;
+mod stderr;
 
+use std::cell::RefCell;
+use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use env_logger::{Builder, Target};
 use jiff::Timestamp;
-use log::{Level, LevelFilter, Record};
+use log::{Level, LevelFilter, Metadata, Record};
 
 use crate::sys::append_file::AppendFile;
 use outputs::{Outputs, SyslogOutput};
+use stderr::StderrOutput;
 
 /// The target of a line of level NOTICE, which the `log` crate does not have:
 /// `info!(target: NOTICE, ...)`.
@@ -26,6 +34,48 @@ pub const NOTICE: &str = "kvmd::notice";
 
 /// Who writes the lines.
 const PROGRAM: &str = "ganeti-kvmd";
+
+/// The part of this program whose lines are logged: all of it. Libraries' lines are not.
+const LOGGED: &str = "kvmd";
+
+/// Longer than most lines.
+const LINE: usize = 192;
+
+/// What was said before a panic is waited for this long.
+const AT_A_PANIC: Duration = Duration::from_secs(1);
+
+/// Where the lines of a thread wait to be written by another.
+pub trait Queue {
+    /// Takes a line, or drops it where there is no room. Must not log.
+    fn add_line(&self, is_debug: bool, line: Vec<u8>);
+
+    /// Waits until everything that was taken is written, for `longest` at most.
+    fn finish(&self, longest: Duration);
+}
+
+thread_local! {
+    static QUEUE: RefCell<Option<Rc<dyn Queue>>> = const { RefCell::new(None) };
+}
+
+/// Has all further lines of this thread go to this queue.
+pub fn queue_lines(queue: Rc<dyn Queue>) {
+    QUEUE.with(|it| *it.borrow_mut() = Some(queue));
+}
+
+/// Waits until the lines that this thread has queued are written, for `longest` at most. Those that
+/// it logs from now on it writes itself.
+pub fn finish(longest: Duration) {
+    let queue = QUEUE.try_with(|it| it.try_borrow_mut().ok().and_then(|mut it| it.take()));
+    if let Ok(Some(queue)) = queue {
+        queue.finish(longest);
+    }
+}
+
+/// A line of level INFO, for whoever writes it with [`Log::write`] later on.
+#[must_use]
+pub fn info_line(text: fmt::Arguments<'_>) -> Vec<u8> {
+    line(&Record::builder().args(text).level(Level::Info).build())
+}
 
 /// The running log.
 #[derive(Clone, Debug, Default)]
@@ -43,12 +93,15 @@ impl Log {
     /// Has every line of the whole program go to this log from now on. Called once, after the last
     /// fork.
     pub fn start(&self, debug: bool) {
-        let pid = std::process::id();
-        Builder::new()
-            .filter_module("kvmd", if debug { LevelFilter::Debug } else { LevelFilter::Info })
-            .target(Target::Pipe(Box::new(self.clone())))
-            .format(move |line, record| write_line(line, Timestamp::now(), pid, record))
-            .init();
+        log::set_max_level(if debug { LevelFilter::Debug } else { LevelFilter::Info });
+        // It fails for the second one only.
+        let _ = log::set_boxed_logger(Box::new(Logger(self.clone())));
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            // Straight to stderr, which is the log's file in a daemon that has detached itself.
+            print(panic);
+            finish(AT_A_PANIC);
+        }));
     }
 
     /// Has lines go to the file at `path` as well. If it cannot be opened, that will be tried
@@ -60,7 +113,7 @@ impl Log {
 
     /// Has lines go to stderr as well.
     pub fn to_stderr(&self) {
-        self.outputs().stderr = true;
+        self.outputs().stderr = Some(StderrOutput::default());
     }
 
     /// Has lines go to the syslog as well.
@@ -85,9 +138,44 @@ impl Log {
         outputs.redirect()
     }
 
+    /// Writes one whole line, for which it waits. Errors are not returned: nobody could be told.
+    pub fn write(&self, line: &[u8]) {
+        self.outputs().write(line);
+    }
+
     fn outputs(&self) -> MutexGuard<'_, Outputs> {
         self.outputs.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the `log` crate's macros end in.
+struct Logger(Log);
+
+impl log::Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with(LOGGED)
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let line = line(record);
+        let queue = QUEUE.try_with(|it| it.try_borrow().ok().and_then(|it| it.clone()));
+        match queue {
+            Ok(Some(queue)) => queue.add_line(record.level() >= Level::Debug, line),
+            _ => self.0.write(&line),
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+fn line(record: &Record<'_>) -> Vec<u8> {
+    let mut line = Vec::with_capacity(LINE);
+    // Into memory: it cannot fail.
+    let _ = write_line(&mut line, Timestamp::now(), std::process::id(), record);
+    line
 }
 
 fn level_name(record: &Record<'_>) -> &'static str {
@@ -111,23 +199,11 @@ fn write_line(
     writeln!(line, "{time}: {PROGRAM} pid={pid}/ThreadId 1 {level} {}", record.args())
 }
 
-/// Each call gets one whole line. Errors are not returned: nobody could be told of them.
-impl Write for Log {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.outputs().write(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn line(target: &str, level: Level) -> String {
+    fn line_of(target: &str, level: Level) -> String {
         let mut line = Vec::new();
         let time = Timestamp::new(1_795_227_247, 667_502_669).unwrap();
         let record =
@@ -139,10 +215,10 @@ mod tests {
     #[test]
     fn a_line_has_the_form_of_ganetis() {
         assert_eq!(
-            line("kvmd::daemon", Level::Warn),
+            line_of("kvmd::daemon", Level::Warn),
             "2026-11-21 02:14:07,667502669000 UTC: ganeti-kvmd pid=7/ThreadId 1 WARNING text\n"
         );
-        assert!(line(NOTICE, Level::Info).ends_with(" NOTICE text\n"));
-        assert!(line("kvmd::daemon", Level::Info).ends_with(" INFO text\n"));
+        assert!(line_of(NOTICE, Level::Info).ends_with(" NOTICE text\n"));
+        assert!(line_of("kvmd::daemon", Level::Info).ends_with(" INFO text\n"));
     }
 }

@@ -1,10 +1,11 @@
 //! Where lines go. None of these may stop the daemon, and none may tear a line.
 
 use std::fs::OpenOptions;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::net::UnixDatagram;
 
 use super::PROGRAM;
+use super::stderr::StderrOutput;
 use crate::sys::append_file::AppendFile;
 use crate::sys::daemonize;
 
@@ -16,7 +17,7 @@ const DAEMON: u8 = 3 << 3;
 
 #[derive(Debug, Default)]
 pub(super) struct Outputs {
-    pub(super) stderr: bool,
+    pub(super) stderr: Option<StderrOutput>,
     pub(super) file: Option<AppendFile>,
     pub(super) syslog: Option<SyslogOutput>,
     /// stdout and stderr lead to the file.
@@ -28,8 +29,8 @@ impl Outputs {
         if let Some(file) = &mut self.file {
             let _ = file.write_line(line);
         }
-        if self.stderr {
-            let _ = io::stderr().write_all(line);
+        if let Some(stderr) = &mut self.stderr {
+            stderr.write(line);
         }
         if let Some(syslog) = &mut self.syslog {
             syslog.write(line);

@@ -1,8 +1,9 @@
 //! Giving up what is not needed: capabilities, privileges by way of other programs, and every
 //! system call but those that the daemon makes.
 //!
-//! To be entered when the daemon is up. What it may need later, to open again what it has lost, is
-//! among what is kept; what only its start needs is not.
+//! Capabilities and filters are each thread's own, so each thread enters by itself, as what it is
+//! ([`Role`]): the loop when the daemon is up, the writer when it begins. What it may need
+//! later, to open again what it has lost, is among what is kept; what only its start needs is not.
 
 use std::fmt;
 use std::io;
@@ -37,7 +38,35 @@ impl fmt::Display for SandboxError {
 
 impl std::error::Error for SandboxError {}
 
-/// What the daemon uses when it is up.
+/// What a thread is there for, which says what it keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Talks to QEMU, watches processes, and creates and removes the files in the control
+    /// directory.
+    Loop,
+    /// Writes the log, the records and the metrics. It has one capability, to open them where they
+    /// are Ganeti's users', and can neither watch a process nor change a priority.
+    Writer,
+}
+
+impl Role {
+    fn capabilities(self) -> &'static [CapabilitySet] {
+        match self {
+            Self::Loop => &KEPT,
+            Self::Writer => &[CapabilitySet::DAC_OVERRIDE],
+        }
+    }
+
+    fn calls(self) -> impl Iterator<Item = libc::c_long> {
+        let own = match self {
+            Self::Loop => [LOOP, OLD_LOOP],
+            Self::Writer => [WRITER, OLD_WRITER],
+        };
+        [COMMON, OLD_COMMON].into_iter().chain(own).flatten().copied()
+    }
+}
+
+/// What the loop uses when it is up.
 const KEPT: [CapabilitySet; 4] = [
     // To join the proc connector's group again (before Linux 6.6), with a large buffer.
     CapabilitySet::NET_ADMIN,
@@ -50,17 +79,13 @@ const KEPT: [CapabilitySet; 4] = [
     CapabilitySet::SYS_NICE,
 ];
 
-/// The system calls that the daemon makes when it is up.
-const CALLS: &[libc::c_long] = &[
-    // The loop.
-    libc::SYS_epoll_ctl,
-    libc::SYS_epoll_pwait,
+/// The system calls that every thread makes.
+const COMMON: &[libc::c_long] = &[
+    libc::SYS_clock_gettime,
     libc::SYS_ppoll,
     libc::SYS_restart_syscall,
     libc::SYS_rt_sigreturn,
-    libc::SYS_clock_gettime,
-    libc::SYS_prlimit64,
-    libc::SYS_sched_setscheduler,
+    libc::SYS_sched_yield,
     // Memory, and what the language's runtime does with it.
     libc::SYS_brk,
     libc::SYS_futex,
@@ -69,57 +94,28 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_mmap,
     libc::SYS_mremap,
     libc::SYS_munmap,
-    // Files: Ganeti's, the log, the records, the state, /proc, control groups.
+    // Files that grow, and files that are replaced; /proc.
     libc::SYS_close,
-    libc::SYS_dup3,
     libc::SYS_fchmod,
     libc::SYS_fcntl,
-    libc::SYS_fdatasync,
-    libc::SYS_flock,
     libc::SYS_fstat,
-    libc::SYS_ftruncate,
-    libc::SYS_getdents64,
     libc::SYS_lseek,
-    libc::SYS_mknodat,
     libc::SYS_newfstatat,
     libc::SYS_openat,
     libc::SYS_pread64,
-    libc::SYS_pwrite64,
     libc::SYS_read,
-    libc::SYS_readlinkat,
     libc::SYS_renameat,
     libc::SYS_renameat2,
     libc::SYS_statx,
     libc::SYS_unlinkat,
     libc::SYS_write,
     libc::SYS_writev,
-    // The control directory.
-    libc::SYS_inotify_add_watch,
-    libc::SYS_inotify_rm_watch,
-    // QMP, the connector, the service manager, a successor, syslog.
-    libc::SYS_bind,
+    // The service manager and the syslog.
     libc::SYS_connect,
-    libc::SYS_getsockname,
-    libc::SYS_getsockopt,
-    libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
-    libc::SYS_sendmsg,
     libc::SYS_sendto,
-    libc::SYS_setsockopt,
-    libc::SYS_shutdown,
-    libc::SYS_socket,
-    // Processes.
-    libc::SYS_geteuid,
+    // Who it is.
     libc::SYS_getpid,
     libc::SYS_gettid,
-    libc::SYS_ioctl,
-    libc::SYS_pidfd_open,
-    libc::SYS_uname,
-    // The kernel's trace. To mount it takes CAP_SYS_ADMIN, which is tried and refused later on.
-    libc::SYS_fsconfig,
-    libc::SYS_fsmount,
-    libc::SYS_fsopen,
-    libc::SYS_mkdirat,
     // No call at all: what a tracer makes of one that it lets fail, as the tests do.
     u32::MAX as libc::c_long,
     // The end.
@@ -130,40 +126,91 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_sigaltstack,
 ];
 
+/// Those of the loop.
+const LOOP: &[libc::c_long] = &[
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_prlimit64,
+    libc::SYS_sched_setscheduler,
+    // Files: the state, /proc, control groups.
+    libc::SYS_fdatasync,
+    libc::SYS_flock,
+    libc::SYS_ftruncate,
+    libc::SYS_getdents64,
+    libc::SYS_mknodat,
+    libc::SYS_pwrite64,
+    libc::SYS_readlinkat,
+    // The control directory.
+    libc::SYS_inotify_add_watch,
+    libc::SYS_inotify_rm_watch,
+    // QMP, the connector, the service manager, a successor.
+    libc::SYS_bind,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_setsockopt,
+    libc::SYS_shutdown,
+    libc::SYS_socket,
+    // Processes.
+    libc::SYS_geteuid,
+    libc::SYS_ioctl,
+    libc::SYS_pidfd_open,
+    libc::SYS_uname,
+    // The kernel's trace. To mount it takes CAP_SYS_ADMIN, which is tried and refused later on.
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_mkdirat,
+];
+
+/// Those of the writer. Its memory grows by mprotect(2) as well, which the filter allows where it
+/// makes nothing executable.
+const WRITER: &[libc::c_long] = &[
+    // stdout and stderr lead to the log, also after its rotation.
+    libc::SYS_dup3,
+];
+
 /// The same under the names of the first architectures.
 #[cfg(target_arch = "x86_64")]
-const OLD_CALLS: &[libc::c_long] = &[
-    libc::SYS_epoll_wait,
+const OLD_COMMON: &[libc::c_long] = &[
     libc::SYS_poll,
     libc::SYS_open,
     libc::SYS_stat,
     libc::SYS_lstat,
-    libc::SYS_readlink,
     libc::SYS_rename,
     libc::SYS_unlink,
-    libc::SYS_mkdir,
-    libc::SYS_rmdir,
-    libc::SYS_dup2,
     libc::SYS_chmod,
     libc::SYS_time,
 ];
+#[cfg(target_arch = "x86_64")]
+const OLD_LOOP: &[libc::c_long] =
+    &[libc::SYS_epoll_wait, libc::SYS_readlink, libc::SYS_mkdir, libc::SYS_rmdir];
+#[cfg(target_arch = "x86_64")]
+const OLD_WRITER: &[libc::c_long] = &[libc::SYS_dup2];
 #[cfg(not(target_arch = "x86_64"))]
-const OLD_CALLS: &[libc::c_long] = &[];
+const OLD_COMMON: &[libc::c_long] = &[];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_LOOP: &[libc::c_long] = &[];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_WRITER: &[libc::c_long] = &[];
 
-/// Gives up what is not needed. A system call that is not listed kills the process from here on.
+/// Has the calling thread give up what it does not need. A system call of its that is not listed
+/// kills the process from here on.
 /// What cannot be given up is no reason to keep the rest.
-pub fn enter() -> Result<(), SandboxError> {
-    let capabilities = drop_capabilities().map_err(SandboxError::Capabilities);
+pub fn enter(role: Role) -> Result<(), SandboxError> {
+    let capabilities = drop_capabilities(role.capabilities()).map_err(SandboxError::Capabilities);
     let privileges =
         set_no_new_privs(true).map_err(|error| SandboxError::NoNewPrivileges(error.into()));
-    let calls = filter()
+    let calls = filter(role)
         .map_err(|error| SandboxError::Filter(error.to_string()))
         .and_then(|it| apply_filter(&it).map_err(|error| SandboxError::Filter(error.to_string())));
     capabilities.and(privileges).and(calls)
 }
 
-fn drop_capabilities() -> io::Result<()> {
-    let kept = KEPT.into_iter().fold(CapabilitySet::empty(), CapabilitySet::union);
+fn drop_capabilities(kept: &[CapabilitySet]) -> io::Result<()> {
+    let kept = kept.iter().copied().fold(CapabilitySet::empty(), CapabilitySet::union);
     let had = capabilities(None)?;
     if had.effective.contains(CapabilitySet::SETPCAP) {
         // Those that the kernel has and this program does not know are in it, too.
@@ -187,10 +234,16 @@ fn drop_capabilities() -> io::Result<()> {
     Ok(set_capabilities(None, left)?)
 }
 
-fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
-    let anything = |&call: &libc::c_long| (call, Vec::new());
+fn filter(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: std::collections::BTreeMap<libc::c_long, Vec<SeccompRule>> =
-        CALLS.iter().chain(OLD_CALLS).map(anything).collect();
+        role.calls().map(|call| (call, Vec::new())).collect();
+    if role == Role::Writer {
+        // Where a thread's memory comes from, it is mapped first and made accessible then.
+        let execute = libc::PROT_EXEC as u64;
+        let is_data =
+            SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(execute), 0)?;
+        rules.insert(libc::SYS_mprotect, vec![SeccompRule::new(vec![is_data])?]);
+    }
     // A panic ends in abort(3), which signals this very process.
     let this = u64::from(std::process::id());
     let to_itself = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, this)?;

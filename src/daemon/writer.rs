@@ -1,0 +1,416 @@
+//! The writer: a thread at ordinary priority that waits for disks, pipes and the syslog in the
+//! loop's place. It has the log, the records and the metrics.
+//!
+//! The loop runs before ordinary processes, so it must never wait for a thread that does not: an
+//! ordinary thread that was stopped while it held a lock gets no processor as long as others want
+//! one. Hence the loop takes no lock here, and never spins:
+//!
+//! - A job goes through a channel of fixed size. The loop keeps to a limit of its own, so it never
+//!   reaches a place in the channel that the writer is not done with.
+//! - The writer answers with one number, how many jobs are done. They are done in their order.
+//! - Both own a job together ([`Arc`]). The writer lets go of it before it counts it, so that what
+//!   the loop has allocated is freed by the loop: an allocator's lock is a lock.
+//! - To wake the writer is a system call that does not wait, and none at all while it is awake.
+//!
+//! Nothing here decides what is reported, or what a record says.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use log::{error, warn};
+use mio::Waker;
+
+use super::records::Records;
+use crate::id::Incarnation;
+use crate::log::{Log, Queue};
+use crate::sys::replaced_file::replace;
+use crate::sys::sandbox::{self, Role};
+use crate::verdict::Death;
+
+/// As many jobs as may wait, ...
+const JOBS: usize = 4096;
+/// ... and so many bytes of lines and figures.
+const BYTES: usize = 1 << 20;
+/// Jobs that are left to what is not a line of the log.
+const RESERVED: usize = 256;
+
+/// Room for the writer's stack, in bytes. It calls nothing deep.
+const STACK: usize = 128 << 10;
+
+/// While lines are being lost, the log says so once in this time.
+const NOTICE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What is to be written.
+enum Job {
+    /// A line of the log.
+    Line(Vec<u8>),
+    /// How this life has ended: as a record and, for whoever sees it to find that, as a line of the
+    /// log after it.
+    Record(Incarnation, Box<Death>, Vec<u8>),
+    /// The metrics, in the place of the former.
+    Metrics(String),
+    /// There are to be no metrics any more.
+    Withdraw,
+    /// Open the files anew, as after their rotation.
+    Reopen,
+}
+
+impl Job {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Line(line) => line.len(),
+            Self::Metrics(text) => text.len(),
+            // Without a record, it would wait elsewhere.
+            Self::Record(..) | Self::Withdraw | Self::Reopen => 0,
+        }
+    }
+
+    /// Whether the loop goes on with something when it is done.
+    fn is_awaited(&self) -> bool {
+        matches!(self, Self::Record(..) | Self::Metrics(_))
+    }
+}
+
+/// What the loop and the writer tell each other.
+#[derive(Default)]
+struct Shared {
+    /// So many jobs are done.
+    done: AtomicU64,
+    /// The loop has something that it found no room for.
+    wants_room: AtomicBool,
+    /// The loop has been woken, and has not looked since.
+    is_woken: AtomicBool,
+    /// The loop waits for nothing else, outside of its `epoll_wait`.
+    is_waited_for: AtomicBool,
+    lost_lines: AtomicU64,
+    lost_debug_lines: AtomicU64,
+}
+
+/// The loop's side. To be used by one thread.
+pub(super) struct Writer {
+    inner: RefCell<Inner>,
+}
+
+struct Inner {
+    sender: SyncSender<Arc<Job>>,
+    thread: Thread,
+    shared: Arc<Shared>,
+    /// In their order; the first is the one after `let_go`.
+    unfinished: VecDeque<Arc<Job>>,
+    let_go: u64,
+    bytes: usize,
+    records: usize,
+    has_metrics: bool,
+    /// Lives whose record is written, or could not be.
+    recorded: Vec<Incarnation>,
+    /// When the process is to end, whatever is not written by then.
+    end: Option<Instant>,
+}
+
+/// There is no room at present. The loop is woken when there is.
+#[derive(Debug)]
+pub(super) struct NoRoom;
+
+/// What the thread works with.
+pub(super) struct Outputs {
+    pub(super) log: Log,
+    pub(super) log_file: PathBuf,
+    pub(super) records: Records,
+    pub(super) metrics_file: Option<PathBuf>,
+}
+
+impl Writer {
+    /// Starts the thread, and has all further lines of the calling one go through it. To be called
+    /// before that gets in front of other processes: a thread begins as the one that starts it.
+    /// `waker` wakes the loop when [`Writer::take_recorded`] may have something new.
+    pub(super) fn start(outputs: Outputs, waker: Waker, is_confined: bool) -> io::Result<Rc<Self>> {
+        let (sender, receiver) = sync_channel(JOBS);
+        let shared = Arc::<Shared>::default();
+        let at_work = AtWork {
+            outputs,
+            waker,
+            shared: Arc::clone(&shared),
+            owner: thread::current(),
+            last_notice: None,
+            has_metrics_failed: false,
+        };
+        let builder = thread::Builder::new().name("writer".into()).stack_size(STACK);
+        let handle = builder.spawn(move || {
+            if is_confined && let Err(error) = sandbox::enter(Role::Writer) {
+                error!("The writer: {error}; running with more privileges than needed");
+            }
+            at_work.run(&receiver);
+        })?;
+        let inner = Inner {
+            sender,
+            thread: handle.thread().clone(),
+            shared,
+            unfinished: VecDeque::new(),
+            let_go: 0,
+            bytes: 0,
+            records: 0,
+            has_metrics: false,
+            recorded: Vec::new(),
+            end: None,
+        };
+        let writer = Rc::new(Self { inner: RefCell::new(inner) });
+        crate::log::queue_lines(Rc::<Self>::clone(&writer));
+        Ok(writer)
+    }
+
+    /// Has the end of a life recorded and logged. Both are written when it is among those of
+    /// [`Writer::take_recorded`].
+    pub(super) fn add_record(
+        &self,
+        incarnation: Incarnation,
+        death: Box<Death>,
+    ) -> Result<(), (Box<Death>, NoRoom)> {
+        let inner = &mut *self.inner.borrow_mut();
+        if !inner.has_room(JOBS - RESERVED, BYTES / 2) {
+            return Err((death, inner.want_room()));
+        }
+        inner.records += 1;
+        let line = crate::log::info_line(format_args!("{death}"));
+        inner.add(Job::Record(incarnation, death, line));
+        Ok(())
+    }
+
+    /// Has the metrics replaced by those. One after the other: `NoRoom` while the former are being
+    /// written.
+    pub(super) fn add_metrics(&self, text: impl FnOnce() -> String) -> Result<(), NoRoom> {
+        let inner = &mut *self.inner.borrow_mut();
+        inner.reap();
+        if inner.has_metrics {
+            return Err(NoRoom);
+        }
+        if !inner.has_room(JOBS - RESERVED / 2, BYTES) {
+            return Err(inner.want_room());
+        }
+        inner.has_metrics = true;
+        inner.add(Job::Metrics(text()));
+        Ok(())
+    }
+
+    /// Has the metrics removed: who reads them is to see that nobody counts any more.
+    pub(super) fn withdraw_metrics(&self) {
+        let inner = &mut *self.inner.borrow_mut();
+        // Without room, no disk has answered for long: they stay, as they would with a kill.
+        if inner.has_room(JOBS, usize::MAX) {
+            inner.add(Job::Withdraw);
+        }
+    }
+
+    /// Has the files opened anew, as after their rotation.
+    pub(super) fn reopen(&self) -> Result<(), NoRoom> {
+        let inner = &mut *self.inner.borrow_mut();
+        if !inner.has_room(JOBS - RESERVED / 2, BYTES) {
+            return Err(inner.want_room());
+        }
+        inner.add(Job::Reopen);
+        Ok(())
+    }
+
+    /// The lives whose record has been written, or could not be, since the last call. To be called
+    /// when the waker has woken the loop.
+    pub(super) fn take_recorded(&self) -> Vec<Incarnation> {
+        let inner = &mut *self.inner.borrow_mut();
+        // First: what is done from here on wakes the loop again.
+        inner.shared.is_woken.store(false, Ordering::SeqCst);
+        inner.reap();
+        std::mem::take(&mut inner.recorded)
+    }
+
+    /// The process is to end after this time, whatever is not written by then.
+    pub(super) fn end_within(&self, longest: Duration) {
+        self.inner.borrow_mut().end = Some(Instant::now() + longest);
+    }
+
+    /// Whether there are records that are not written yet.
+    pub(super) fn has_records(&self) -> bool {
+        self.inner.borrow().records > 0
+    }
+}
+
+impl Queue for Writer {
+    fn add_line(&self, is_debug: bool, line: Vec<u8>) {
+        let inner = &mut *self.inner.borrow_mut();
+        let (jobs, bytes) =
+            if is_debug { (JOBS / 2, BYTES / 2) } else { (JOBS - RESERVED / 2, BYTES) };
+        if inner.has_room(jobs, bytes) {
+            inner.add(Job::Line(line));
+        } else {
+            let shared = &inner.shared;
+            let lost = if is_debug { &shared.lost_debug_lines } else { &shared.lost_lines };
+            lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn finish(&self, longest: Duration) {
+        // It is borrowed where a panic comes from here.
+        let Ok(mut inner) = self.inner.try_borrow_mut() else { return };
+        let latest = Instant::now() + longest;
+        let end = inner.end.map_or(latest, |end| end.min(latest));
+        inner.shared.is_waited_for.store(true, Ordering::SeqCst);
+        loop {
+            inner.reap();
+            let left = end.saturating_duration_since(Instant::now());
+            if inner.unfinished.is_empty() || left.is_zero() {
+                return;
+            }
+            thread::park_timeout(left);
+        }
+    }
+}
+
+impl Inner {
+    fn has_room(&mut self, jobs: usize, bytes: usize) -> bool {
+        let has_room = |this: &Self| this.unfinished.len() < jobs && this.bytes < bytes;
+        if !has_room(self) {
+            self.reap();
+        }
+        has_room(self)
+    }
+
+    /// Lets go of what is done.
+    fn reap(&mut self) {
+        let done = self.shared.done.load(Ordering::SeqCst);
+        while self.let_go < done {
+            self.let_go += 1;
+            let Some(job) = self.unfinished.pop_front() else { break };
+            self.bytes -= job.bytes();
+            match &*job {
+                Job::Record(incarnation, ..) => {
+                    self.records -= 1;
+                    self.recorded.push(*incarnation);
+                }
+                Job::Metrics(_) => self.has_metrics = false,
+                Job::Line(_) | Job::Withdraw | Job::Reopen => {}
+            }
+        }
+    }
+
+    /// There is room for it.
+    fn add(&mut self, job: Job) {
+        // Otherwise what waits is counted only when there is something to wait for.
+        self.reap();
+        let job = Arc::new(job);
+        // It cannot be full: no more than JOBS are unfinished. It is closed if the writer has
+        // panicked, which has ended the process.
+        if self.sender.try_send(Arc::clone(&job)).is_ok() {
+            self.bytes += job.bytes();
+            self.unfinished.push_back(job);
+            self.thread.unpark();
+        }
+    }
+
+    /// Has the loop woken as soon as another job is done.
+    fn want_room(&mut self) -> NoRoom {
+        self.shared.wants_room.store(true, Ordering::SeqCst);
+        NoRoom
+    }
+}
+
+/// The writer's side.
+struct AtWork {
+    outputs: Outputs,
+    waker: Waker,
+    shared: Arc<Shared>,
+    /// The loop's thread.
+    owner: Thread,
+    last_notice: Option<Instant>,
+    /// The last attempt to write the metrics failed; logged once.
+    has_metrics_failed: bool,
+}
+
+impl AtWork {
+    fn run(mut self, receiver: &Receiver<Arc<Job>>) {
+        loop {
+            while let Ok(job) = receiver.try_recv() {
+                self.perform(&job);
+                let is_awaited = job.is_awaited();
+                drop(job);
+                self.shared.done.fetch_add(1, Ordering::SeqCst);
+                if is_awaited || self.shared.wants_room.swap(false, Ordering::SeqCst) {
+                    self.wake_the_loop();
+                }
+                let lost = [&self.shared.lost_lines, &self.shared.lost_debug_lines];
+                if lost.iter().any(|lost| lost.load(Ordering::Relaxed) > 0)
+                    && self.last_notice.is_none_or(|last| last.elapsed() >= NOTICE_INTERVAL)
+                {
+                    self.log_lost_lines();
+                }
+            }
+            self.log_lost_lines();
+            if self.shared.is_waited_for.load(Ordering::SeqCst) {
+                self.owner.unpark();
+            }
+            // Whatever has come in the meantime has it return at once.
+            thread::park();
+        }
+    }
+
+    fn perform(&mut self, job: &Job) {
+        match job {
+            Job::Line(line) => self.outputs.log.write(line),
+            Job::Record(_, death, line) => {
+                self.outputs.records.write(death);
+                self.outputs.log.write(line);
+            }
+            Job::Metrics(text) => self.replace_metrics(text),
+            Job::Withdraw => {
+                if let Some(path) = &self.outputs.metrics_file {
+                    let _ = std::fs::remove_file(path);
+                }
+            }
+            Job::Reopen => {
+                if let Err(error) = self.outputs.log.reopen() {
+                    let path = self.outputs.log_file.display();
+                    error!("Cannot reopen the log file {path}: {error}");
+                }
+                self.outputs.records.reopen();
+            }
+        }
+    }
+
+    fn replace_metrics(&mut self, text: &str) {
+        let Some(path) = &self.outputs.metrics_file else { return };
+        let has_failed_before = self.has_metrics_failed;
+        let replaced = replace(path, text.as_bytes(), 0o644);
+        self.has_metrics_failed = replaced.is_err();
+        if let Err(error) = replaced
+            && !has_failed_before
+        {
+            error!("Cannot write the metrics to {}: {error}", path.display());
+        }
+    }
+
+    fn wake_the_loop(&self) {
+        if !self.shared.is_woken.swap(true, Ordering::SeqCst) {
+            // It fails only if the loop has been woken too often to count.
+            let _ = self.waker.wake();
+        }
+    }
+
+    /// Says how many lines there was no room for, if any.
+    fn log_lost_lines(&mut self) {
+        let lines = self.shared.lost_lines.swap(0, Ordering::Relaxed);
+        let debug_lines = self.shared.lost_debug_lines.swap(0, Ordering::Relaxed);
+        if lines > 0 {
+            warn!("{lines} lines of the log were lost because writing was too slow");
+        }
+        if debug_lines > 0 {
+            warn!("{debug_lines} debug lines of the log were lost because writing was too slow");
+        }
+        if lines + debug_lines > 0 {
+            self.last_notice = Some(Instant::now());
+        }
+    }
+}
