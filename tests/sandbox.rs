@@ -1,6 +1,7 @@
 //! What the daemon has given up, as the kernel shows it. All other tests run in the sandbox, too.
 
 use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
 
 use testbed::{Daemon, Node, needs};
 
@@ -42,6 +43,34 @@ fn four_capabilities_are_left_and_none_can_come_back() {
     assert_eq!(daemon.status("NoNewPrivs"), 1);
     // SECCOMP_MODE_FILTER
     assert_eq!(daemon.status("Seccomp"), 2);
+}
+
+/// The directory in /proc of the thread that writes.
+fn writer(daemon: &Daemon) -> PathBuf {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+    let is_writer = |task: &PathBuf| {
+        std::fs::read_to_string(task.join("comm")).is_ok_and(|name| name.trim() == "writer")
+    };
+    tasks.map(|task| task.unwrap().path()).find(is_writer).expect("a thread that writes")
+}
+
+#[test]
+fn the_thread_that_writes_can_open_files_and_is_an_ordinary_one() {
+    const CAP_DAC_OVERRIDE: u64 = 1 << 1;
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    in_the_loop(&node, &daemon);
+    let writer = writer(&daemon);
+    let status = std::fs::read_to_string(writer.join("status")).unwrap();
+    for field in ["CapEff", "CapPrm", "CapBnd"] {
+        assert!(status.contains(&format!("{field}:\t{CAP_DAC_OVERRIDE:016x}\n")), "{status}");
+    }
+    assert!(status.contains("NoNewPrivs:\t1\n") && status.contains("Seccomp:\t2\n"), "{status}");
+    // proc_pid_stat(5): the fields nice, priority for real time, and policy.
+    let stat = std::fs::read_to_string(writer.join("stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    assert_eq!((fields[16], fields[37], fields[38]), ("0", "0", "0"), "{stat}");
 }
 
 #[test]
