@@ -10,23 +10,27 @@
 //! - The writer answers with one number, how many jobs are done. They are done in their order.
 //! - Both own a job together ([`Arc`]). The writer lets go of it before it counts it, so that what
 //!   the loop has allocated is freed by the loop: an allocator's lock is a lock.
-//! - To wake the writer is a system call that does not wait, and none at all while it is awake.
+//! - The writer sleeps on an eventfd(2). To wake it is a system call that does not wait, and none at
+//!   all while it is awake.
 //!
 //! Nothing here decides what is reported, or what a record says.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use log::{error, warn};
 use mio::Waker;
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::{read, write};
 
 use super::records::Records;
 use crate::id::Incarnation;
@@ -84,6 +88,8 @@ impl Job {
 struct Shared {
     /// So many jobs are done.
     done: AtomicU64,
+    /// The writer has found nothing to do, and reads its eventfd.
+    is_asleep: AtomicBool,
     /// The loop has something that it found no room for.
     wants_room: AtomicBool,
     /// The loop has been woken, and has not looked since.
@@ -101,7 +107,7 @@ pub(super) struct Writer {
 
 struct Inner {
     sender: SyncSender<Arc<Job>>,
-    thread: Thread,
+    alarm: Arc<OwnedFd>,
     shared: Arc<Shared>,
     /// In their order; the first is the one after `let_go`.
     unfinished: VecDeque<Arc<Job>>,
@@ -134,16 +140,18 @@ impl Writer {
     pub(super) fn start(outputs: Outputs, waker: Waker, is_confined: bool) -> io::Result<Rc<Self>> {
         let (sender, receiver) = sync_channel(JOBS);
         let shared = Arc::<Shared>::default();
+        let alarm = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let at_work = AtWork {
             outputs,
             waker,
+            alarm: Arc::clone(&alarm),
             shared: Arc::clone(&shared),
             owner: thread::current(),
             last_notice: None,
             has_metrics_failed: false,
         };
         let builder = thread::Builder::new().name("writer".into()).stack_size(STACK);
-        let handle = builder.spawn(move || {
+        builder.spawn(move || {
             if is_confined && let Err(error) = sandbox::enter(Role::Writer) {
                 error!("The writer: {error}; running with more privileges than needed");
             }
@@ -151,7 +159,7 @@ impl Writer {
         })?;
         let inner = Inner {
             sender,
-            thread: handle.thread().clone(),
+            alarm,
             shared,
             unfinished: VecDeque::new(),
             let_go: 0,
@@ -174,8 +182,8 @@ impl Writer {
         death: Box<Death>,
     ) -> Result<(), (Box<Death>, NoRoom)> {
         let inner = &mut *self.inner.borrow_mut();
-        if !inner.has_room(JOBS - RESERVED, BYTES / 2) {
-            return Err((death, inner.want_room()));
+        if let Err(error) = inner.need_room(JOBS - RESERVED, BYTES / 2) {
+            return Err((death, error));
         }
         inner.records += 1;
         let line = crate::log::info_line(format_args!("{death}"));
@@ -191,9 +199,7 @@ impl Writer {
         if inner.has_metrics {
             return Err(NoRoom);
         }
-        if !inner.has_room(JOBS - RESERVED / 2, BYTES) {
-            return Err(inner.want_room());
-        }
+        inner.need_room(JOBS - RESERVED / 2, BYTES)?;
         inner.has_metrics = true;
         inner.add(Job::Metrics(text()));
         Ok(())
@@ -211,9 +217,7 @@ impl Writer {
     /// Has the files opened anew, as after their rotation.
     pub(super) fn reopen(&self) -> Result<(), NoRoom> {
         let inner = &mut *self.inner.borrow_mut();
-        if !inner.has_room(JOBS - RESERVED / 2, BYTES) {
-            return Err(inner.want_room());
-        }
+        inner.need_room(JOBS - RESERVED / 2, BYTES)?;
         inner.add(Job::Reopen);
         Ok(())
     }
@@ -271,12 +275,23 @@ impl Queue for Writer {
 }
 
 impl Inner {
+    /// Whether fewer jobs and bytes than that wait.
     fn has_room(&mut self, jobs: usize, bytes: usize) -> bool {
         let has_room = |this: &Self| this.unfinished.len() < jobs && this.bytes < bytes;
         if !has_room(self) {
             self.reap();
         }
         has_room(self)
+    }
+
+    /// As above; without room, the loop is woken as soon as another job is done.
+    fn need_room(&mut self, jobs: usize, bytes: usize) -> Result<(), NoRoom> {
+        if self.has_room(jobs, bytes) {
+            return Ok(());
+        }
+        self.shared.wants_room.store(true, Ordering::SeqCst);
+        // All may have been done before the writer could know.
+        if self.has_room(jobs, bytes) { Ok(()) } else { Err(NoRoom) }
     }
 
     /// Lets go of what is done.
@@ -307,14 +322,20 @@ impl Inner {
         if self.sender.try_send(Arc::clone(&job)).is_ok() {
             self.bytes += job.bytes();
             self.unfinished.push_back(job);
-            self.thread.unpark();
+            self.wake_the_writer();
         }
     }
 
-    /// Has the loop woken as soon as another job is done.
-    fn want_room(&mut self) -> NoRoom {
-        self.shared.wants_room.store(true, Ordering::SeqCst);
-        NoRoom
+    fn wake_the_writer(&self) {
+        // Either the writer sees the job before it sleeps, or this sees that it sleeps.
+        fence(Ordering::SeqCst);
+        let is_asleep = &self.shared.is_asleep;
+        if is_asleep.swap(false, Ordering::SeqCst)
+            && write(&self.alarm, &1_u64.to_ne_bytes()).is_err()
+        {
+            // The next job is another occasion.
+            is_asleep.store(true, Ordering::SeqCst);
+        }
     }
 }
 
@@ -322,6 +343,7 @@ impl Inner {
 struct AtWork {
     outputs: Outputs,
     waker: Waker,
+    alarm: Arc<OwnedFd>,
     shared: Arc<Shared>,
     /// The loop's thread.
     owner: Thread,
@@ -333,27 +355,39 @@ struct AtWork {
 impl AtWork {
     fn run(mut self, receiver: &Receiver<Arc<Job>>) {
         loop {
+            self.shared.is_asleep.store(false, Ordering::SeqCst);
             while let Ok(job) = receiver.try_recv() {
-                self.perform(&job);
-                let is_awaited = job.is_awaited();
-                drop(job);
-                self.shared.done.fetch_add(1, Ordering::SeqCst);
-                if is_awaited || self.shared.wants_room.swap(false, Ordering::SeqCst) {
-                    self.wake_the_loop();
-                }
-                let lost = [&self.shared.lost_lines, &self.shared.lost_debug_lines];
-                if lost.iter().any(|lost| lost.load(Ordering::Relaxed) > 0)
-                    && self.last_notice.is_none_or(|last| last.elapsed() >= NOTICE_INTERVAL)
-                {
-                    self.log_lost_lines();
-                }
+                self.finish(job);
             }
             self.log_lost_lines();
             if self.shared.is_waited_for.load(Ordering::SeqCst) {
                 self.owner.unpark();
             }
-            // Whatever has come in the meantime has it return at once.
-            thread::park();
+            self.shared.is_asleep.store(true, Ordering::SeqCst);
+            fence(Ordering::SeqCst);
+            match receiver.try_recv() {
+                Ok(job) => self.finish(job),
+                // An error is that of a signal: it looks once more.
+                Err(TryRecvError::Empty) => drop(read(&self.alarm, &mut [0; 8])),
+                // The loop is over, and so will be the process.
+                Err(TryRecvError::Disconnected) => return,
+            }
+        }
+    }
+
+    fn finish(&mut self, job: Arc<Job>) {
+        self.perform(&job);
+        let is_awaited = job.is_awaited();
+        drop(job);
+        self.shared.done.fetch_add(1, Ordering::SeqCst);
+        if is_awaited || self.shared.wants_room.swap(false, Ordering::SeqCst) {
+            self.wake_the_loop();
+        }
+        let lost = [&self.shared.lost_lines, &self.shared.lost_debug_lines];
+        if lost.iter().any(|lost| lost.load(Ordering::Relaxed) > 0)
+            && self.last_notice.is_none_or(|last| last.elapsed() >= NOTICE_INTERVAL)
+        {
+            self.log_lost_lines();
         }
     }
 
