@@ -5,8 +5,8 @@
 //! ordinary thread that was stopped while it held a lock gets no processor as long as others want
 //! one. Hence the loop takes no lock here, and never spins:
 //!
-//! - A job goes through a channel of fixed size. The loop keeps to a limit of its own, so it never
-//!   reaches a place in the channel that the writer is not done with.
+//! - A job goes through a small channel of fixed size. The loop counts what is in it, so it never
+//!   reaches a place in the channel that the writer is not done with, and keeps what does not fit.
 //! - The writer answers with one number, how many jobs are done. They are done in their order.
 //! - Both own a job together ([`Arc`]). The writer lets go of it before it counts it, so that what
 //!   the loop has allocated is freed by the loop: an allocator's lock is a lock.
@@ -40,9 +40,11 @@ use crate::sys::sandbox::{self, Role};
 use crate::verdict::Death;
 
 /// As many jobs as may wait, ...
-const JOBS: usize = 4096;
+const JOBS: usize = 8192;
 /// ... and so many bytes of lines and figures.
 const BYTES: usize = 1 << 20;
+/// So many of them are in the channel, whose memory is taken for good. The loop keeps the others.
+const CHANNEL: usize = 256;
 /// Jobs that are left to what is not a line of the log.
 const RESERVED: usize = 256;
 
@@ -90,7 +92,7 @@ struct Shared {
     done: AtomicU64,
     /// The writer has found nothing to do, and reads its eventfd.
     is_asleep: AtomicBool,
-    /// The loop has something that it found no room for.
+    /// The loop has something that it found no room for, here or in the channel.
     wants_room: AtomicBool,
     /// The loop has been woken, and has not looked since.
     is_woken: AtomicBool,
@@ -111,6 +113,8 @@ struct Inner {
     shared: Arc<Shared>,
     /// In their order; the first is the one after `let_go`.
     unfinished: VecDeque<Arc<Job>>,
+    /// So many of those, the last ones, are not in the channel yet.
+    unsent: usize,
     let_go: u64,
     bytes: usize,
     records: usize,
@@ -121,8 +125,8 @@ struct Inner {
     end: Option<Instant>,
 }
 
-/// There is no room at present. The loop is woken when there is.
-#[derive(Debug)]
+/// There is no room at present. The loop is woken when there may be.
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct NoRoom;
 
 /// What the thread works with.
@@ -138,7 +142,7 @@ impl Writer {
     /// before that gets in front of other processes: a thread begins as the one that starts it.
     /// `waker` wakes the loop when [`Writer::take_recorded`] may have something new.
     pub(super) fn start(outputs: Outputs, waker: Waker, is_confined: bool) -> io::Result<Rc<Self>> {
-        let (sender, receiver) = sync_channel(JOBS);
+        let (sender, receiver) = sync_channel(CHANNEL);
         let shared = Arc::<Shared>::default();
         let alarm = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let at_work = AtWork {
@@ -162,6 +166,7 @@ impl Writer {
             alarm,
             shared,
             unfinished: VecDeque::new(),
+            unsent: 0,
             let_go: 0,
             bytes: 0,
             records: 0,
@@ -284,7 +289,7 @@ impl Inner {
         has_room(self)
     }
 
-    /// As above; without room, the loop is woken as soon as another job is done.
+    /// As above; without room, the loop is woken when the channel is empty.
     fn need_room(&mut self, jobs: usize, bytes: usize) -> Result<(), NoRoom> {
         if self.has_room(jobs, bytes) {
             return Ok(());
@@ -294,7 +299,7 @@ impl Inner {
         if self.has_room(jobs, bytes) { Ok(()) } else { Err(NoRoom) }
     }
 
-    /// Lets go of what is done.
+    /// Lets go of what is done, and sends what there is room for then.
     fn reap(&mut self) {
         let done = self.shared.done.load(Ordering::SeqCst);
         while self.let_go < done {
@@ -310,18 +315,39 @@ impl Inner {
                 Job::Line(_) | Job::Withdraw | Job::Reopen => {}
             }
         }
+        if self.unfinished.is_empty() {
+            self.unfinished.shrink_to(CHANNEL);
+        }
+        self.send();
     }
 
     /// There is room for it.
     fn add(&mut self, job: Job) {
-        // Otherwise what waits is counted only when there is something to wait for.
+        self.bytes += job.bytes();
+        self.unfinished.push_back(Arc::new(job));
+        self.unsent += 1;
+        // Otherwise what is done would be kept until there is no room for more.
         self.reap();
-        let job = Arc::new(job);
-        // It cannot be full: no more than JOBS are unfinished. It is closed if the writer has
-        // panicked, which has ended the process.
-        if self.sender.try_send(Arc::clone(&job)).is_ok() {
-            self.bytes += job.bytes();
-            self.unfinished.push_back(job);
+    }
+
+    /// Sends what the channel has room for.
+    fn send(&mut self) {
+        let mut has_sent = false;
+        while self.unsent > 0 {
+            let sent = self.unfinished.len() - self.unsent;
+            if sent >= CHANNEL {
+                self.shared.wants_room.store(true, Ordering::SeqCst);
+                break;
+            }
+            // It cannot be full. It is closed if the writer has panicked, which ends the process.
+            if self.sender.try_send(Arc::clone(&self.unfinished[sent])).is_err() {
+                break;
+            }
+            self.unsent -= 1;
+            has_sent = true;
+        }
+        // One that sleeps has emptied the channel, and is to say so if there is more.
+        if has_sent || self.unsent > 0 {
             self.wake_the_writer();
         }
     }
@@ -360,6 +386,9 @@ impl AtWork {
                 self.finish(job);
             }
             self.log_lost_lines();
+            if self.shared.wants_room.swap(false, Ordering::SeqCst) {
+                self.wake_the_loop();
+            }
             if self.shared.is_waited_for.load(Ordering::SeqCst) {
                 self.owner.unpark();
             }
@@ -367,6 +396,7 @@ impl AtWork {
             fence(Ordering::SeqCst);
             match receiver.try_recv() {
                 Ok(job) => self.finish(job),
+                Err(TryRecvError::Empty) if self.shared.wants_room.load(Ordering::SeqCst) => {}
                 // An error is that of a signal: it looks once more.
                 Err(TryRecvError::Empty) => drop(read(&self.alarm, &mut [0; 8])),
                 // The loop is over, and so will be the process.
@@ -380,7 +410,7 @@ impl AtWork {
         let is_awaited = job.is_awaited();
         drop(job);
         self.shared.done.fetch_add(1, Ordering::SeqCst);
-        if is_awaited || self.shared.wants_room.swap(false, Ordering::SeqCst) {
+        if is_awaited {
             self.wake_the_loop();
         }
         let lost = [&self.shared.lost_lines, &self.shared.lost_debug_lines];
@@ -446,5 +476,63 @@ impl AtWork {
         if lines + debug_lines > 0 {
             self.last_notice = Some(Instant::now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::path::Path;
+
+    fn writer(directory: &Path) -> (Rc<Writer>, mio::Poll) {
+        let poll = mio::Poll::new().unwrap();
+        let log = Log::new();
+        let log_file = directory.join("log");
+        log.to_file(&log_file).unwrap();
+        let outputs = Outputs {
+            log,
+            log_file,
+            records: Records::open(&directory.join("records")),
+            metrics_file: Some(directory.join("kvmd.prom")),
+        };
+        let waker = Waker::new(poll.registry(), mio::Token(0)).unwrap();
+        (Writer::start(outputs, waker, false).unwrap(), poll)
+    }
+
+    #[test]
+    fn lines_are_written_in_their_order_however_many_there_are_at_once() {
+        const LINES: usize = 100_000;
+        let directory = tempfile::tempdir().unwrap();
+        let (writer, mut poll) = writer(directory.path());
+        let mut events = mio::Events::with_capacity(1);
+        for number in 0..LINES {
+            writer.add_line(false, format!("{number}\n").into());
+            // As many as fit, and then the writer says when there is room again.
+            while writer.inner.borrow_mut().need_room(JOBS / 2, BYTES) == Err(NoRoom) {
+                poll.poll(&mut events, Some(Duration::from_secs(60))).unwrap();
+                assert!(!events.is_empty(), "not woken");
+                assert!(writer.take_recorded().is_empty());
+            }
+        }
+        writer.finish(Duration::from_secs(60));
+        let log = fs::read_to_string(directory.path().join("log")).unwrap();
+        let expected: Vec<String> = (0..LINES).map(|number| number.to_string()).collect();
+        assert!(log.lines().eq(&expected), "{} lines", log.lines().count());
+    }
+
+    #[test]
+    fn metrics_replace_each_other_and_are_gone_at_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kvmd.prom");
+        let (writer, _poll) = writer(directory.path());
+        for text in ["one", "two"] {
+            writer.add_metrics(|| text.into()).unwrap();
+            writer.finish(Duration::from_secs(60));
+            assert_eq!(fs::read_to_string(&path).unwrap(), text);
+        }
+        writer.withdraw_metrics();
+        writer.finish(Duration::from_secs(60));
+        assert!(!path.exists());
     }
 }
