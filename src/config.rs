@@ -51,10 +51,11 @@ impl Paths {
         self.at("/var/run/ganeti/ganeti-kvmd.pid")
     }
 
-    /// Where a daemon waits for what the one that runs has open.
+    /// Where a daemon waits for what the one that runs has open: in a directory of root's own,
+    /// since Ganeti's daemons may write to that of the pid file.
     #[must_use]
     pub fn handover_socket(&self) -> PathBuf {
-        self.at("/var/run/ganeti/ganeti-kvmd.handover")
+        self.at("/var/run/ganeti-kvmd/handover")
     }
 
     /// What QEMU itself logs, by Ganeti's `-D`.

@@ -5,15 +5,17 @@
 //! it goes on as before.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, chmod};
+use rustix::fs::{CWD, Mode, OFlags, fchmod, fstat, mkdirat, open};
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -25,7 +27,7 @@ use rustix::process::{Signal, pidfd_send_signal};
 use super::process::{self, open_pidfd};
 use super::socket_option::peer_pid_and_uid;
 
-/// How long one side waits for the other.
+/// How long one side waits for the other: the daemon for all that its successor does.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The longest message, in bytes.
@@ -49,6 +51,11 @@ pub fn take_over(pid: u32, path: &Path) -> io::Result<Inheritance> {
     if !process::catches(pid, PLEASE)? {
         return Err(io::Error::other("it is another program, or an older version, and cannot"));
     }
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    match mkdirat(CWD, directory, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
     let listener = Listener::at(path)?;
     pidfd_send_signal(&predecessor, PLEASE)?;
     let connection = listener.accept(pid)?;
@@ -61,6 +68,49 @@ pub fn take_over(pid: u32, path: &Path) -> io::Result<Inheritance> {
     Ok(inheritance)
 }
 
+/// Nobody else is to be met where the two sides meet, so nobody else may write there.
+#[derive(Debug)]
+enum NotPrivate {
+    Owner(PathBuf, u32),
+    Shared(PathBuf),
+}
+
+impl fmt::Display for NotPrivate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Owner(path, user) => {
+                write!(f, "{} belongs to user {user} and not to root; remove it", path.display())
+            }
+            Self::Shared(path) => {
+                write!(
+                    f,
+                    "{0} is not private: others may write to it; chmod 700 {0}",
+                    path.display()
+                )
+            }
+        }
+    }
+}
+
+impl std::error::Error for NotPrivate {}
+
+fn require_private(directory: &Path) -> io::Result<()> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let stat = fstat(open(directory, flags, Mode::empty())?)?;
+    if !is_trusted(stat.st_uid) {
+        return Err(io::Error::other(NotPrivate::Owner(directory.into(), stat.st_uid)));
+    }
+    if Mode::from_raw_mode(stat.st_mode).intersects(Mode::WGRP | Mode::WOTH) {
+        return Err(io::Error::other(NotPrivate::Shared(directory.into())));
+    }
+    Ok(())
+}
+
+/// Root, or the user of this very process.
+fn is_trusted(user: u32) -> bool {
+    user == 0 || user == rustix::process::geteuid().as_raw()
+}
+
 /// A socket at which the daemon is waited for.
 struct Listener<'a> {
     socket: OwnedFd,
@@ -69,29 +119,35 @@ struct Listener<'a> {
 
 impl<'a> Listener<'a> {
     fn at(path: &'a Path) -> io::Result<Self> {
+        require_private(path.parent().unwrap_or(Path::new("/")))?;
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let socket = new_socket()?;
+        // Before it has a name: that gets this mode.
+        fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         bind(&socket, &SocketAddrUnix::new(path)?)?;
         let listener = Self { socket, path };
-        chmod(path, Mode::RUSR | Mode::WUSR)?;
         listen(&listener.socket, 1)?;
         Ok(listener)
     }
 
     fn accept(&self, pid: u32) -> io::Result<OwnedFd> {
-        let mut arrivals = [PollFd::new(&self.socket, PollFlags::IN)];
-        if poll(&mut arrivals, Some(&timespec(PATIENCE)))? == 0 {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer"));
+        let until = Instant::now() + PATIENCE;
+        loop {
+            wait_for(&self.socket, PollFlags::IN, until, "it does not answer")?;
+            let connection = match accept_with(&self.socket, SocketFlags::CLOEXEC) {
+                Err(Errno::AGAIN) => continue,
+                accepted => accepted?,
+            };
+            let (peer, user) = peer_pid_and_uid(connection.as_fd())?;
+            // Anybody else is not it, and does not keep it away.
+            if peer == pid && is_trusted(user) {
+                set_socket_timeout(&connection, Timeout::Recv, Some(PATIENCE))?;
+                return Ok(connection);
+            }
         }
-        let connection = accept_with(&self.socket, SocketFlags::CLOEXEC)?;
-        if peer_pid_and_uid(connection.as_fd())?.0 != pid {
-            return Err(io::Error::other("another process answers"));
-        }
-        set_socket_timeout(&connection, Timeout::Recv, Some(PATIENCE))?;
-        Ok(connection)
     }
 }
 
@@ -114,23 +170,27 @@ fn receive_all(connection: &OwnedFd) -> io::Result<Inheritance> {
     }
 }
 
-/// A successor that has asked, as the daemon sees it.
+/// A successor that has asked, as the daemon sees it. It gets so much time for all of it.
 #[derive(Debug)]
-pub struct Asking(OwnedFd);
+pub struct Asking {
+    socket: OwnedFd,
+    until: Instant,
+}
 
 impl Asking {
-    /// Finds whoever waits at `path`.
+    /// Finds whoever waits at `path`, where nobody but root can.
     pub fn at(path: &Path) -> io::Result<Self> {
-        let successor = new_socket()?;
-        connect(&successor, &SocketAddrUnix::new(path)?)?;
-        let (_, uid) = peer_pid_and_uid(successor.as_fd())?;
-        if uid != rustix::process::geteuid().as_raw() {
-            return Err(io::Error::other(format!("user {uid} waits there")));
+        require_private(path.parent().unwrap_or(Path::new("/")))?;
+        let socket = new_socket()?;
+        match connect(&socket, &SocketAddrUnix::new(path)?) {
+            Err(Errno::AGAIN) => return Err(timed_out("who waits there accepts nobody")),
+            connected => connected?,
         }
-        for side in [Timeout::Send, Timeout::Recv] {
-            set_socket_timeout(&successor, side, Some(PATIENCE))?;
+        let (_, user) = peer_pid_and_uid(socket.as_fd())?;
+        if !is_trusted(user) {
+            return Err(io::Error::other(format!("user {user} waits there")));
         }
-        Ok(Self(successor))
+        Ok(Self { socket, until: Instant::now() + PATIENCE })
     }
 
     /// Gives a copy of a descriptor, under this name.
@@ -140,22 +200,33 @@ impl Asking {
         let descriptors = [descriptor];
         ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
         let text = [IoSlice::new(name.as_bytes())];
-        sendmsg(&self.0, &text, &mut ancillary, SendFlags::NOSIGNAL)?;
-        Ok(())
+        loop {
+            match sendmsg(&self.socket, &text, &mut ancillary, SendFlags::NOSIGNAL) {
+                Ok(_) => return Ok(()),
+                Err(Errno::AGAIN) => self.wait_for(PollFlags::OUT, "it takes nothing in")?,
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Everything was given. Returns when it is known to have arrived.
     pub fn finish(&self) -> io::Result<()> {
-        send(&self.0, END, SendFlags::NOSIGNAL)?;
-        match receive_one(&self.0)? {
+        self.wait_for(PollFlags::OUT, "it takes nothing in")?;
+        send(&self.socket, END, SendFlags::NOSIGNAL)?;
+        self.wait_for(PollFlags::IN, "it does not say that it has everything")?;
+        match receive_one(&self.socket)? {
             (answer, _) if answer.as_bytes() == TAKEN => Ok(()),
             _ => Err(io::Error::other("it went away")),
         }
     }
 
+    fn wait_for(&self, what: PollFlags, otherwise: &'static str) -> io::Result<()> {
+        wait_for(&self.socket, what, self.until, otherwise)
+    }
+
     /// Nothing is given, for this reason.
     pub fn refuse(&self, reason: &str) -> io::Result<()> {
-        send(&self.0, reason.as_bytes(), SendFlags::NOSIGNAL)?;
+        send(&self.socket, reason.as_bytes(), SendFlags::NOSIGNAL)?;
         Ok(())
     }
 }
@@ -175,11 +246,33 @@ fn receive_one(socket: &OwnedFd) -> io::Result<(String, Option<OwnedFd>)> {
     Ok((String::from_utf8_lossy(&text[..received.bytes.min(LONGEST)]).into_owned(), descriptor))
 }
 
+/// One that never waits.
 fn new_socket() -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
+/// Waits until the socket is ready, or it is late.
+fn wait_for(
+    socket: &OwnedFd,
+    what: PollFlags,
+    until: Instant,
+    otherwise: &'static str,
+) -> io::Result<()> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match poll(&mut [PollFd::new(socket, what)], Some(&timespec(left))) {
+            Ok(0) => return Err(timed_out(otherwise)),
+            Err(Errno::INTR) => {}
+            ready => return Ok(ready.map(|_| ())?),
+        }
+    }
+}
+
+fn timed_out(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, why)
+}
+
 fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: duration.as_secs().cast_signed(), tv_nsec: 0 }
+    Timespec { tv_sec: duration.as_secs().cast_signed(), tv_nsec: duration.subsec_nanos().into() }
 }

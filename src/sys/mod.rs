@@ -19,6 +19,7 @@ pub mod plain_file;
 pub mod priority;
 pub mod process;
 pub mod qmp_socket;
+mod random;
 pub mod replaced_file;
 pub mod sandbox;
 pub mod sender;
