@@ -20,7 +20,7 @@ NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare quick check fuzz deb test-deb tools bench bench-scale bench-programs size clean
+.PHONY: all demo compare quick check every-order fuzz deb test-deb tools bench bench-scale bench-programs size clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -64,6 +64,7 @@ check:
 	@tests/linux_guest/build target/linux_guest
 	$(FIRST_CHECKS)
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=5
+	@FIGURES=$(FIGURES) $(MAKE) --no-print-directory every-order
 	NOT_RUN=$(NOT_RUN) FIGURES=$(FIGURES) $(CARGO) test --workspace --locked
 	@echo; echo "The contract, played on the original: it is to fail where DEVIATIONS.md says so."
 	NOT_RUN=$(NOT_RUN) KVMD_UNDER_TEST=theirs TESTBED_PATIENCE=10 \
@@ -120,6 +121,12 @@ bench-programs:
 	@tests/install-packages $(BUILD) $(PEERS) $(ORIGINAL)
 	$(CARGO) build --release --locked --bin ganeti-kvmd --example bench --example bench_vm
 	@$(CC) -O2 -Wall -o target/release/examples/fork_storm examples/bench/fork_storm.c
+
+# Every order in which the sources can report each way to end: half a minute. EVERY_ORDER=deep has
+# the daemon restarted twice in one life, and takes minutes.
+every-order:
+	@tests/install-packages $(BUILD)
+	$(CARGO) test --profile search --locked --test every_order -- --nocapture
 
 # Any bytes for whatever reads what others write, so many seconds each; see fuzz/README.md.
 FUZZ_SECONDS ?= 15

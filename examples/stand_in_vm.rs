@@ -2,16 +2,18 @@
 //! ends in good order on SIGTERM, and dies of everything else. The end-to-end tests start it
 //! through `tests/testbed`.
 //!
-//! Usage: `stand_in_vm SOCKET [--no-greeting] [--drain=MS] [--ready | --listen-late] [--never-accept] [--deaf-to-hup] [--user=ID]`
+//! Usage: `stand_in_vm SOCKET [--no-greeting] [--drain=MS] [--ready | --listen-late] [--never-accept] [--deaf-to-hup] [--user=ID] [QEMU-OPTION...]`
 //!
 //! With `--ready` it listens already when its socket appears, with `--listen-late` only when it
 //! is told to; else right after, as QEMU does. With `--user` it gives up root first, for this user
-//! and the group of the same number.
+//! and the group of the same number. Of QEMU's options `-S` holds its guest until RESUME; the others
+//! change nothing but its command line, as `/proc` shows it.
 //!
 //! It says `bound`, `listening` and `connected` on stdout when it is so, and obeys the lines
 //! that it reads from stdin:
 //!
 //!   event NAME [DATA]   send an event             line TEXT    send a line as it is
+//!   clock SECONDS       give this time with all further events, in seconds since 1970
 //!   piece TEXT          send a piece of a line, which the next `line` ends
 //!   bytes COUNT         send so many x            nest COUNT   send an event with deep data
 //!   flood COUNT         send so many events       trickle      send a byte for each line read
@@ -26,7 +28,7 @@ use std::path::PathBuf;
 use std::process::exit;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::{Gid, Uid};
@@ -35,7 +37,8 @@ use signal_hook_mio::v1_0::Signals;
 enum Happening {
     Connected(UnixStream),
     Heard(String),
-    Closed,
+    /// The connection with this number has ended. There may be a later one already.
+    Closed(u32),
     Command(String),
     EndOfCommands,
     Terminate,
@@ -45,9 +48,13 @@ struct StandIn {
     socket: PathBuf,
     greets: bool,
     drain: Duration,
+    /// The time since 1970 that events give; the wall clock's if absent.
+    clock: Option<Duration>,
     client: Option<UnixStream>,
-    /// Its guest is neither stopped nor shut down.
-    runs: bool,
+    /// How many have connected so far.
+    clients: u32,
+    /// Its guest's state: a `RunState` of QEMU's `qapi/run-state.json`.
+    status: &'static str,
     /// What was heard since it has begun a line that it has not ended.
     unanswered: Option<Vec<String>>,
 }
@@ -97,8 +104,10 @@ fn main() {
         socket,
         greets: !has("--no-greeting"),
         drain: Duration::from_millis(drain),
+        clock: None,
         client: None,
-        runs: true,
+        clients: 0,
+        status: if has("-S") { "prelaunch" } else { "running" },
         unanswered: None,
     };
     for happening in happenings {
@@ -162,14 +171,16 @@ impl StandIn {
             Happening::Connected(client) => {
                 let reader = client.try_clone().unwrap();
                 self.client = Some(client);
+                self.clients += 1;
                 if self.greets {
                     self.send(r#"{"QMP": {"version": {"qemu": {"micro": 0, "minor": 0, "major": 9}, "package": ""}, "capabilities": []}}"#);
                 }
-                let sender = sender.clone();
-                thread::spawn(move || hear(reader, &sender));
+                let (sender, number) = (sender.clone(), self.clients);
+                thread::spawn(move || hear(reader, number, &sender));
             }
             Happening::Heard(line) => self.answer(&line),
-            Happening::Closed => self.client = None,
+            Happening::Closed(number) if number == self.clients => self.client = None,
+            Happening::Closed(_) => {}
             Happening::Command(command) => self.obey(&command),
             // Whoever started this process has gone.
             Happening::EndOfCommands => exit(0),
@@ -186,7 +197,7 @@ impl StandIn {
             }
             say("connected");
         } else if line.contains("query-status") {
-            let (status, runs) = if self.runs { ("running", true) } else { ("shutdown", false) };
+            let (status, runs) = (self.status, self.status == "running");
             self.send(&format!(
                 r#"{{"return": {{"status": "{status}", "singlestep": false, "running": {runs}}}}}"#
             ));
@@ -197,6 +208,7 @@ impl StandIn {
         let (word, rest) = command.split_once(' ').unwrap_or((command, ""));
         match word {
             "event" => self.event(rest),
+            "clock" => self.clock = Some(Duration::from_secs_f64(rest.parse().unwrap())),
             "line" => {
                 self.send(rest);
                 for line in self.unanswered.take().unwrap_or_default() {
@@ -204,7 +216,9 @@ impl StandIn {
                 }
             }
             "piece" => {
-                self.runs &= !rest.contains("SHUTDOWN");
+                if rest.contains("SHUTDOWN") {
+                    self.status = "shutdown";
+                }
                 self.write(rest.as_bytes());
                 self.unanswered.get_or_insert_default();
             }
@@ -242,13 +256,16 @@ impl StandIn {
 
     fn event(&mut self, rest: &str) {
         let (name, data) = rest.split_once(' ').unwrap_or((rest, "{}"));
-        self.runs = match name {
-            "SHUTDOWN" => false,
-            "RESUME" => true,
-            _ => self.runs,
+        self.status = match name {
+            "SHUTDOWN" => "shutdown",
+            "STOP" if self.status == "running" => "paused",
+            "RESUME" => "running",
+            _ => self.status,
         };
+        let time = self.clock.unwrap_or_else(|| UNIX_EPOCH.elapsed().unwrap());
+        let (seconds, microseconds) = (time.as_secs(), time.subsec_micros());
         self.send(&format!(
-            r#"{{"timestamp": {{"seconds": 1, "microseconds": 2}}, "event": "{name}", "data": {data}}}"#
+            r#"{{"timestamp": {{"seconds": {seconds}, "microseconds": {microseconds}}}, "event": "{name}", "data": {data}}}"#
         ));
     }
 
@@ -276,12 +293,12 @@ impl StandIn {
     }
 }
 
-fn hear(client: UnixStream, sender: &Sender<Happening>) {
+fn hear(client: UnixStream, number: u32, sender: &Sender<Happening>) {
     let mut lines = io::BufReader::new(client);
     let mut line = Vec::new();
     while lines.by_ref().take(1 << 16).read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
         let _ = sender.send(Happening::Heard(String::from_utf8_lossy(&line).into_owned()));
         line.clear();
     }
-    let _ = sender.send(Happening::Closed);
+    let _ = sender.send(Happening::Closed(number));
 }

@@ -13,7 +13,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use crate::config::{self, Paths};
 use crate::id::Name;
-use crate::sys::connector::{Connector, Heard, Unavailable};
+use crate::sys::connector::{Connector, Received, Unavailable};
 use crate::sys::control_dir::{SHUTDOWN_SUFFIX, instance_name};
 use crate::sys::pid_file::PidFile;
 use crate::sys::trace::{self, Trace, Tracefs};
@@ -34,7 +34,7 @@ impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Good => "good",
-            Self::Reduced => "reduced",
+            Self::Reduced => "limited",
             Self::Wrong => "WRONG",
         })
     }
@@ -69,8 +69,8 @@ pub(crate) fn run() -> ExitCode {
     instances(&mut report, &paths, is_running);
     match report.worst {
         Standing::Good => println!("\nEverything is as it should be."),
-        Standing::Reduced => println!("\nIt works; what is reduced is told above."),
-        Standing::Wrong => println!("\nSomething is to be put right, as told above."),
+        Standing::Reduced => println!("\nIt works, with the limits listed above."),
+        Standing::Wrong => println!("\nSomething has to be fixed: see above."),
     }
     if report.worst == Standing::Wrong { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
@@ -86,16 +86,16 @@ fn running_daemon(report: &mut Report, paths: &Paths) -> Option<u32> {
         }
     };
     let Some(pid) = pid else {
-        report.say(Standing::Wrong, "ganeti-kvmd does not run");
+        report.say(Standing::Wrong, "ganeti-kvmd is not running");
         Report::advise("systemctl start ganeti-kvmd (or daemon-util start ganeti-kvmd)");
         return None;
     };
     let program = fs::read_link(format!("/proc/{pid}/exe"));
     let program = program.map_or_else(|_| "unknown".into(), |it| it.display().to_string());
-    report.say(Standing::Good, &format!("ganeti-kvmd runs: process {pid}, {program}"));
+    report.say(Standing::Good, &format!("ganeti-kvmd is running: process {pid}, {program}"));
     let this = std::env::current_exe().unwrap_or_default().display().to_string();
     if program != this {
-        report.say(Standing::Reduced, &format!("it is another program than this, {this}"));
+        report.say(Standing::Reduced, &format!("it is a different program from this one, {this}"));
         Report::advise("systemctl restart ganeti-kvmd");
     }
     Some(pid)
@@ -116,15 +116,15 @@ fn cluster(report: &mut Report, paths: &Paths) {
 }
 
 fn connector(report: &mut Report) {
-    const TELLS: &str = "the kernel's proc connector tells how processes end";
+    const TELLS: &str = "the kernel's proc connector reports how processes end";
     let answer = Connector::open(&[], clock::now()).and_then(|mut it| it.receive());
     match answer {
-        Ok(Some(Heard::Listening)) => report.say(Standing::Good, TELLS),
+        Ok(Some(Received::Listening)) => report.say(Standing::Good, TELLS),
         other => {
             let reason = other.err().unwrap_or(Unavailable::Silent);
             report.say(
                 Standing::Reduced,
-                &format!("the kernel's proc connector does not tell how processes end: {reason}"),
+                &format!("the kernel's proc connector does not report how processes end: {reason}"),
             );
             Report::advise("run it as root, outside containers; see ganeti-kvmd(8)");
         }
@@ -135,12 +135,12 @@ fn signals(report: &mut Report, paths: &Paths, is_running: Option<u32>) {
     let mut name = paths.trace_name();
     name.push("-check");
     match Tracefs::find().and_then(|tracefs| Trace::open(&tracefs, &name, &[])) {
-        Ok(_) => report.say(Standing::Good, "the kernel's trace tells who sends signals"),
+        Ok(_) => report.say(Standing::Good, "the kernel's trace shows who sends signals"),
         Err(trace::Unavailable::InUse) if is_running.is_some() => {}
         Err(reason) => {
             report.say(
                 Standing::Reduced,
-                &format!("the kernel's trace does not tell who sends signals: {reason}"),
+                &format!("the kernel's trace does not show who sends signals: {reason}"),
             );
         }
     }
@@ -148,13 +148,13 @@ fn signals(report: &mut Report, paths: &Paths, is_running: Option<u32>) {
 
 fn processes(report: &mut Report) {
     match process::open_pidfd(std::process::id()) {
-        Ok(_) => report.say(Standing::Good, "pidfds tell that a process has ended"),
+        Ok(_) => report.say(Standing::Good, "pidfds report when a process ends"),
         Err(error) => {
             report.say(
                 Standing::Reduced,
-                &format!("no pidfds ({error}): the proc connector and /proc tell instead"),
+                &format!("no pidfds ({error}): using the proc connector and /proc instead"),
             );
-            Report::advise("Linux 5.3 or later");
+            Report::advise("use Linux 5.3 or later");
         }
     }
 }
@@ -166,7 +166,7 @@ fn files(report: &mut Report, paths: &Paths) {
         let may = rustix::fs::access(directory, rustix::fs::Access::WRITE_OK);
         if let Err(error) = may.map_err(io::Error::from) {
             report.say(Standing::Wrong, &format!("cannot write {}: {error}", path.display()));
-            Report::advise(&format!("see that {} is there", directory.display()));
+            Report::advise(&format!("make sure that {} exists", directory.display()));
         }
     }
 }
@@ -186,7 +186,7 @@ fn instances(report: &mut Report, paths: &Paths, is_running: Option<u32>) {
     let found = match find_instances(paths) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            report.say(Standing::Good, "no instance was ever started on this node");
+            report.say(Standing::Good, "no instance has been started on this node yet");
             return;
         }
         Err(error) => {
@@ -207,18 +207,18 @@ fn instances(report: &mut Report, paths: &Paths, is_running: Option<u32>) {
                 report.say(
                     Standing::Reduced,
                     &format!(
-                        "instance {name} (pid {pid}) has no socket: its user may not shut it down"
+                        "instance {name} (pid {pid}) has no socket: user shutdown is off for it"
                     ),
                 );
                 Report::advise(
-                    "if he may: gnt-instance modify -H user_shutdown=True NAME, and gnt-instance reboot --type=full NAME",
+                    "to turn it on: gnt-instance modify -H user_shutdown=True NAME, then gnt-instance reboot --type=full NAME",
                 );
             }
             Instance { has_socket: true, .. } if !is_served => {
                 report.say(
                     Standing::Good,
                     &format!(
-                        "instance {name} does not run; its socket was left by an earlier life"
+                        "instance {name} is not running; its socket is left over from an earlier life"
                     ),
                 );
             }
@@ -233,11 +233,14 @@ fn instances(report: &mut Report, paths: &Paths, is_running: Option<u32>) {
                         Standing::Wrong,
                         &format!("instance {name}: another client holds its connection: {client}"),
                     );
-                    Report::advise("end that client; QEMU serves one at a time");
+                    Report::advise("stop that client; QEMU serves one at a time");
                 }
                 None if is_running.is_some() && !clients.is_empty() => {
-                    report.say(Standing::Wrong, &format!("instance {name} is not connected to"));
-                    Report::advise("see the daemon's log for its name");
+                    report.say(
+                        Standing::Wrong,
+                        &format!("the daemon is not connected to instance {name}"),
+                    );
+                    Report::advise("look for its name in the daemon's log");
                 }
                 None => {}
             },
@@ -246,7 +249,7 @@ fn instances(report: &mut Report, paths: &Paths, is_running: Option<u32>) {
         if instance.is_marked && instance.process.is_some() {
             report.say(
                 Standing::Reduced,
-                &format!("instance {name} runs and is marked as shut down by its user"),
+                &format!("instance {name} is running but marked as shut down by its user"),
             );
             Report::advise("the daemon removes such a mark when it connects to the instance");
         }

@@ -100,7 +100,7 @@ impl TryFrom<u64> for Incarnation {
     /// There has to be a next one, and room for two descriptors of each.
     fn try_from(number: u64) -> Result<Self, Self::Error> {
         if number >> 48 != 0 {
-            return Err("no daemon has seen so many instances");
+            return Err("no daemon can have counted so many instances");
         }
         Ok(Self(number))
     }

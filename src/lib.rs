@@ -3,6 +3,8 @@
 //! [`verdict`] weighs the evidence and decides, [`wire`] turns bytes into types, [`sys`]
 //! touches the system, and [`daemon`] joins them in one loop. README.md has the map.
 
+#![deny(unsafe_code)]
+
 mod check;
 pub mod cli;
 pub mod config;
@@ -17,17 +19,17 @@ pub mod wire;
 
 use std::process::ExitCode;
 
-use cli::Command;
+use cli::Invocation;
 
 /// The program `ganeti-kvmd`.
 #[must_use]
 pub fn main() -> ExitCode {
     match cli::parse(std::env::args_os().skip(1)) {
-        Ok(Command::Help) => print!("{}", cli::help()),
-        Ok(Command::Version) => print!("{}", cli::version()),
-        Ok(Command::Completion) => print!("{}", cli::completion()),
-        Ok(Command::Check) => return check::run(),
-        Ok(Command::Run(options)) => return startup::run(options),
+        Ok(Invocation::Help) => print!("{}", cli::help()),
+        Ok(Invocation::Version) => print!("{}", cli::version()),
+        Ok(Invocation::Completion) => print!("{}", cli::completion()),
+        Ok(Invocation::Check) => return check::run(),
+        Ok(Invocation::Run(options)) => return startup::run(options),
         Err(error) => {
             eprint!("{error}");
             return ExitCode::from(error.exit_code());

@@ -28,14 +28,14 @@ enum StartError {
     NotToRun(config::WhyNot),
     TakeOver(u32, io::Error),
     PidFile(PathBuf, io::Error),
-    Daemon(daemon::StartError),
+    Daemon(daemon::FatalError),
 }
 
 impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Syslog(error) => write!(f, "/dev/log: {}", GanetisWords(error)),
-            Self::NotToRun(why) => write!(f, "nothing is taken over: {why}"),
+            Self::NotToRun(why) => write!(f, "nothing to take over: {why}"),
             Self::TakeOver(pid, error) => {
                 write!(f, "cannot take over from process {pid}: {error}; see its log")
             }
@@ -118,7 +118,7 @@ fn open_log(log: &Log, paths: &Paths, options: &Options) -> Result<(), StartErro
     }
     if let Err(error) = &file {
         eprintln!(
-            "Warning: cannot open the log file {}: {error}; going on without it",
+            "Warning: cannot open the log file {}: {error}; running without it",
             paths.log_file().display()
         );
     }
@@ -138,7 +138,7 @@ fn take_over(paths: &Paths) -> Result<Inheritance, StartError> {
     let running = PidFile::holder(&paths.pid_file())
         .map_err(|error| StartError::PidFile(paths.pid_file(), error))?;
     let Some(pid) = running else {
-        info!("There is no daemon to take over from; starting as usual");
+        info!("No daemon is running that could hand over; starting as usual");
         return Ok(Inheritance::new());
     };
     info!("Taking over from process {pid}");
@@ -162,7 +162,7 @@ fn serve(
     log: Log,
     inheritance: Inheritance,
     starter: &mut Option<Starter>,
-) -> Result<(), daemon::StartError> {
+) -> Result<(), daemon::FatalError> {
     // A daemon that detaches itself may have been started by another service, whose manager is
     // none of its.
     let manager = options.foreground.then(ServiceManager::of_this_process).flatten();
@@ -171,7 +171,7 @@ fn serve(
         info!("{}", why.remedy());
         // To end without having been up would be a failure, and worth another try.
         if let Some(manager) = manager {
-            manager.tell_ready();
+            manager.notify_ready();
         }
         return Ok(());
     }
@@ -180,15 +180,15 @@ fn serve(
     *starter = None;
     if let Err(error) = priority::raise() {
         info!(
-            "No real-time priority ({error}): on a busy machine a guest may be gone before it is marked"
+            "No real-time priority ({error}): on a busy machine a guest may be gone before its file is there"
         );
     }
     daemon.begin(inheritance);
     if options.no_sandbox {
-        warn!("No sandbox: this daemon keeps every capability and system call (--no-sandbox)");
+        warn!("No sandbox (--no-sandbox): the daemon keeps all capabilities and system calls");
     } else if let Err(error) = sandbox::enter() {
         error!(
-            "{error}; going on with more rights than needed (--no-sandbox says that this is meant)"
+            "{error}; running with more privileges than needed (use --no-sandbox if that is intended)"
         );
     }
     daemon.run()

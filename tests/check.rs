@@ -23,14 +23,14 @@ fn a_node_on_which_all_is_well() {
     let node = node();
     let daemon = node.start();
     let mut stand_in = node.stand_in("web1").connected();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     let (code, text) = check(&node);
     assert_eq!(code, 0, "{text}");
     for line in [
-        "ganeti-kvmd runs: process ",
+        "ganeti-kvmd is running: process ",
         "the cluster has KVM and user_shutdown enabled",
-        "proc connector tells how processes end",
-        "trace tells who sends signals",
+        "proc connector reports how processes end",
+        "trace shows who sends signals",
         "1 instances are watched",
         "Everything is as it should be.",
     ] {
@@ -47,7 +47,7 @@ fn a_daemon_that_does_not_run_and_a_cluster_that_does_not_want_it() {
     node.set_ssconf("enabled_user_shutdown", "False\n");
     let (code, text) = check(&node);
     assert_eq!(code, 1, "{text}");
-    assert!(text.contains("WRONG    ganeti-kvmd does not run"), "{text}");
+    assert!(text.contains("WRONG    ganeti-kvmd is not running"), "{text}");
     assert!(text.contains("gnt-cluster modify --user-shutdown=yes"), "{text}");
 }
 
@@ -77,7 +77,7 @@ fn an_instance_whose_user_may_not_shut_it_down() {
         .unwrap();
     std::fs::write(node.pid_dir().join("web1"), format!("{}\n", instance.id())).unwrap();
     let (_, text) = check(&node);
-    assert!(text.contains("has no socket: its user may not shut it down"), "{text}");
+    assert!(text.contains("has no socket: user shutdown is off for it"), "{text}");
     assert!(text.contains("gnt-instance modify -H user_shutdown=True"), "{text}");
     drop(instance.stdin.take());
     instance.wait().unwrap();
@@ -90,5 +90,5 @@ fn what_an_earlier_life_has_left() {
     stand_in.signal(testbed::Signal::KILL);
     drop(stand_in);
     let (_, text) = check(&node);
-    assert!(text.contains("\"web1\" does not run; its socket was left"), "{text}");
+    assert!(text.contains("\"web1\" is not running; its socket is left over"), "{text}");
 }

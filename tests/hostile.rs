@@ -285,7 +285,7 @@ fn a_shutdown_file_that_is_a_directory() {
     let node = node();
     let daemon = node.start();
     let mut stand_in = node.stand_in("web1").connected();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     fs::create_dir(node.shutdown_file("web1")).unwrap();
     stand_in.tell("shutdown guest-shutdown");
     let line = daemon.await_line("Cannot create");
@@ -309,7 +309,7 @@ fn a_shutdown_file_that_is_a_symbolic_link() {
             fs::write(&outside, "precious").unwrap();
         }
         let mut stand_in = node.stand_in(name).connected();
-        daemon.await_line(&format!("\"{name}\" (pid {}) is connected and runs", stand_in.pid()));
+        daemon.await_line(&format!("\"{name}\" (pid {}) is connected and running", stand_in.pid()));
         symlink(&outside, node.shutdown_file(name)).unwrap();
         stand_in.tell("shutdown guest-shutdown");
         let line =
@@ -319,7 +319,7 @@ fn a_shutdown_file_that_is_a_symbolic_link() {
     }
     // A verdict against the user removes the link and not what it leads to.
     let stand_in = node.stand_in("web3").connected();
-    daemon.await_line(&format!("\"web3\" (pid {}) is connected and runs", stand_in.pid()));
+    daemon.await_line(&format!("\"web3\" (pid {}) is connected and running", stand_in.pid()));
     let link = node.shutdown_file("web3");
     symlink(&outside, &link).unwrap();
     stand_in.signal(testbed::Signal::TERM);
@@ -347,7 +347,7 @@ fn a_sender_whose_command_line_is_two_gibibytes_long() {
     let taken_over = node.stand_in("web1");
     let taken_over = taken_over.with("--deaf-to-hup").with(&format!("--user={NOBODY}")).connected();
     let mut other = node.stand_in("web2").with("--drain=60000").connected();
-    daemon.await_lines("is connected and runs", 2);
+    daemon.await_lines("is connected and running", 2);
     let before = daemon.status("VmHWM");
     let pid = taken_over.pid().to_string();
     let mut attacker = Attacker::start(&["arguments", &LENGTH.to_string(), &pid, "3"]);

@@ -10,7 +10,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use kvmd::sys::clock;
-use kvmd::sys::connector::{Connector, Heard, Precision};
+use kvmd::sys::connector::{Connector, Precision, Received};
 use kvmd::sys::socket_option::attach_filter;
 use kvmd::wire::proc_event::ProcMessage;
 use kvmd::wire::{Signal, WaitStatus};
@@ -226,11 +226,11 @@ fn waiting_process() -> Child {
 
 fn listening(pids: &[u32]) -> Connector {
     let mut connector = Connector::open(pids, clock::now()).unwrap();
-    assert_eq!(connector.receive().unwrap(), Some(Heard::Listening), "answered at once");
+    assert_eq!(connector.receive().unwrap(), Some(Received::Listening), "answered at once");
     connector
 }
 
-fn next_message(connector: &mut Connector) -> Heard {
+fn next_message(connector: &mut Connector) -> Received {
     let mut ready = [PollFd::new(connector, PollFlags::IN)];
     let minute = rustix::event::Timespec { tv_sec: 60, tv_nsec: 0 };
     assert_eq!(poll(&mut ready, Some(&minute)).unwrap(), 1, "nothing comes");
@@ -250,7 +250,7 @@ fn the_live_connector_tells_of_the_watched_and_of_nobody_else() {
     watched.kill().unwrap();
     let (pid, status) = (watched.id(), WaitStatus(Signal::KILL.0));
     let expected = ProcMessage::Exit { pid, tgid: pid, status };
-    assert_eq!(next_message(&mut connector), Heard::Message(expected));
+    assert_eq!(next_message(&mut connector), Received::Message(expected));
     watched.wait().unwrap();
 }
 
@@ -266,7 +266,7 @@ fn the_filter_is_replaced_while_it_listens() {
         let heard = next_message(&mut connector);
         let expected =
             ProcMessage::Exit { pid: child.id(), tgid: child.id(), status: WaitStatus(0) };
-        assert_eq!(heard, Heard::Message(expected));
+        assert_eq!(heard, Received::Message(expected));
         child.wait().unwrap();
     }
 }
@@ -284,7 +284,7 @@ fn with_the_memory_of_an_older_kernel_the_filter_shrinks_by_ranges() {
     drop(child.stdin.take());
     loop {
         // A range may let a stranger pass.
-        if let Heard::Message(ProcMessage::Exit { pid, .. }) = next_message(&mut connector)
+        if let Received::Message(ProcMessage::Exit { pid, .. }) = next_message(&mut connector)
             && pid == child.id()
         {
             break;
@@ -318,7 +318,7 @@ fn with_no_memory_for_any_filter_everything_passes() {
     }
     drop(child.stdin.take());
     loop {
-        if let Heard::Message(ProcMessage::Exit { pid, .. }) = next_message(&mut connector)
+        if let Received::Message(ProcMessage::Exit { pid, .. }) = next_message(&mut connector)
             && pid == child.id()
         {
             break;

@@ -18,7 +18,7 @@ fn node() -> Node {
 
 fn connected(node: &Node, daemon: &Daemon, name: &str) -> StandIn {
     let stand_in = node.stand_in(name).connected();
-    daemon.await_line(&format!("\"{name}\" (pid {}) is connected and runs", stand_in.pid()));
+    daemon.await_line(&format!("\"{name}\" (pid {}) is connected and running", stand_in.pid()));
     stand_in
 }
 
@@ -70,11 +70,11 @@ fn what_the_connector_has_lost_is_made_good() {
     let strace = ["strace", "-o", "/dev/null", "--trace=setsockopt"];
     let inject = ["--inject=setsockopt:retval=0:when=1"];
     let daemon = node.start_wrapped(&[&strace[..], &inject].concat(), &[]);
-    daemon.await_line("proc connector tells");
+    daemon.await_line("proc connector reports");
     drop(small);
     let stand_ins: Vec<StandIn> =
         (0..INSTANCES).map(|i| node.stand_in(format!("web{i}")).connected()).collect();
-    daemon.await_lines("is connected and runs", INSTANCES);
+    daemon.await_lines("is connected and running", INSTANCES);
     // They end while it is held: more than the buffer has room for.
     let pid = fs::read_to_string(node.pid_file()).unwrap().trim().parse().unwrap();
     testbed::send_signal(pid, Signal::STOP);
@@ -128,7 +128,7 @@ fn a_connector_that_has_fallen_silent_is_replaced() {
     needs!(Root);
     let node = node();
     let daemon = node.start();
-    daemon.await_line("proc connector tells");
+    daemon.await_line("proc connector reports");
     let missed = connected(&node, &daemon, "missed");
     let told = connected(&node, &daemon, "told");
     let (before, descriptor) = connector_of(&daemon);
@@ -144,7 +144,7 @@ fn a_connector_that_has_fallen_silent_is_replaced() {
     fs::rename(&elsewhere, node.control_dir()).unwrap();
     let line = daemon.await_line("proc connector is not available");
     assert!(line.contains("did not answer"), "{line}");
-    daemon.await_lines("proc connector tells", 2);
+    daemon.await_lines("proc connector reports", 2);
     assert_ne!(connector_of(&daemon).0, before);
     told.signal(Signal::KILL);
     let death = daemon.await_death("told");
@@ -181,7 +181,7 @@ fn what_another_process_says_at_the_connector_is_not_believed() {
     needs!(Root);
     let node = node();
     let daemon = node.start_with(&["--debug"]);
-    daemon.await_line("proc connector tells");
+    daemon.await_line("proc connector reports");
     let mut stand_in = connected(&node, &daemon, "web1");
     let mut forger = Socket::new(NETLINK_CONNECTOR).unwrap();
     forger.bind_auto().unwrap();
@@ -258,7 +258,7 @@ fn a_machine_that_was_suspended_changes_no_verdict() {
     let mut before = node.stand_in("before").start();
     let ten_days = ["unshare", "--time", "--boottime", "864000", "--fork", "--kill-child"];
     let daemon = node.start_wrapped(&ten_days, &[]);
-    daemon.await_line("proc connector tells");
+    daemon.await_line("proc connector reports");
     // Not taken for one that has run unwatched for ten days.
     daemon.await_line("\"before\"");
     before.tell("shutdown guest-shutdown");

@@ -90,7 +90,7 @@ fn causes() -> BTreeSet<String> {
     let cause = read("src/verdict/cause.rs");
     let shown = cause.split("impl fmt::Display for Cause").nth(1).unwrap();
     let shown = shown.split("impl fmt::Display").next().unwrap();
-    let qmp = read("src/wire/qmp.rs");
+    let qmp = read("src/wire/qmp/mod.rs");
     let reasons = qmp.split("const NAMES").nth(1).unwrap().split("];").next().unwrap();
     let quoted = |text: &str| -> Vec<String> {
         text.split('"').skip(1).step_by(2).map(ToString::to_string).collect()

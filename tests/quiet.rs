@@ -41,8 +41,8 @@ fn fifty_thousand_processes_come_and_go_and_are_sent_signals() {
     let node = Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"));
     let mut daemon = node.start();
     let stand_ins: Vec<_> = (0..20).map(|i| node.stand_in(format!("web{i}")).connected()).collect();
-    daemon.await_lines("is connected and runs", 20);
-    daemon.await_line("trace tells who sends signals");
+    daemon.await_lines("is connected and running", 20);
+    daemon.await_line("trace shows who sends signals");
     let (switches, ticks, processes) =
         (daemon.context_switches(), daemon.cpu_ticks(), processes_so_far());
     storm(50_000);

@@ -33,7 +33,7 @@ fn twenty_guests_stopped_by_force_at_once_leave_no_file() {
             let booting: Vec<_> =
                 (0..20).map(|i| node.guest(&format!("web{i}")).launch()).collect();
             let guests: Vec<Guest> = booting.into_iter().map(Booting::await_ready).collect();
-            daemon.await_lines("is connected and runs", round * 20);
+            daemon.await_lines("is connected and running", round * 20);
             thread::scope(|scope| {
                 for guest in guests {
                     scope.spawn(|| {
@@ -65,7 +65,7 @@ fn two_hundred_stand_ins_stopped_by_force_at_once_leave_no_file() {
                     node.stand_in(format!("web{i}")).with(&drain).start()
                 })
                 .collect();
-            daemon.await_lines("is connected and runs", round * 200);
+            daemon.await_lines("is connected and running", round * 200);
             thread::scope(|scope| {
                 for mut stand_in in stand_ins {
                     let node = &node;

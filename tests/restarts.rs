@@ -2,11 +2,12 @@
 //! was down, is not lost; and where it is, it does not guess.
 
 use std::fs;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::thread;
 use std::time::Duration;
 
-use testbed::{Daemon, Death, Node, Signal, StandIn, await_that, example, figure, needs};
+use serde_json::Value;
+use testbed::{Daemon, Death, Guest, Node, Signal, StandIn, await_that, example, figure, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -14,9 +15,13 @@ fn node() -> Node {
 
 /// A daemon under a service manager that keeps descriptors: see `examples/service_manager.rs`.
 fn start_under_manager(node: &Node) -> Daemon {
+    start_under_manager_with(node, &[])
+}
+
+fn start_under_manager_with(node: &Node, arguments: &[&str]) -> Daemon {
     let manager = example("service_manager");
-    let daemon = node.start_wrapped(&[manager.to_str().unwrap()], &[]);
-    daemon.await_line("proc connector tells");
+    let daemon = node.start_wrapped(&[manager.to_str().unwrap()], arguments);
+    daemon.await_line("proc connector reports");
     daemon
 }
 
@@ -31,7 +36,7 @@ fn await_start(daemon: &Daemon, count: usize) {
 
 fn connected(node: &Node, daemon: &Daemon, name: &str) -> StandIn {
     let stand_in = node.stand_in(name).connected();
-    daemon.await_line(&format!("\"{name}\" (pid {}) is connected and runs", stand_in.pid()));
+    daemon.await_line(&format!("\"{name}\" (pid {}) is connected and running", stand_in.pid()));
     stand_in
 }
 
@@ -41,7 +46,7 @@ fn a_request_outlives_the_daemon_that_heard_it() {
     let node = node();
     let daemon = node.start();
     let mut guest = node.guest("web1").boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.deafen();
     guest.execute(&["system_powerdown"]);
     let remembered = || {
@@ -51,7 +56,7 @@ fn a_request_outlives_the_daemon_that_heard_it() {
     await_that("it is written down", remembered);
     daemon.kill();
     let daemon = node.start();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.tell(b'p');
     guest.wait();
     let death = daemon.await_death("web1");
@@ -59,23 +64,81 @@ fn a_request_outlives_the_daemon_that_heard_it() {
     assert!(!node.has_shutdown_file("web1"));
 }
 
+/// Named as missing where something may have been said while no daemon listened.
+const UNHEARD: &str = "what happened before";
+
+fn missing_from_the_latest_record(node: &Node) -> String {
+    let records = fs::read_to_string(node.path("var/log/ganeti/kvm-exits.jsonl")).unwrap();
+    let record: Value = serde_json::from_str(records.lines().last().unwrap()).unwrap();
+    record["missing"].to_string()
+}
+
+/// A powerdown request may have been missed in between. But Ganeti removes the file itself after
+/// all that it did: so the file is made, and the record names what is not known.
 #[test]
-fn a_shutdown_after_a_request_that_nobody_heard_is_not_taken_for_the_users() {
+fn a_shutdown_after_a_restart_is_the_users_and_the_record_names_what_was_missed() {
     needs!(Qemu, Root);
     let node = node();
     let daemon = node.start();
     let mut guest = node.guest("web1").boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
+    daemon.kill();
+    let daemon = node.start();
+    daemon.await_line("is connected and running");
+    guest.tell(b'p');
+    guest.wait();
+    let death = daemon.await_death("web1");
+    assert_eq!((&*death.cause, &*death.initiator), ("guest-shutdown", "user"), "{}", death.line);
+    assert!(death.line.contains(UNHEARD), "{}", death.line);
+    assert!(node.has_shutdown_file("web1"), "{}", death.line);
+    let missing = missing_from_the_latest_record(&node);
+    assert!(missing.contains(UNHEARD), "{missing}");
+}
+
+/// The strict reading: no file for as long as a missed request may explain the shutdown.
+#[test]
+fn with_a_doubt_window_a_shutdown_after_a_missed_request_is_not_taken_for_the_users() {
+    needs!(Qemu, Root);
+    let node = node();
+    let daemon = node.start();
+    let mut guest = node.guest("web1").boot();
+    daemon.await_line("is connected and running");
     daemon.kill();
     guest.deafen();
     guest.execute(&["system_powerdown"]);
-    let daemon = node.start();
-    daemon.await_line("is connected and runs");
+    let daemon = node.start_with(&["--doubt-window=120"]);
+    daemon.await_line("is connected and running");
     guest.tell(b'p');
     guest.wait();
     let death = daemon.await_death("web1");
     assert_eq!((&*death.cause, &*death.initiator), ("guest-shutdown", "unknown"));
-    assert!(death.line.contains("before the daemon was there to hear it"), "{}", death.line);
+    assert!(death.line.contains(UNHEARD), "{}", death.line);
+    assert!(!node.has_shutdown_file("web1"));
+}
+
+/// The daemon connects, and QEMU does not speak to it before another client has left. What was
+/// missed until then can show its effect later.
+#[test]
+fn the_doubt_after_a_restart_lasts_from_when_qemu_begins_to_speak() {
+    needs!(Qemu, Root);
+    let node = node();
+    let daemon = node.start();
+    let mut guest = node.guest("web1").boot();
+    daemon.await_line("is connected and running");
+    daemon.kill();
+    let client = UnixStream::connect(node.socket("web1")).unwrap();
+    // Less than the five seconds of silence after which the daemon complains.
+    let daemon = node.start_with(&["--doubt-window=4"]);
+    daemon.await_line("does not answer");
+    guest.deafen();
+    guest.execute(&["system_powerdown"]);
+    drop(client);
+    daemon.await_line("is connected and running");
+    guest.tell(b'p');
+    guest.wait();
+    let death = daemon.await_death("web1");
+    assert_eq!((&*death.cause, &*death.initiator), ("guest-shutdown", "unknown"), "{}", death.line);
+    assert!(death.line.contains(UNHEARD), "{}", death.line);
     assert!(!node.has_shutdown_file("web1"));
 }
 
@@ -85,10 +148,10 @@ fn the_doubt_after_a_restart_passes() {
     let node = node();
     let daemon = node.start();
     let mut guest = node.guest("web1").boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     daemon.stop();
     let daemon = node.start_with(&["--doubt-window=1"]);
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     // The passing of time is what this is about.
     thread::sleep(Duration::from_millis(1500));
     guest.tell(b'p');
@@ -104,7 +167,7 @@ fn an_end_while_no_daemon_ran_is_told_and_not_guessed() {
     let node = node();
     let daemon = node.start();
     let mut guest = node.guest("web1").boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     daemon.kill();
     guest.tell(b'p');
     guest.wait();
@@ -115,7 +178,7 @@ fn an_end_while_no_daemon_ran_is_told_and_not_guessed() {
     // It is told once.
     daemon.stop();
     let daemon = node.start();
-    daemon.await_line("proc connector tells");
+    daemon.await_line("proc connector reports");
     assert_eq!(daemon.count("Instance \"web1\""), 0);
 }
 
@@ -128,7 +191,8 @@ fn under_a_manager_what_happened_while_the_daemon_was_down_is_read_by_the_next()
         .iter()
         .map(|name| {
             let guest = node.guest(name).boot();
-            daemon.await_line(&format!("\"{name}\" (pid {}) is connected and runs", guest.pid()));
+            daemon
+                .await_line(&format!("\"{name}\" (pid {}) is connected and running", guest.pid()));
             guest
         })
         .collect();
@@ -205,7 +269,7 @@ fn a_successor_knows_what_was_asked_of_a_guest() {
     let node = node();
     let daemon = node.start();
     let mut guest = node.guest("web1").boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.deafen();
     guest.execute(&["system_powerdown"]);
     // Handed over is what was heard, and what is yet to be.
@@ -232,7 +296,7 @@ fn whoever_cannot_take_over_leaves_the_daemon_as_it_is() {
     // Somebody sends the signal, and nobody waits.
     let pid = fs::read_to_string(node.pid_file()).unwrap().trim().parse().unwrap();
     testbed::send_signal(pid, Signal::USR2);
-    daemon.await_lines("Asked to hand over", 2);
+    daemon.await_lines("Cannot hand over", 2);
     stand_in.tell("shutdown guest-shutdown");
     let death = daemon.await_death("web1");
     assert_eq!(death.initiator, "user", "{}", death.line);
@@ -242,7 +306,186 @@ fn whoever_cannot_take_over_leaves_the_daemon_as_it_is() {
 fn with_nobody_to_take_over_from_it_starts() {
     let node = node();
     let daemon = node.start_with(&["--take-over"]);
-    assert_eq!(daemon.count("no daemon to take over from"), 1);
+    assert_eq!(daemon.count("No daemon is running that could hand over"), 1);
+}
+
+/// How one daemon takes the place of another.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    TakenOver,
+    KilledUnderManager,
+    StoppedAndStarted,
+}
+
+const CHANGES: [Change; 3] =
+    [Change::TakenOver, Change::KilledUnderManager, Change::StoppedAndStarted];
+
+impl Change {
+    fn start_first(self, node: &Node) -> Daemon {
+        match self {
+            Self::KilledUnderManager => start_under_manager_with(node, &["-d"]),
+            Self::TakenOver | Self::StoppedAndStarted => node.start_with(&["-d"]),
+        }
+    }
+
+    /// Lets the daemon hear everything first, and the next one connect to `web1`.
+    fn come_about(self, node: &Node, daemon: Daemon) -> Daemon {
+        // By the time it is connected to another instance it has written down what it heard before.
+        let other = connected(node, &daemon, "other");
+        let next = match self {
+            Self::TakenOver => node.start_with(&["--take-over"]),
+            Self::KilledUnderManager => {
+                kill_and_start(&daemon);
+                await_start(&daemon, 2);
+                daemon.await_line("Took over 2 connections");
+                return daemon;
+            }
+            Self::StoppedAndStarted => {
+                daemon.stop();
+                let next = node.start();
+                next.await_lines("is connected and", 2);
+                return next;
+            }
+        };
+        next.await_line("Took over 2 connections");
+        drop(other);
+        next
+    }
+}
+
+/// More events than a daemon may ignore: each has to be remembered, however many came before.
+const MANY: usize = 1100;
+
+/// Fails with every outcome that is wrong, so that the changes can be compared.
+fn assert_each(outcomes: &[(Change, Death, bool)], (cause, initiator, file): (&str, &str, bool)) {
+    let wrong: Vec<String> = outcomes
+        .iter()
+        .filter(|(_, death, has_file)| {
+            (&*death.cause, &*death.initiator, *has_file) != (cause, initiator, file)
+        })
+        .map(|(change, death, has_file)| format!("{change:?}: {} (file: {has_file})", death.line))
+        .collect();
+    assert!(wrong.is_empty(), "to be {cause}, {initiator} (file: {file}): {wrong:#?}");
+}
+
+/// For each change: boots a guest with these arguments, does `before` to it, changes the daemon,
+/// and ends the guest by `after`.
+fn outlives_the_daemon(
+    arguments: &str,
+    before: impl Fn(&mut Guest, &Daemon),
+    after: impl Fn(&mut Guest),
+    expected: (&str, &str, bool),
+) {
+    let outcomes = CHANGES.map(|change| {
+        let node = node();
+        let daemon = change.start_first(&node);
+        let mut guest = node.guest("web1").with(arguments).boot();
+        daemon.await_line("is connected and running");
+        before(&mut guest, &daemon);
+        let daemon = change.come_about(&node, daemon);
+        after(&mut guest);
+        guest.wait();
+        (change, daemon.await_death("web1"), node.has_shutdown_file("web1"))
+    });
+    assert_each(&outcomes, expected);
+}
+
+fn pause_often(guest: &Guest, daemon: &Daemon) {
+    guest.execute(&["stop", "cont"].repeat(MANY / 2));
+    daemon.await_lines("\"RESUME\"", MANY / 2);
+}
+
+#[test]
+fn a_request_after_a_thousand_other_events_outlives_the_daemon_that_heard_it() {
+    needs!(Qemu, Root);
+    let before = |guest: &mut Guest, daemon: &Daemon| {
+        guest.deafen();
+        pause_often(guest, daemon);
+        guest.execute(&["system_powerdown"]);
+        daemon.await_line("\"POWERDOWN\"");
+    };
+    outlives_the_daemon("", before, |guest| guest.tell(b'p'), ("powerdown", "admin", false));
+}
+
+/// Ganeti repeats its request every five seconds: a thousand times in an hour and a half.
+#[test]
+fn a_reboot_after_a_thousand_requests_outlives_the_daemon_that_heard_it() {
+    needs!(Qemu, Root);
+    let before = |guest: &mut Guest, daemon: &Daemon| {
+        guest.deafen();
+        guest.execute(&vec!["system_powerdown"; MANY]);
+        daemon.await_lines("\"POWERDOWN\"", MANY);
+        guest.tell(b'r');
+        guest.await_reboot();
+        daemon.await_line("\"RESET\"");
+    };
+    outlives_the_daemon("", before, |guest| guest.tell(b'p'), ("guest-shutdown", "user", true));
+}
+
+/// With `-no-shutdown` QEMU stays when its guest has powered off. The signal that ends it then
+/// changes nothing.
+#[test]
+fn a_users_shutdown_after_a_thousand_other_events_outlives_the_daemon_that_heard_it() {
+    needs!(Qemu, Root);
+    let before = |guest: &mut Guest, daemon: &Daemon| {
+        pause_often(guest, daemon);
+        guest.tell(b'p');
+        daemon.await_line("\"SHUTDOWN\"");
+        daemon.await_lines("\"STOP\"", MANY / 2 + 1);
+    };
+    let after = |guest: &mut Guest| guest.signal(Signal::TERM);
+    outlives_the_daemon("-no-shutdown", before, after, ("guest-shutdown", "user", true));
+}
+
+/// The same while QEMU drains, for longer than a real one does here.
+#[test]
+fn the_file_of_a_shutdown_after_a_thousand_other_events_stays_if_the_daemon_changes_meanwhile() {
+    needs!(Root);
+    let outcomes = CHANGES.map(|change| {
+        let node = node();
+        let daemon = change.start_first(&node);
+        let mut stand_in = connected(&node, &daemon, "web1");
+        for _ in 0..MANY / 2 {
+            stand_in.tell("event STOP");
+            stand_in.tell("event RESUME");
+        }
+        stand_in.tell(r#"event SHUTDOWN {"guest": true, "reason": "guest-shutdown"}"#);
+        await_that("the file is there", || node.has_shutdown_file("web1"));
+        let daemon = change.come_about(&node, daemon);
+        stand_in.tell("exit 0");
+        (change, daemon.await_death("web1"), node.has_shutdown_file("web1"))
+    });
+    assert_each(&outcomes, ("guest-shutdown", "user", true));
+}
+
+/// The new daemon learns that the guest's processors run. That does not mean that it is well.
+#[test]
+fn a_panic_of_a_guest_that_goes_on_outlives_the_daemon_that_heard_it() {
+    needs!(Qemu, Root);
+    for (panic, event) in [(b'c', "\"GUEST_PANICKED\""), (b'k', "\"GUEST_CRASHLOADED\"")] {
+        let before = |guest: &mut Guest, daemon: &Daemon| {
+            guest.tell(panic);
+            daemon.await_line(event);
+        };
+        let arguments = "-device pvpanic -no-reboot -action panic=none";
+        let after = |guest: &mut Guest| guest.tell(b'r');
+        outlives_the_daemon(arguments, before, after, ("guest-panic", "crash", false));
+    }
+}
+
+/// QEMU's command line says whether a reset ends it. The next daemon has to know that, too.
+#[test]
+fn what_a_reset_by_the_guest_means_outlives_the_daemon() {
+    needs!(Qemu, Root);
+    for (arguments, file) in [("", false), ("-no-reboot", true)] {
+        let set_action = |guest: &mut Guest, _: &Daemon| {
+            guest.try_execute_raw(
+                r#"{"execute": "set-action", "arguments": {"reboot": "shutdown"}}"#,
+            );
+        };
+        let after = |guest: &mut Guest| guest.tell(b'r');
+        outlives_the_daemon(arguments, set_action, after, ("guest-reset", "user", file));
+    }
 }
 
 /// How a stand-in ends in a trial.
@@ -287,7 +530,7 @@ fn moment(trial: usize) -> Duration {
 const TRIALS: usize = 500;
 const HANDOVERS: usize = 200;
 const STOPS: usize = 10;
-const MANY: usize = 40;
+const AT_ONCE: usize = 40;
 
 #[test]
 fn killed_at_any_moment_it_loses_nothing_under_a_manager() {
@@ -353,7 +596,8 @@ fn stopped_while_many_end_it_tells_of_each_once() {
     let node = node();
     for trial in 0..STOPS {
         let daemon = node.start();
-        let names: Vec<String> = (0..MANY).map(|number| format!("web{trial}-{number}")).collect();
+        let names: Vec<String> =
+            (0..AT_ONCE).map(|number| format!("web{trial}-{number}")).collect();
         let stand_ins: Vec<_> = names.iter().map(|name| connected(&node, &daemon, name)).collect();
         for stand_in in &stand_ins {
             testbed::send_signal(stand_in.pid(), Signal::KILL);
@@ -372,7 +616,7 @@ fn stopped_while_many_end_it_tells_of_each_once() {
         told.sort_unstable();
         let count = told.len();
         told.dedup();
-        assert_eq!((told.len(), count), (MANY, MANY), "each once");
+        assert_eq!((told.len(), count), (AT_ONCE, AT_ONCE), "each once");
     }
 }
 
@@ -390,7 +634,7 @@ fn taken_over_at_any_moment_nothing_is_lost() {
         let end = ENDS[trial % ENDS.len()];
         let name = format!("web{trial}");
         let mut stand_in = node.stand_in(&name).with("--drain=2").connected();
-        daemon.await_line(&format!("\"{name}\" (pid {}) is connected and runs", stand_in.pid()));
+        daemon.await_line(&format!("\"{name}\" (pid {}) is connected and running", stand_in.pid()));
         end.bring_about(&mut stand_in);
         thread::sleep(moment(trial));
         let successor = node.start_with(&["--take-over"]);

@@ -18,7 +18,7 @@ fn mask(daemon: &Daemon, field: &str) -> u64 {
 /// Up, and in the sandbox: an instance is connected in the loop only.
 fn in_the_loop(node: &Node, daemon: &Daemon) {
     let stand_in = node.stand_in("web1").connected();
-    daemon.await_line(&format!("(pid {}) is connected and runs", stand_in.pid()));
+    daemon.await_line(&format!("(pid {}) is connected and running", stand_in.pid()));
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn a_full_disk() {
     let disk = SmallDisk::new(&node);
     let daemon = node.start();
     let mut stand_in = node.stand_in("web1").with("--drain=100").connected();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     disk.fill();
     stand_in.tell("shutdown guest-shutdown");
     let line = daemon.await_line("Cannot create");

@@ -94,7 +94,7 @@ fn five_hundred_end_at_once_in_six_ways_while_every_core_is_busy() {
     let daemon = node.start();
     let mut stand_ins: Vec<StandIn> =
         (0..INSTANCES).map(|i| node.stand_in(format!("web{i}")).connected()).collect();
-    daemon.await_lines("is connected and runs", INSTANCES);
+    daemon.await_lines("is connected and running", INSTANCES);
     let before = processes_so_far();
     let others = || processes_so_far() - before;
     let busy = Busy::new();

@@ -1,6 +1,10 @@
 //! Each way in which a real QEMU ends, and what the daemon makes of it.
 
-use testbed::{Guest, Node, Signal, Witness, figure, needs};
+use std::fs;
+use std::thread;
+use std::time::Duration;
+
+use testbed::{Daemon, Guest, Node, Signal, StandIn, Witness, execute_qmp, figure, needs};
 
 /// What is to come of it: the cause, the initiator, and whether there is a file.
 type Expected = (&'static str, &'static str, bool);
@@ -26,7 +30,7 @@ fn verdict_with(
     let node = node();
     let daemon = node.start_with(options);
     let mut guest = node.guest("web1").with(arguments).boot();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     let witness = Witness::new(&node, "web1", guest.pid());
     end(&mut guest);
     let seen = witness.observe();
@@ -36,6 +40,13 @@ fn verdict_with(
     assert!(!death.line.contains("not known"), "{}", death.line);
     assert_eq!(seen.file_at_the_end, file, "when the process was dead: {}", death.line);
     assert_eq!(node.has_shutdown_file("web1"), file, "afterwards: {}", death.line);
+}
+
+/// Waits for the end of an instance and checks the verdict and the file.
+fn has_ended(node: &Node, daemon: &Daemon, name: &str, (cause, initiator, file): Expected) {
+    let death = daemon.await_death(name);
+    assert_eq!((&*death.cause, &*death.initiator), (cause, initiator), "{}", death.line);
+    assert_eq!(node.has_shutdown_file(name), file, "{}", death.line);
 }
 
 #[test]
@@ -135,6 +146,119 @@ fn guest_panics_and_qemu_exits_with_1() {
     verdict(arguments, |guest| guest.tell(b'c'), ("guest-panic", "crash", NOBODY));
 }
 
+const GOES_ON: &str = "-device pvpanic -no-reboot -action panic=none";
+
+#[test]
+fn guest_panics_and_goes_on_and_resets() {
+    needs!(Qemu, Root);
+    let end = |guest: &mut Guest| {
+        guest.tell(b'c');
+        guest.tell(b'r');
+    };
+    verdict(GOES_ON, end, ("guest-panic", "crash", NOBODY));
+}
+
+/// Pausing a guest and letting it go on does not heal it.
+#[test]
+fn guest_panics_and_goes_on_after_a_stop_and_cont_and_resets() {
+    needs!(Qemu, Root);
+    let end = |guest: &mut Guest| {
+        guest.tell(b'c');
+        guest.await_answer();
+        guest.execute(&["stop", "cont"]);
+        guest.tell(b'r');
+    };
+    verdict(GOES_ON, end, ("guest-panic", "crash", NOBODY));
+}
+
+#[test]
+fn guest_panics_and_goes_on_after_a_stop_and_cont_and_powers_off() {
+    needs!(Qemu, Root);
+    let end = |guest: &mut Guest| {
+        guest.tell(b'c');
+        guest.await_answer();
+        guest.execute(&["stop", "cont"]);
+        guest.tell(b'p');
+    };
+    verdict(GOES_ON, end, ("guest-panic", "crash", NOBODY));
+}
+
+#[test]
+fn guest_panics_and_is_paused_and_somebody_has_it_go_on_and_it_resets() {
+    needs!(Qemu, Root);
+    let arguments = "-device pvpanic -no-reboot -action panic=pause";
+    let end = |guest: &mut Guest| {
+        guest.tell(b'c');
+        guest.await_status("guest-panicked");
+        guest.execute(&["cont"]);
+        guest.tell(b'r');
+    };
+    verdict(arguments, end, ("guest-panic", "crash", NOBODY));
+}
+
+/// These actions can be set at the monitor, too; then the command line does not show them.
+#[test]
+fn guest_panics_and_goes_on_as_it_was_set_at_the_monitor() {
+    needs!(Qemu, Root);
+    let end = |guest: &mut Guest| {
+        guest.try_execute_raw(
+            r#"{"execute": "set-action", "arguments": {"panic": "none", "reboot": "shutdown"}}"#,
+        );
+        guest.tell(b'c');
+        guest.await_answer();
+        guest.execute(&["stop", "cont"]);
+        guest.tell(b'r');
+    };
+    verdict("-device pvpanic", end, ("guest-panic", "crash", NOBODY));
+}
+
+/// After a reset the guest is a new one.
+#[test]
+fn guest_panics_and_reboots_and_powers_off_later() {
+    needs!(Qemu, Root);
+    let end = |guest: &mut Guest| {
+        guest.tell(b'c');
+        guest.tell(b'r');
+        guest.await_reboot();
+        guest.tell(b'p');
+    };
+    verdict("-device pvpanic -action panic=none", end, ("guest-shutdown", "user", USER));
+}
+
+/// A guest with kdump reports that its crash kernel is loaded instead of the panic. That kernel
+/// then writes the core and resets the machine.
+#[test]
+fn guest_panics_and_its_crash_kernel_resets() {
+    needs!(Qemu, Root);
+    let end = |guest: &mut Guest| {
+        guest.tell(b'k');
+        guest.tell(b'r');
+    };
+    verdict("-device pvpanic -no-reboot", end, ("guest-panic", "crash", NOBODY));
+}
+
+#[test]
+fn guest_panics_and_its_crash_kernel_powers_off() {
+    needs!(Qemu, Root);
+    let end = |guest: &mut Guest| {
+        guest.tell(b'k');
+        guest.tell(b'p');
+    };
+    verdict("-device pvpanic", end, ("guest-panic", "crash", NOBODY));
+}
+
+#[test]
+fn guest_panics_and_its_crash_kernel_reboots_and_it_powers_off_later() {
+    needs!(Qemu, Root);
+    let end = |guest: &mut Guest| {
+        guest.tell(b'k');
+        guest.tell(b'r');
+        guest.await_reboot();
+        guest.tell(b'p');
+    };
+    verdict("-device pvpanic", end, ("guest-shutdown", "user", USER));
+}
+
 #[test]
 fn guest_resets_and_is_not_to_reboot() {
     needs!(Qemu, Root);
@@ -152,6 +276,58 @@ fn guest_resets_and_is_to_be_started_again() {
     needs!(Qemu, Root);
     let end = |guest: &mut Guest| guest.tell(b'r');
     verdict_with(&["--guest-reset=restart"], "-no-reboot", end, ("guest-reset", "user", NOBODY));
+}
+
+/// QEMU cannot reset a confidential guest (SEV-ES, TDX): it exits when that reboots, although its
+/// command line does not ask for it. Here `set-action` makes it do the same.
+#[test]
+fn guest_resets_and_qemu_exits_although_its_command_line_does_not_ask_for_it() {
+    needs!(Qemu, Root);
+    let node = node();
+    let daemon = node.start();
+    let mut guest = node.guest("web1").boot();
+    daemon.await_line("is connected and running");
+    guest.try_execute_raw(r#"{"execute": "set-action", "arguments": {"reboot": "shutdown"}}"#);
+    guest.tell(b'r');
+    guest.wait();
+    assert_eq!(daemon.await_death("web1").cause, "guest-reset");
+    assert!(!node.has_shutdown_file("web1"), "it is to be started again");
+}
+
+#[test]
+fn the_command_line_decides_what_a_reset_by_the_guest_means() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    for (number, (options, file)) in [
+        (&[][..], NOBODY),
+        (&["-no-reboot"], USER),
+        (&["--no-reboot"], USER),
+        (&["-m", "128", "-no-reboot", "-nodefaults"], USER),
+        (&["-action", "reboot=shutdown"], USER),
+        (&["--action", "reboot=shutdown"], USER),
+        (&["-action", "panic=none,reboot=shutdown,watchdog=pause"], USER),
+        (&["-action", "reboot=reset"], NOBODY),
+        (&["-action", "panic=none"], NOBODY),
+        // The last one counts.
+        (&["-action", "reboot=shutdown", "-action", "reboot=reset"], NOBODY),
+        (&["-action", "reboot=reset", "-no-reboot"], USER),
+        (&["-no-reboot", "-action", "reboot=reset"], NOBODY),
+        // This is the kernel's command line, not QEMU's.
+        (&["-append", "panic=10 -no-reboot"], NOBODY),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let name = format!("web{number}");
+        let builder = node.stand_in(&name);
+        let builder = options.iter().fold(builder, |builder, option| builder.with(option));
+        let mut stand_in = builder.connected();
+        stand_in.tell("shutdown guest-reset");
+        let death = daemon.await_death(&name);
+        assert_eq!(death.cause, "guest-reset", "{options:?}: {}", death.line);
+        assert_eq!(node.has_shutdown_file(&name), file, "{options:?}: {}", death.line);
+    }
 }
 
 #[test]
@@ -182,6 +358,143 @@ fn watchdog_resets_and_it_is_not_to_reboot() {
     verdict(arguments, |guest| guest.tell(b'w'), ("watchdog", "crash", NOBODY));
 }
 
+/// An older QEMU does not say that it was a reset: only that the guest did it, or not even that.
+#[test]
+fn watchdog_of_an_older_qemu_resets_and_it_is_not_to_reboot() {
+    needs!(Qemu, Root);
+    let node = node();
+    let daemon = node.start();
+    for unsaid in ["reason", "data"] {
+        let guest = node.guest(unsaid).that_does_not_say(unsaid);
+        let mut guest = guest.with("-device ib700 -watchdog-action reset -no-reboot").boot();
+        daemon.await_line(&format!("\"{unsaid}\" (pid {}) is connected and running", guest.pid()));
+        guest.tell(b'w');
+        guest.wait();
+        has_ended(&node, &daemon, unsaid, ("watchdog", "crash", NOBODY));
+    }
+}
+
+/// QEMU sends at most one WATCHDOG a second and holds the next one back: when that comes, with the
+/// time at which it happened, the guest has rebooted already.
+#[test]
+fn a_watchdog_event_that_qemu_held_back_does_not_count_after_the_reboot() {
+    needs!(Qemu, Root);
+    let node = node();
+    let daemon = node.start_with(&["-d"]);
+    for (lives, unsaid) in ["reason", "data"].into_iter().enumerate() {
+        let guest = node.guest(unsaid).that_does_not_say(unsaid);
+        let mut guest = guest.with("-device ib700 -watchdog-action reset").boot();
+        daemon.await_line(&format!("\"{unsaid}\" (pid {}) is connected and running", guest.pid()));
+        for _ in 0..2 {
+            guest.tell(b'w');
+            guest.await_reboot();
+        }
+        daemon.await_lines("\"WATCHDOG\"", 2 * lives + 2);
+        guest.tell(b'p');
+        guest.wait();
+        has_ended(&node, &daemon, unsaid, ("guest-shutdown", "user", USER));
+    }
+}
+
+/// More than a second, within which a daemon that is not held up hears what belongs together.
+const LATE: Duration = Duration::from_millis(1500);
+
+/// Plays instances `web0`, `web1`, ..., each of which reports WATCHDOG with this action, and then
+/// does what `ends` has for it. The daemon is stopped in between for longer than a second; or it is
+/// stopped before both, and hears them at once.
+fn heard_late(
+    is_held_up_before: bool,
+    options: &str,
+    bark: &str,
+    ends: &[&[&str]],
+) -> (Node, Daemon) {
+    let node = node();
+    let daemon = node.start_with(&["-d"]);
+    let mut stand_ins: Vec<StandIn> = (0..ends.len())
+        .map(|number| node.stand_in(format!("web{number}")).with(options).connected())
+        .collect();
+    daemon.await_lines("is connected and running", ends.len());
+    if is_held_up_before {
+        daemon.signal(Signal::STOP);
+    }
+    for stand_in in &mut stand_ins {
+        stand_in.tell("clock 1000");
+        stand_in.tell(&format!("event WATCHDOG {{\"action\": \"{bark}\"}}"));
+    }
+    if !is_held_up_before {
+        daemon.await_lines("\"WATCHDOG\"", ends.len());
+        daemon.signal(Signal::STOP);
+    }
+    for (mut stand_in, words) in stand_ins.into_iter().zip(ends) {
+        words.iter().for_each(|word| stand_in.tell(word));
+        stand_in.wait();
+    }
+    // The passing of time is what this is about.
+    thread::sleep(LATE);
+    daemon.signal(Signal::CONT);
+    (node, daemon)
+}
+
+#[test]
+fn watchdog_resets_and_it_is_not_to_reboot_however_late_that_is_heard() {
+    needs!(Root);
+    let end = &["clock 1000.0001", "shutdown guest-reset"][..];
+    for is_held_up_before in [true, false] {
+        let (node, daemon) = heard_late(is_held_up_before, "-no-reboot", "reset", &[end]);
+        has_ended(&node, &daemon, "web0", ("watchdog", "crash", NOBODY));
+    }
+}
+
+#[test]
+fn watchdog_of_an_older_qemu_resets_however_late_that_is_heard() {
+    needs!(Root);
+    let ends = [
+        &["clock 1000.0001", "event SHUTDOWN {\"guest\": true}", "exit 0"][..],
+        &["line {\"event\": \"SHUTDOWN\"}", "exit 0"],
+    ];
+    for is_held_up_before in [true, false] {
+        let (node, daemon) = heard_late(is_held_up_before, "-no-reboot", "reset", &ends);
+        for name in ["web0", "web1"] {
+            has_ended(&node, &daemon, name, ("watchdog", "crash", NOBODY));
+        }
+    }
+}
+
+/// The time that QEMU gives for the two shows that they belong together.
+#[test]
+fn watchdog_asks_for_a_powerdown_however_late_that_is_heard() {
+    needs!(Root);
+    let end = &["clock 1000.0001", "event POWERDOWN", "clock 1003", "shutdown guest-shutdown"][..];
+    for is_held_up_before in [true, false] {
+        let (node, daemon) = heard_late(is_held_up_before, "-no-reboot", "shutdown", &[end]);
+        has_ended(&node, &daemon, "web0", ("watchdog", "crash", NOBODY));
+    }
+}
+
+/// The time that QEMU gives shows that this request came ten seconds after the watchdog.
+#[test]
+fn an_administrator_asks_for_a_powerdown_long_after_the_watchdog_has() {
+    needs!(Root);
+    let ends = [
+        &["clock 1010", "event POWERDOWN", "clock 1013", "shutdown guest-shutdown"][..],
+        // The watchdog's own request, which the guest ignores, comes first.
+        &[
+            "clock 1000.0001",
+            "event POWERDOWN",
+            "clock 1010",
+            "event POWERDOWN",
+            "clock 1013",
+            "shutdown guest-shutdown",
+        ],
+    ];
+    for is_held_up_before in [true, false] {
+        let (node, daemon) = heard_late(is_held_up_before, "-no-reboot", "shutdown", &ends);
+        for name in ["web0", "web1"] {
+            has_ended(&node, &daemon, name, ("powerdown", "admin", NOBODY));
+        }
+    }
+}
+
 #[test]
 fn isa_debug_exit() {
     needs!(Qemu, Root);
@@ -197,6 +510,58 @@ fn stop_and_cont_and_then_the_guest_powers_off() {
         guest.tell(b'p');
     };
     verdict("", end, ("guest-shutdown", "user", USER));
+}
+
+/// The daemon connects while the guest is suspended. WAKEUP is the only event that says that it
+/// runs again; there is no RESUME.
+#[test]
+fn suspended_guest_of_an_older_qemu_wakes_and_powers_off() {
+    needs!(Qemu, Root);
+    let node = node();
+    let mut guest = node.guest("web1").that_does_not_say("data").boot();
+    guest.suspend();
+    let daemon = node.start();
+    daemon.await_line("is connected and not running");
+    guest.wake();
+    guest.tell(b'p');
+    guest.wait();
+    has_ended(&node, &daemon, "web1", ("guest-shutdown", "user", USER));
+}
+
+#[test]
+fn guest_of_an_older_qemu_is_suspended_and_wakes_and_powers_off() {
+    needs!(Qemu, Root);
+    let node = node();
+    let daemon = node.start();
+    let mut guest = node.guest("web1").that_does_not_say("data").boot();
+    daemon.await_line("is connected and running");
+    guest.suspend();
+    guest.wake();
+    guest.tell(b'p');
+    guest.wait();
+    has_ended(&node, &daemon, "web1", ("guest-shutdown", "user", USER));
+}
+
+/// Ganeti starts QEMU with `-S` and the guest with `cont`. Once the guest runs, a file that was
+/// there before is certainly stale.
+#[test]
+fn a_file_from_an_earlier_life_goes_when_the_guest_is_started() {
+    needs!(Qemu, Root);
+    let node = node();
+    let daemon = node.start_with(&["-d"]);
+    fs::write(node.shutdown_file("web1"), "").unwrap();
+    let booting = node.guest("web1").with("-S").launch();
+    daemon.await_line("is connected and not running");
+    execute_qmp(&node.control_dir().join("web1.qmp"), &["cont"]);
+    let mut guest = booting.await_ready();
+    daemon.await_line("\"RESUME\"");
+    // The daemon has dealt with RESUME by the time it is connected to another instance.
+    let _other = node.stand_in("web2").connected();
+    daemon.await_line("is connected and running");
+    assert!(!node.has_shutdown_file("web1"), "a stale file beside a guest that runs");
+    guest.tell(b'p');
+    guest.wait();
+    has_ended(&node, &daemon, "web1", ("guest-shutdown", "user", USER));
 }
 
 #[test]

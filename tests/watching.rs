@@ -2,10 +2,15 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use testbed::{Booting, Daemon, Node, Signal, await_that, kernel_is_at_least, needs};
+use rustix::net::Shutdown;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
+use testbed::{Booting, Daemon, Node, Signal, StandIn, await_that, kernel_is_at_least, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -21,7 +26,7 @@ fn sixty_instances_one_after_the_other() {
     for i in 0..60 {
         guests.push(node.guest(&format!("web{i}")).boot());
     }
-    assert_eq!(daemon.await_lines("is connected and runs", 60).len(), 60);
+    assert_eq!(daemon.await_lines("is connected and running", 60).len(), 60);
     for guest in &mut guests {
         guest.tell(b'p');
     }
@@ -37,7 +42,7 @@ fn a_hundred_instances_at_once() {
     let daemon = node.start();
     let booting: Vec<_> = (0..100).map(|i| node.guest(&format!("web{i}")).launch()).collect();
     let mut guests: Vec<_> = booting.into_iter().map(Booting::await_ready).collect();
-    assert_eq!(daemon.await_lines("is connected and runs", 100).len(), 100);
+    assert_eq!(daemon.await_lines("is connected and running", 100).len(), 100);
     for guest in &mut guests {
         guest.tell(b'p');
     }
@@ -52,7 +57,7 @@ fn instances_that_run_already_are_found_at_start() {
     let node = node();
     let stand_ins: Vec<_> = (0..200).map(|i| node.stand_in(format!("web{i}")).start()).collect();
     let daemon = node.start();
-    daemon.await_lines("is connected and runs", 200);
+    daemon.await_lines("is connected and running", 200);
     drop(stand_ins);
     assert!(daemon.await_any_deaths(200).iter().all(|death| death.cause == "killed"));
 }
@@ -65,7 +70,7 @@ fn a_socket_that_is_bound_long_before_somebody_listens() {
     let mut stand_in = node.stand_in("web1").with("--listen-late").start();
     daemon.await_line("Start monitor");
     stand_in.tell("listen");
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
 }
 
 #[test]
@@ -97,10 +102,49 @@ fn a_client_slot_that_is_taken_is_outwaited() {
     let daemon = node.start();
     daemon.await_line("does not answer");
     drop(client);
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.tell(b'p');
     assert_eq!(daemon.await_death("web1").initiator, "user");
     assert!(node.has_shutdown_file("web1"));
+}
+
+/// A guest that is younger than this has hardly booted: it was not asked to power down before.
+const OLD_ENOUGH: Duration = Duration::from_secs(11);
+
+/// Another client holds the connection while there is a powerdown request, which the daemon misses.
+/// When the guest shuts down later, that may be the reason, or its user.
+fn asked_while_the_slot_was_taken(options: &[&str], initiator: &str, file: bool) {
+    let node = node();
+    let booted = Instant::now();
+    let mut guest = node.guest("web1").boot();
+    let client = UnixStream::connect(node.socket("web1")).unwrap();
+    let daemon = node.start_with(options);
+    daemon.await_line("does not answer");
+    guest.deafen();
+    guest.execute(&["system_powerdown"]);
+    await_that("the guest is old enough", || booted.elapsed() > OLD_ENOUGH);
+    drop(client);
+    daemon.await_line("is connected and running");
+    guest.tell(b'p');
+    guest.wait();
+    let death = daemon.await_death("web1");
+    let verdict = (&*death.cause, &*death.initiator, node.has_shutdown_file("web1"));
+    assert_eq!(verdict, ("guest-shutdown", initiator, file), "{}", death.line);
+    assert!(death.line.contains("what happened before"), "{}", death.line);
+}
+
+#[test]
+fn a_request_while_the_slot_was_taken_is_recorded_as_missing() {
+    needs!(Qemu, Root);
+    asked_while_the_slot_was_taken(&[], "user", true);
+}
+
+/// The window begins when QEMU begins to speak. From the connection on it would be over by then:
+/// the daemon complains after five seconds of silence.
+#[test]
+fn with_a_doubt_window_a_request_while_the_slot_was_taken_leaves_no_file() {
+    needs!(Qemu, Root);
+    asked_while_the_slot_was_taken(&["--doubt-window=4"], "unknown", false);
 }
 
 #[test]
@@ -114,7 +158,7 @@ fn an_instance_killed_while_its_slot_is_taken_still_gets_a_verdict() {
     guest.signal(Signal::KILL);
     let death = daemon.await_death("web1");
     assert_eq!(death.cause, "killed");
-    assert!(death.line.contains("not known: QEMU's own word"), "{}", death.line);
+    assert!(death.line.contains("not known: what QEMU said"), "{}", death.line);
 }
 
 #[test]
@@ -125,7 +169,7 @@ fn the_control_directory_and_its_parents_come_late() {
     fs::create_dir_all(node.control_dir()).unwrap();
     fs::create_dir_all(node.pid_dir()).unwrap();
     let _stand_in = node.stand_in("web1").connected();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
 }
 
 /// The control directory is made anew, and an instance in it lives from its beginning to its end
@@ -193,7 +237,7 @@ fn an_instance_whose_directory_was_replaced_is_still_judged() {
     let node = node();
     let daemon = node.start();
     let mut stand_in = node.stand_in("web1").connected();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     fs::rename(node.control_dir(), node.path("old")).unwrap();
     fs::create_dir(node.control_dir()).unwrap();
     daemon.await_lines("kvm-hypervisor/ctrl/\"", 2);
@@ -211,7 +255,7 @@ fn a_path_through_a_symbolic_link_as_var_run_is() {
     let daemon = node.start();
     fs::create_dir_all(node.control_dir()).unwrap();
     let _stand_in = node.stand_in("web1").connected();
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
 }
 
 #[test]
@@ -223,7 +267,7 @@ fn a_restart_picks_up_what_runs() {
     let mut guest = node.guest("web1").boot();
     for restart in 0..4 {
         let daemon = node.start_with(undoubting);
-        daemon.await_line("is connected and runs");
+        daemon.await_line("is connected and running");
         if restart % 2 == 0 {
             assert!(daemon.stop().success());
         } else {
@@ -232,7 +276,7 @@ fn a_restart_picks_up_what_runs() {
         assert!(!node.has_shutdown_file("web1"));
     }
     let daemon = node.start_with(undoubting);
-    daemon.await_line("is connected and runs");
+    daemon.await_line("is connected and running");
     guest.tell(b'p');
     assert_eq!(daemon.await_death("web1").initiator, "user");
     assert!(node.has_shutdown_file("web1"));
@@ -245,16 +289,117 @@ fn what_a_crashed_qemu_leaves_behind_does_not_disturb_its_next_life() {
     let daemon = node.start();
     for life in 1..=3 {
         let guest = node.guest("web1").boot();
-        daemon.await_lines("is connected and runs", life);
+        daemon.await_lines("is connected and running", life);
         guest.signal(Signal::KILL);
         guest.wait();
         assert!(node.socket("web1").exists(), "a stale socket");
         daemon.await_deaths("web1", life);
     }
     let mut guest = node.guest("web1").boot();
-    daemon.await_lines("is connected and runs", 4);
+    daemon.await_lines("is connected and running", 4);
     guest.tell(b'p');
     assert_eq!(daemon.await_deaths("web1", 4)[3].initiator, "user");
+}
+
+/// Copies one of a stand-in's sockets, as a child inherits it: the one at which it listens, or its
+/// connection to the daemon.
+fn inherit_socket(stand_in: &StandIn, node: &Node, listens: bool) -> OwnedFd {
+    let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+    let path = node.socket(stand_in.name());
+    // Num, RefCount, Protocol, Flags (with SO_ACCEPTCON), Type, St, Inode, Path
+    let inode = sockets
+        .lines()
+        .map(|line| line.split_whitespace().collect::<Vec<_>>())
+        .find(|field| {
+            field.get(7) == Some(&path.to_str().unwrap()) && (field[3] == "00010000") == listens
+        })
+        .map(|field| format!("socket:[{}]", field[6]))
+        .expect("it has such a socket");
+    let descriptors = fs::read_dir(format!("/proc/{}/fd", stand_in.pid())).unwrap();
+    let number = descriptors
+        .flatten()
+        .find(|it| fs::read_link(it.path()).is_ok_and(|target| target.as_os_str() == &*inode))
+        .and_then(|it| it.file_name().to_str()?.parse().ok())
+        .expect("it has a descriptor of it");
+    let pid = Pid::from_raw(stand_in.pid().cast_signed()).unwrap();
+    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty()).unwrap()
+}
+
+/// Makes the daemon look at everything again, and waits until it would have recorded the end of any
+/// instance that it takes for dead.
+fn look_again(node: &Node, daemon: &Daemon, round: usize) {
+    let elsewhere = node.path("elsewhere");
+    fs::rename(node.control_dir(), &elsewhere).unwrap();
+    fs::rename(&elsewhere, node.control_dir()).unwrap();
+    let name = format!("other{round}");
+    let other = node.stand_in(&name).connected();
+    daemon.await_line(&format!("\"{name}\" (pid {}) is connected and running", other.pid()));
+    // Its connection outlives it: the daemon waits for that as long as it waits for anything.
+    let _connection = inherit_socket(&other, node, false);
+    other.signal(Signal::KILL);
+    let death = daemon.await_death(&name);
+    assert!(death.line.contains("the end of the connection"), "{}", death.line);
+}
+
+/// QEMU is gone, and a child of it still holds the socket at which it listened. A connection to
+/// that is not another life, and its end is not another end.
+fn is_survived_by_an_orphan(accepts: bool) {
+    let node = node();
+    let daemon = node.start();
+    let mut stand_in = node.stand_in("web1").connected();
+    daemon.await_line("is connected and running");
+    stand_in.tell(r#"event SHUTDOWN {"guest": true, "reason": "guest-shutdown"}"#);
+    await_that("the file is there", || node.has_shutdown_file("web1"));
+    let listener = UnixListener::from(inherit_socket(&stand_in, &node, true));
+    stand_in.signal(Signal::KILL);
+    stand_in.wait();
+    daemon.await_death("web1");
+    let accepting = listener.try_clone().unwrap();
+    let orphan = thread::spawn(move || {
+        let mut connections = Vec::new();
+        while let (true, Ok(connection)) = (accepts, accepting.accept()) {
+            connections.push(connection);
+        }
+    });
+    for round in 0..2 {
+        look_again(&node, &daemon, round);
+        let is_there = node.has_shutdown_file("web1");
+        assert!(is_there, "removed in round {round}: {:#?}", daemon.lines());
+    }
+    let deaths = daemon.await_deaths("web1", 1);
+    assert_eq!(deaths.len(), 1, "{deaths:#?}");
+    assert_eq!((&*deaths[0].cause, &*deaths[0].initiator), ("guest-shutdown", "user"));
+
+    // The next daemon knows nothing of that life, and finds the same.
+    daemon.stop();
+    let daemon = node.start();
+    look_again(&node, &daemon, 2);
+    assert!(node.has_shutdown_file("web1"), "removed by the next daemon: {:#?}", daemon.lines());
+    rustix::net::shutdown(&listener, Shutdown::Both).unwrap();
+    orphan.join().unwrap();
+    drop(listener);
+    look_again(&node, &daemon, 3);
+    let is_there = node.has_shutdown_file("web1");
+    assert!(is_there, "removed when the orphan is gone: {:#?}", daemon.lines());
+    assert_eq!(daemon.count("Instance \"web1\""), 0, "{:#?}", daemon.lines());
+
+    // Ganeti starts it again.
+    fs::remove_file(node.socket("web1")).unwrap();
+    let web1 = node.stand_in("web1").connected();
+    daemon.await_line(&format!("\"web1\" (pid {}) is connected and running", web1.pid()));
+}
+
+#[test]
+fn an_orphan_that_holds_the_socket_is_not_another_life() {
+    needs!(Root);
+    is_survived_by_an_orphan(false);
+}
+
+#[test]
+fn an_orphan_that_accepts_connections_is_not_another_life() {
+    needs!(Root);
+    is_survived_by_an_orphan(true);
 }
 
 #[test]
@@ -306,7 +451,7 @@ fn without_pidfds_and_credentials_the_pid_file_serves() {
         &[],
     );
     let mut guest = node.guest("web1").boot();
-    daemon.await_line(&format!("(pid {}) is connected and runs", guest.pid()));
+    daemon.await_line(&format!("(pid {}) is connected and running", guest.pid()));
     guest.tell(b'p');
     guest.wait();
     let death = daemon.await_death("web1");
@@ -314,7 +459,7 @@ fn without_pidfds_and_credentials_the_pid_file_serves() {
     assert!(node.has_shutdown_file("web1"));
 
     let guest = node.guest("web2").boot();
-    daemon.await_lines("is connected and runs", 2);
+    daemon.await_lines("is connected and running", 2);
     guest.signal(Signal::KILL);
     guest.wait();
     assert_eq!(daemon.await_death("web2").cause, "killed");

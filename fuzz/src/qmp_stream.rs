@@ -3,7 +3,8 @@
 //! The input is the stream itself, so that a capture is a seed as it is. Where it is cut follows
 //! from its bytes: a cut by a length in front would have the fuzzer learn that format first.
 
-use kvmd::wire::qmp::{Event, LONGEST_LINE, Line, LineError, Lines, Message};
+use kvmd::wire::lines::{LONGEST_LINE, Line, Lines};
+use kvmd::wire::qmp::{Event, LineError, Message};
 use kvmd::wire::{Excerpt, Printable, Shown};
 
 use crate::assert_fit_to_print;

@@ -37,7 +37,7 @@ impl Complaints {
 
 /// What is appended to a complaint that stands for others.
 pub(super) fn withheld(count: u64) -> String {
-    if count == 0 { String::new() } else { format!(" ({count} more like this since the last)") }
+    if count == 0 { String::new() } else { format!(" ({count} more like this since the last one)") }
 }
 
 #[cfg(test)]

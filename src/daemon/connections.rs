@@ -1,232 +1,306 @@
-//! The connections to the instances: making them, hearing what is said.
+//! The connections to the instances: making them, and having each say its share.
+//!
+//! What is read from a connection is not taken from it until it is written down: if this daemon
+//! ends before that, nothing is lost, and another goes on with the connection.
 
-use std::io::{self, Read, Write};
-use std::net::Shutdown;
+use std::collections::{HashMap, VecDeque};
+use std::io;
 
-use log::{debug, error, warn};
-use memchr::memrchr;
+use log::{debug, error};
+use mio::Registry;
 
-use super::complaints::withheld;
-use super::endpoint::{self, Connected, Endpoint};
-use super::{Daemon, FAIR_SHARE, pid};
-use crate::id::{Incarnation, Inode, Moment, Name, Process};
-use crate::sys::control_dir::{SOCKET_SUFFIX, SocketError};
+use super::complaints::{Complaints, withheld};
+use super::endpoint::{Endpoint, Kept};
+use crate::id::{Incarnation, Moment};
+use crate::sys::control_dir::SocketError;
 use crate::sys::qmp_socket;
-use crate::verdict::{ConnectError, Event, Peer, Said};
+use crate::verdict::{ConnectError, Event, Peer, Remembered};
 use crate::wire::qmp::Command;
-use crate::wire::qmp::{self, Line, LineError, Message};
-use crate::wire::{Excerpt, Printable};
 
-impl Daemon {
-    pub(super) fn connect(
+/// How much one connection may say before the others have their turn, in bytes.
+const FAIR_SHARE: usize = 16 * 1024;
+
+pub(super) struct Connections {
+    endpoints: HashMap<Incarnation, Endpoint>,
+    /// Those that have more to say than their share.
+    unread: VecDeque<Incarnation>,
+    /// Those from which what was read is yet to be taken.
+    peeked: Vec<Incarnation>,
+    /// Commands that are not sent yet; empty between two wake-ups.
+    outbox: Vec<(Incarnation, Command)>,
+    buffer: Box<[u8]>,
+}
+
+impl Connections {
+    pub(super) fn new() -> Self {
+        Self {
+            endpoints: HashMap::new(),
+            unread: VecDeque::new(),
+            peeked: Vec::new(),
+            outbox: Vec::new(),
+            buffer: vec![0; FAIR_SHARE].into(),
+        }
+    }
+
+    /// What is held open for this life.
+    pub(super) fn get(&self, incarnation: Incarnation) -> Option<&Endpoint> {
+        self.endpoints.get(&incarnation)
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.endpoints.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Incarnation, &Endpoint)> {
+        self.endpoints.iter().map(|(&incarnation, endpoint)| (incarnation, endpoint))
+    }
+
+    pub(super) fn add(&mut self, incarnation: Incarnation, endpoint: Endpoint) {
+        self.endpoints.insert(incarnation, endpoint);
+    }
+
+    /// Connects once more, to the socket that is held already; nothing if none is.
+    pub(super) fn reconnect(
+        &mut self,
+        registry: &Registry,
+        incarnation: Incarnation,
+    ) -> Option<io::Result<Peer>> {
+        let endpoint = self.endpoints.get_mut(&incarnation)?;
+        // The process is known from the first time.
+        let peer = Peer { process: None, has_pidfd: false, age: None };
+        Some(endpoint.reconnect(registry, incarnation).map(|()| peer))
+    }
+
+    /// Goes on with the connection of a life that an earlier daemon has opened.
+    pub(super) fn adopt(&mut self, registry: &Registry, life: &Remembered, kept: Kept) {
+        let Remembered { incarnation, ref name, process, .. } = *life;
+        match Endpoint::adopt(registry, incarnation, name, process, kept) {
+            Ok(endpoint) => self.add(incarnation, endpoint),
+            Err(error) => error!("Cannot take over the connection to {name}: {error}"),
+        }
+    }
+
+    /// Closes what is held open for this life; false if nothing is.
+    pub(super) fn release(&mut self, registry: &Registry, incarnation: Incarnation) -> bool {
+        let endpoint = self.endpoints.remove(&incarnation);
+        endpoint.map(|endpoint| endpoint.close(registry)).is_some()
+    }
+
+    /// Has each count how often the OOM killer has struck where its process is, since nobody else
+    /// reports that.
+    pub(super) fn count_oom_kills(&mut self) {
+        self.endpoints.values_mut().for_each(Endpoint::count_oom_kills);
+    }
+
+    /// The peer has closed its side: nothing more is coming than what is there to be read.
+    pub(super) fn mark_hung_up(&mut self, incarnation: Incarnation) {
+        if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
+            endpoint.has_hung_up = true;
+        }
+    }
+
+    /// Reads what QEMU has to say, as much as its share; the rest waits for the others. What was
+    /// read stays in the connection until [`Connections::take_peeked`].
+    pub(super) fn read(
         &mut self,
         now: Moment,
         incarnation: Incarnation,
-        name: &Name,
-        inode: Inode,
-    ) -> Said {
-        let registry = self.poll.registry();
-        if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
-            return match endpoint.reconnect(registry, incarnation) {
-                // The process is known from the first time.
-                Ok(()) => {
-                    self.keep_other_connection(incarnation);
-                    Said::Connected(Peer { process: None, has_pidfd: false, age: None })
-                }
-                Err(error) => self.not_connected(now, name, endpoint::ConnectError::Connect(error)),
-            };
-        }
-        let Some(directory) = &self.directory else {
-            return Said::NotConnected(ConnectError::Gone);
-        };
-        match Endpoint::connect(directory, &self.paths, registry, incarnation, name, inode) {
-            Ok(Connected { mut endpoint, peer, remark }) => {
-                if let Some(remark) = remark {
-                    warn!("Instance {name}: {}", Printable(remark.as_bytes()));
-                }
-                if self.lacks_trace() {
-                    endpoint.count_oom_kills();
-                }
-                self.endpoints.insert(incarnation, endpoint);
-                self.keep_endpoint(incarnation);
-                Said::Connected(peer)
-            }
-            Err(error) => self.not_connected(now, name, error),
-        }
-    }
-
-    /// Says what there is to say of a failed attempt, and what it means.
-    fn not_connected(&mut self, now: Moment, name: &Name, error: endpoint::ConnectError) -> Said {
-        let path = self.path(name, SOCKET_SUFFIX);
-        let means = match error {
-            endpoint::ConnectError::Socket(SocketError::Gone) => ConnectError::Gone,
-            endpoint::ConnectError::Socket(error @ SocketError::NotASocket(_)) => {
-                error!("Cannot connect to {path}: {error}");
-                ConnectError::Unfit
-            }
-            endpoint::ConnectError::Socket(SocketError::Io(error))
-            | endpoint::ConnectError::Connect(error) => match error.raw_os_error() {
-                Some(libc::ECONNREFUSED) => ConnectError::Refused,
-                Some(libc::EAGAIN) => ConnectError::Busy,
-                Some(libc::ENOENT) => ConnectError::Gone,
-                Some(libc::EPROTOTYPE) => {
-                    error!("Cannot connect to {path}: {error} (QEMU's are stream sockets)");
-                    ConnectError::Unfit
-                }
-                _ if qmp_socket::is_shortage(&error) => {
-                    if let Some(count) = self.shortages.make(now) {
-                        error!(
-                            "Cannot connect to {path}: {error}; trying again (raise LimitNOFILE, or free memory){}",
-                            withheld(count)
-                        );
-                    }
-                    ConnectError::Busy
-                }
-                _ => {
-                    error!("Cannot connect to {path}: {error}; trying again");
-                    ConnectError::Refused
-                }
-            },
-        };
-        debug!("Not connected to {path}: {means:?}");
-        Said::NotConnected(means)
-    }
-
-    pub(super) fn send(&mut self, incarnation: Incarnation, command: Command) {
-        let bytes = command.line();
+        registry: &Registry,
+        events: &mut VecDeque<Event>,
+    ) {
         let Some(endpoint) = self.endpoints.get_mut(&incarnation) else { return };
-        let Some(stream) = &mut endpoint.stream else { return };
-        // There is room for the few bytes that this ever sends, unless the peer takes nothing in:
-        // then the connection is worth nothing. Its end is read like any other.
-        if !matches!(stream.write(bytes), Ok(written) if written == bytes.len()) {
-            let _ = stream.shutdown(Shutdown::Both);
+        let had_peeked = endpoint.peeked > 0;
+        let has_more = endpoint.read(now, incarnation, registry, &mut self.buffer, events);
+        if endpoint.peeked > 0 && !had_peeked {
+            self.peeked.push(incarnation);
         }
-    }
-
-    /// Hears what QEMU has to say, as much as its share; the rest waits for the others. What was
-    /// heard stays in the connection until it is written down (see [`Daemon::consume`]): then
-    /// nothing is lost if this daemon ends, and another goes on with the connection.
-    pub(super) fn read(&mut self, now: Moment, incarnation: Incarnation) {
-        let Some(endpoint) = self.endpoints.get_mut(&incarnation) else { return };
-        let Some(stream) = &endpoint.stream else { return };
-        if endpoint.heard > 0 {
-            self.wait_for_others(incarnation);
-            return;
-        }
-        let mut buffer = std::mem::take(&mut self.buffer);
-        match qmp_socket::peek(stream, &mut buffer) {
-            Ok(0) => self.closed(now, incarnation),
-            Ok(length) => {
-                let has_hung_up = endpoint.has_hung_up;
-                // The rest of a line comes with a wake-up of its own; that of one which is too
-                // long is of no interest.
-                let whole = memrchr(b'\n', &buffer[..length]).map_or(0, |newline| newline + 1);
-                let is_to_wait = !has_hung_up && length - whole < qmp::LONGEST_LINE;
-                endpoint.heard = if is_to_wait { whole } else { length };
-                let heard = endpoint.heard;
-                if heard > 0 {
-                    self.heard_from.push(incarnation);
-                    self.take_in(now, incarnation, &buffer[..heard]);
-                }
-                // A stream that gives less than was asked for is empty (epoll(7)); that of a peer
-                // that is gone may wake the loop no more.
-                if length == FAIR_SHARE || has_hung_up {
-                    self.wait_for_others(incarnation);
-                }
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
-                self.wait_for_others(incarnation);
-            }
-            // ECONNRESET: closed by a peer that had not read everything.
-            Err(error) => {
-                debug!("Connection of instance {}: {error}", endpoint.name);
-                self.closed(now, incarnation);
-            }
-        }
-        self.buffer = buffer;
-    }
-
-    /// Hears those who had more to say than their share, each once.
-    pub(super) fn read_on(&mut self, now: Moment) {
-        for _ in 0..self.unread.len() {
-            let Some(incarnation) = self.unread.pop_front() else { break };
-            if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
-                endpoint.waits = false;
-                self.read(now, incarnation);
-            }
-        }
-    }
-
-    /// Has the connection looked at again when every other source has been.
-    fn wait_for_others(&mut self, incarnation: Incarnation) {
-        if let Some(endpoint) = self.endpoints.get_mut(&incarnation)
-            && !std::mem::replace(&mut endpoint.waits, true)
-        {
+        if has_more && !std::mem::replace(&mut endpoint.waits, true) {
             self.unread.push_back(incarnation);
         }
     }
 
-    /// Takes from the connections what was heard since this was done last.
-    pub(super) fn consume(&mut self) {
-        for incarnation in self.heard_from.drain(..) {
-            let Some(endpoint) = self.endpoints.get_mut(&incarnation) else { continue };
-            let heard = std::mem::take(&mut endpoint.heard);
-            if let Some(stream) = &mut endpoint.stream {
-                // It is there. If not, it is heard twice, which changes no verdict.
-                let _ = stream.read_exact(&mut self.buffer[..heard]);
+    /// How many connections have more to say than their share.
+    pub(super) fn unread(&self) -> usize {
+        self.unread.len()
+    }
+
+    /// The one of those that has waited for longest; it waits no more.
+    pub(super) fn next_unread(&mut self) -> Option<Incarnation> {
+        let incarnation = self.unread.pop_front()?;
+        if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
+            endpoint.waits = false;
+        }
+        Some(incarnation)
+    }
+
+    /// Takes from the connections what was read since this was done last.
+    pub(super) fn take_peeked(&mut self) {
+        for incarnation in self.peeked.drain(..) {
+            if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
+                endpoint.take_peeked(&mut self.buffer);
             }
         }
     }
 
-    /// Takes a piece of the stream apart into lines.
-    fn take_in(&mut self, now: Moment, incarnation: Incarnation, piece: &[u8]) {
-        let Some(endpoint) = self.endpoints.get_mut(&incarnation) else { return };
-        let mut lines = std::mem::take(&mut endpoint.lines);
-        lines.feed(piece, |line| self.heard(now, incarnation, &line));
-        if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
-            endpoint.lines = lines;
-        }
+    /// Has a command sent by [`Connections::send`].
+    pub(super) fn add_command(&mut self, incarnation: Incarnation, command: Command) {
+        self.outbox.push((incarnation, command));
     }
 
-    fn closed(&mut self, now: Moment, incarnation: Incarnation) {
-        if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
-            endpoint.hang_up(self.poll.registry());
-            let mut lines = std::mem::take(&mut endpoint.lines);
-            lines.finish(|line| self.heard(now, incarnation, &line));
-        }
-        self.handle(now, Event::Of(incarnation, Said::Closed));
-    }
-
-    fn heard(&mut self, now: Moment, incarnation: Incarnation, line: &Line<'_>) {
-        let (text, parsed) = match line {
-            Line::Whole(text) => (*text, Message::parse(text)),
-            Line::TooLong => (&b""[..], Err(LineError::TooLong)),
-        };
-        match parsed {
-            Ok(message) => {
-                debug!("Receive QMP message: {}", Printable(text));
-                self.handle(now, Event::Of(incarnation, Said::Heard(message)));
+    /// Sends the commands that wait.
+    pub(super) fn send(&mut self) {
+        for (incarnation, command) in self.outbox.drain(..) {
+            if let Some(endpoint) = self.endpoints.get_mut(&incarnation) {
+                endpoint.send(command);
             }
-            Err(error) => {
-                let Some(endpoint) = self.endpoints.get_mut(&incarnation) else { return };
-                if let Some(count) = endpoint.complaints.make(now) {
-                    warn!(
-                        "Instance {} sent what is not a QMP message ({error}): {}{}",
-                        endpoint.name,
-                        Excerpt(text),
+        }
+    }
+}
+
+/// Logs what there is to say of a failed attempt to connect to the socket at `path`, and returns
+/// what it means.
+pub(super) fn not_connected(
+    error: SocketError,
+    path: &str,
+    now: Moment,
+    shortages: &mut Complaints,
+) -> ConnectError {
+    let means = match error {
+        SocketError::Gone => ConnectError::Gone,
+        SocketError::NotASocket(_) => {
+            error!("Cannot connect to {path}: {error}");
+            ConnectError::Unfit
+        }
+        SocketError::Io(error) => match error.raw_os_error() {
+            Some(libc::ECONNREFUSED) => ConnectError::Refused,
+            Some(libc::EAGAIN) => ConnectError::Busy,
+            Some(libc::ENOENT) => ConnectError::Gone,
+            Some(libc::EPROTOTYPE) => {
+                error!("Cannot connect to {path}: {error} (QEMU uses stream sockets)");
+                ConnectError::Unfit
+            }
+            _ if qmp_socket::is_shortage(&error) => {
+                if let Some(count) = shortages.make(now) {
+                    error!(
+                        "Cannot connect to {path}: {error}; trying again (raise LimitNOFILE, or free memory){}",
                         withheld(count)
                     );
                 }
+                ConnectError::Busy
             }
-        }
+            _ => {
+                error!("Cannot connect to {path}: {error}; trying again");
+                ConnectError::Refused
+            }
+        },
+    };
+    debug!("Not connected to {path}: {means:?}");
+    means
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::Name;
+    use crate::sys::process::open_pidfd;
+    use crate::verdict::Said;
+    use crate::wire::qmp;
+    use std::fs::File;
+    use std::io::{Read, Write};
+    use std::os::unix::net::UnixStream;
+    use std::time::Duration;
+
+    const NOW: Moment = Moment(Duration::ZERO);
+    const LIFE: Incarnation = Incarnation(1);
+    const STOP: &[u8] = b"{\"event\": \"STOP\"}\n";
+
+    /// One connection, its other end, and what it is registered with.
+    fn connected() -> (Connections, UnixStream, mio::Poll) {
+        let poll = mio::Poll::new().unwrap();
+        let (here, there) = UnixStream::pair().unwrap();
+        let mut connections = Connections::new();
+        let kept = Kept {
+            socket: File::open("/dev/null").unwrap().into(),
+            stream: here.into(),
+            pidfd: open_pidfd(std::process::id()).unwrap(),
+        };
+        let endpoint = Endpoint::adopt(poll.registry(), LIFE, &Name::new(b"web1"), None, kept);
+        connections.add(LIFE, endpoint.unwrap());
+        (connections, there, poll)
     }
 
-    pub(super) fn warn_silent(&self, name: &Name, process: Option<Process>) {
-        let path = self.path(name, SOCKET_SUFFIX);
-        warn!(
-            "Instance {name}{} does not answer at {path}: another client holds the connection (see `ss -xp`), or QEMU hangs; waiting",
-            pid(process)
-        );
+    fn read(connections: &mut Connections, poll: &mio::Poll) -> Vec<Said> {
+        let mut events = VecDeque::new();
+        connections.read(NOW, LIFE, poll.registry(), &mut events);
+        let said = |event| match event {
+            Event::Of(LIFE, said) => said,
+            other => panic!("{other:?}"),
+        };
+        events.into_iter().map(said).collect()
+    }
+
+    fn is_stop(said: &Said) -> bool {
+        matches!(said, Said::Heard(qmp::Message::Event(qmp::Event::Stop, _)))
+    }
+
+    #[test]
+    fn what_is_read_stays_there_until_it_is_taken() {
+        let (mut connections, mut qemu, poll) = connected();
+        qemu.write_all(&[STOP, &STOP[..9]].concat()).unwrap();
+        assert!(matches!(&*read(&mut connections, &poll), [said] if is_stop(said)));
+        // Another daemon would read it again; this one does not.
+        let mut descriptors = connections.get(LIFE).unwrap().descriptors();
+        let (_, stream) = descriptors.find(|(kind, _)| *kind == "qmp").unwrap();
+        let copy = UnixStream::from(stream.try_clone_to_owned().unwrap());
+        drop(descriptors);
+        let mut seen = [0; 64];
+        assert_eq!(qmp_socket::peek(&copy, &mut seen).unwrap(), STOP.len() + 9);
+        assert!(read(&mut connections, &poll).is_empty());
+        connections.take_peeked();
+        assert_eq!(qmp_socket::peek(&copy, &mut seen).unwrap(), 9);
+        qemu.write_all(&STOP[9..]).unwrap();
+        assert!(matches!(&*read(&mut connections, &poll), [said] if is_stop(said)));
+    }
+
+    #[test]
+    fn one_with_more_than_its_share_waits_for_the_others() {
+        let (mut connections, mut qemu, poll) = connected();
+        let count = 3 * FAIR_SHARE / STOP.len();
+        qemu.write_all(&STOP.repeat(count)).unwrap();
+        let mut found = read(&mut connections, &poll).len();
+        assert!(found > 0 && found < count, "{found}");
+        assert_eq!(connections.unread(), 1);
+        while let Some(incarnation) = connections.next_unread() {
+            assert_eq!(incarnation, LIFE);
+            connections.take_peeked();
+            found += read(&mut connections, &poll).len();
+        }
+        assert_eq!(found, count);
+    }
+
+    #[test]
+    fn the_last_word_needs_no_line_feed_and_comes_before_the_end() {
+        let (mut connections, mut qemu, poll) = connected();
+        qemu.write_all(b"nonsense\n\"STOP\"").unwrap();
+        drop(qemu);
+        connections.mark_hung_up(LIFE);
+        let mut said = read(&mut connections, &poll);
+        connections.take_peeked();
+        said.extend(read(&mut connections, &poll));
+        assert!(matches!(&*said, [stop, Said::Closed] if is_stop(stop)), "{said:?}");
+        assert!(connections.release(poll.registry(), LIFE));
+        assert!(!connections.release(poll.registry(), LIFE));
+    }
+
+    #[test]
+    fn a_command_is_sent_when_its_turn_has_come() {
+        let (mut connections, mut qemu, _poll) = connected();
+        connections.add_command(LIFE, Command::Negotiate);
+        qemu.set_nonblocking(true).unwrap();
+        let mut line = [0; 64];
+        assert_eq!(qemu.read(&mut line).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        connections.send();
+        let length = qemu.read(&mut line).unwrap();
+        assert_eq!(&line[..length], Command::Negotiate.line());
     }
 }

@@ -1,76 +1,51 @@
-//! What is held open for one life of an instance.
+//! What is held open for one life of an instance, and what is said over it.
 
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use mio::unix::SourceFd;
-use mio::{Interest, Registry, Token};
+use log::{debug, warn};
+use memchr::memrchr;
+use mio::Registry;
 
-use super::complaints::Complaints;
-use super::restart::age;
+use super::complaints::{Complaints, withheld};
+use super::wake::{self, Wake};
 use crate::config::Paths;
-use crate::id::{Incarnation, Inode, Name, Process};
+use crate::id::{Incarnation, Inode, Moment, Name, Process};
 use crate::sys::control_dir::{ControlDir, SocketError};
 use crate::sys::memory_cgroup::OomKills;
 use crate::sys::process;
 use crate::sys::qmp_socket::{self, Listener};
-use crate::verdict::Peer;
-use crate::wire::StatusAnswer;
-use crate::wire::qmp::Lines;
+use crate::verdict::{CommandLine, Event, Peer, Said};
+use crate::wire::command_line::has_no_reboot;
+use crate::wire::lines::{LONGEST_LINE, Line, Lines};
+use crate::wire::qmp::{Command, LineError, Message};
+use crate::wire::{Excerpt, Printable, StatusAnswer};
 
-/// The two descriptors of one life that can wake the loop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Source {
-    Qmp,
-    Pidfd,
-}
-
-/// Tokens below this belong to what the node has only one of.
-const FIRST_TOKEN: usize = 16;
-
-pub(super) fn token(incarnation: Incarnation, source: Source) -> Token {
-    Token(FIRST_TOKEN + incarnation.0 as usize * 2 + usize::from(source == Source::Pidfd))
-}
-
-/// Whose token it is; nothing if it belongs to no life.
-pub(super) fn source(token: Token) -> Option<(Incarnation, Source)> {
-    let number = token.0.checked_sub(FIRST_TOKEN)?;
-    let source = if number % 2 == 0 { Source::Qmp } else { Source::Pidfd };
-    Some((Incarnation((number / 2) as u64), source))
-}
+/// What the descriptors of an endpoint are called while somebody keeps them beyond the daemon's
+/// end: the socket by its path, the connection to it, and the pidfd of its process.
+pub(super) const DESCRIPTORS: [&str; 3] = ["sock", "qmp", "pidfd"];
 
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) name: Name,
     /// Keeps the inode of the socket from being given to another.
     socket: OwnedFd,
-    pub(super) stream: Option<UnixStream>,
+    stream: Option<UnixStream>,
     process: Option<Process>,
     pidfd: Option<OwnedFd>,
     /// Counted where the kernel does not trace whom its OOM killer chose.
     pub(super) oom_kills: Option<OomKills>,
-    pub(super) lines: Lines,
-    /// How many bytes were heard and are yet to be taken from the connection.
-    pub(super) heard: usize,
-    /// There is more to be heard, and the others have their turn first.
+    lines: Lines,
+    /// How many bytes were read and are yet to be taken from the connection.
+    pub(super) peeked: usize,
+    /// There is more to be read, and the others have their turn first.
     pub(super) waits: bool,
     /// Nothing more is coming than what is there to be read.
     pub(super) has_hung_up: bool,
-    pub(super) complaints: Complaints,
-}
-
-/// Why there is no connection.
-#[derive(Debug)]
-pub(super) enum ConnectError {
-    Socket(SocketError),
-    Connect(io::Error),
-}
-
-impl From<io::Error> for ConnectError {
-    fn from(error: io::Error) -> Self {
-        Self::Connect(error)
-    }
+    complaints: Complaints,
 }
 
 /// What is known of the process at the other end, with what there is to say about it.
@@ -80,7 +55,7 @@ struct Identity {
     remark: Option<String>,
 }
 
-/// What a service manager has kept of an endpoint.
+/// The descriptors of an endpoint that an earlier daemon has opened.
 pub(super) struct Kept {
     pub(super) socket: OwnedFd,
     pub(super) stream: OwnedFd,
@@ -92,12 +67,15 @@ pub(super) struct Kept {
 pub(super) struct Connected {
     pub(super) endpoint: Endpoint,
     pub(super) peer: Peer,
+    /// Absent if it cannot be read.
+    pub(super) command_line: Option<CommandLine>,
     pub(super) remark: Option<String>,
 }
 
 impl Endpoint {
     /// Connects to the socket `NAME.kvmd` with this inode and identifies its peer. The loop is
-    /// woken by both from now on.
+    /// woken by both from now on. Nothing, if the process that listened is dead and somebody else
+    /// holds its socket.
     pub(super) fn connect(
         directory: &ControlDir,
         paths: &Paths,
@@ -105,40 +83,22 @@ impl Endpoint {
         incarnation: Incarnation,
         name: &Name,
         inode: Inode,
-    ) -> Result<Connected, ConnectError> {
-        let socket = directory.open_socket(name, inode).map_err(ConnectError::Socket)?;
+    ) -> Result<Option<Connected>, SocketError> {
+        let socket = directory.open_socket(name, inode)?;
         let stream = qmp_socket::connect(socket.as_fd())?;
         let Identity { process, pidfd, remark } = identify(&stream, paths, name)?;
-        register(registry, &stream, token(incarnation, Source::Qmp))?;
-        if let Some(pidfd) = &pidfd {
-            register(registry, pidfd, token(incarnation, Source::Pidfd))?;
+        if process.is_some_and(|process| has_ended(process, pidfd.as_ref())) {
+            return Ok(None);
         }
-        let age = process.and_then(age);
+        let command_line = process.and_then(command_line);
+        let age = process.and_then(process::age);
         let peer = Peer { process, has_pidfd: pidfd.is_some(), age };
-        let endpoint = Self {
-            name: name.clone(),
-            socket,
-            stream: Some(stream),
-            process,
-            pidfd,
-            oom_kills: None,
-            lines: Lines::default(),
-            heard: 0,
-            waits: false,
-            has_hung_up: false,
-            complaints: Complaints::default(),
-        };
-        Ok(Connected { endpoint, peer, remark })
+        let endpoint = Self::new(name.clone(), socket, stream, process, pidfd);
+        endpoint.register(registry, incarnation)?;
+        Ok(Some(Connected { endpoint, peer, command_line, remark }))
     }
 
-    /// Begins to count how often the OOM killer has struck where the process is.
-    pub(super) fn count_oom_kills(&mut self) {
-        if self.oom_kills.is_none() {
-            self.oom_kills = self.process.and_then(|process| OomKills::of(process.pid));
-        }
-    }
-
-    /// Goes on with what a service manager has kept.
+    /// Goes on with what an earlier daemon has opened.
     pub(super) fn adopt(
         registry: &Registry,
         incarnation: Incarnation,
@@ -148,45 +108,56 @@ impl Endpoint {
     ) -> io::Result<Self> {
         let stream = UnixStream::from(kept.stream);
         stream.set_nonblocking(true)?;
-        register(registry, &stream, token(incarnation, Source::Qmp))?;
-        register(registry, &kept.pidfd, token(incarnation, Source::Pidfd))?;
-        Ok(Self {
-            name: name.clone(),
-            socket: kept.socket,
+        let endpoint = Self::new(name.clone(), kept.socket, stream, process, Some(kept.pidfd));
+        endpoint.register(registry, incarnation)?;
+        Ok(endpoint)
+    }
+
+    fn new(
+        name: Name,
+        socket: OwnedFd,
+        stream: UnixStream,
+        process: Option<Process>,
+        pidfd: Option<OwnedFd>,
+    ) -> Self {
+        Self {
+            name,
+            socket,
             stream: Some(stream),
             process,
-            pidfd: Some(kept.pidfd),
+            pidfd,
             oom_kills: None,
             lines: Lines::default(),
-            heard: 0,
+            peeked: 0,
             waits: false,
             has_hung_up: false,
             complaints: Complaints::default(),
-        })
-    }
-
-    /// What is to be kept beyond the daemon's end, and what each is called.
-    pub(super) fn descriptors(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
-        let stream = self.stream.as_ref().map(|stream| ("qmp", stream.as_fd()));
-        let pidfd = self.pidfd.as_ref().map(|pidfd| ("pidfd", pidfd.as_fd()));
-        [Some(("sock", self.socket.as_fd())), stream, pidfd].into_iter().flatten()
-    }
-
-    /// Closes the connection. The loop is to hear no more of it even if somebody else keeps it
-    /// open.
-    pub(super) fn hang_up(&mut self, registry: &Registry) {
-        if let Some(stream) = self.stream.take() {
-            let _ = registry.deregister(&mut SourceFd(&stream.as_raw_fd()));
         }
-        (self.heard, self.has_hung_up) = (0, false);
     }
 
-    /// Closes everything, in the same way.
-    pub(super) fn close(mut self, registry: &Registry) {
-        self.hang_up(registry);
+    fn register(&self, registry: &Registry, incarnation: Incarnation) -> io::Result<()> {
+        if let Some(stream) = &self.stream {
+            Wake::Qmp(incarnation).register(registry, stream)?;
+        }
         if let Some(pidfd) = &self.pidfd {
-            let _ = registry.deregister(&mut SourceFd(&pidfd.as_raw_fd()));
+            Wake::Pidfd(incarnation).register(registry, pidfd)?;
         }
+        Ok(())
+    }
+
+    /// Begins to count how often the OOM killer has struck where the process is.
+    pub(super) fn count_oom_kills(&mut self) {
+        if self.oom_kills.is_none() {
+            self.oom_kills = self.process.and_then(|process| OomKills::of(process.pid));
+        }
+    }
+
+    /// What is to be kept beyond the daemon's end, and what each is called ([`DESCRIPTORS`]).
+    pub(super) fn descriptors(&self) -> impl Iterator<Item = (&'static str, BorrowedFd<'_>)> {
+        let stream = self.stream.as_ref().map(AsFd::as_fd);
+        let pidfd = self.pidfd.as_ref().map(AsFd::as_fd);
+        let descriptors = [Some(self.socket.as_fd()), stream, pidfd];
+        DESCRIPTORS.into_iter().zip(descriptors).filter_map(|(kind, it)| Some((kind, it?)))
     }
 
     /// Connects again to the socket that is held already, whose process is known.
@@ -196,10 +167,100 @@ impl Endpoint {
         incarnation: Incarnation,
     ) -> io::Result<()> {
         let stream = qmp_socket::connect(self.socket.as_fd())?;
-        register(registry, &stream, token(incarnation, Source::Qmp))?;
+        Wake::Qmp(incarnation).register(registry, &stream)?;
         self.stream = Some(stream);
         self.lines = Lines::default();
         Ok(())
+    }
+
+    /// Reads what QEMU has to say, as much as the buffer holds, and says whether more may be there.
+    /// What was read stays in the connection until [`Endpoint::take_peeked`].
+    pub(super) fn read(
+        &mut self,
+        now: Moment,
+        incarnation: Incarnation,
+        registry: &Registry,
+        buffer: &mut [u8],
+        events: &mut VecDeque<Event>,
+    ) -> bool {
+        let Some(stream) = &self.stream else { return false };
+        if self.peeked > 0 {
+            return true;
+        }
+        match qmp_socket::peek(stream, buffer) {
+            Ok(0) => self.end(now, incarnation, registry, events),
+            Ok(length) => {
+                // The rest of a line comes with a wake-up of its own; that of one which is too
+                // long is of no interest.
+                let whole = memrchr(b'\n', &buffer[..length]).map_or(0, |newline| newline + 1);
+                let is_to_wait = !self.has_hung_up && length - whole < LONGEST_LINE;
+                self.peeked = if is_to_wait { whole } else { length };
+                let Self { name, lines, complaints, .. } = self;
+                lines.feed(&buffer[..self.peeked], |line| {
+                    events.extend(heard(&line, now, incarnation, name, complaints));
+                });
+                // A stream that gives less than was asked for is empty (epoll(7)); that of a peer
+                // that is gone may wake the loop no more.
+                return length == buffer.len() || self.has_hung_up;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return true,
+            // ECONNRESET: closed by a peer that had not read everything.
+            Err(error) => {
+                debug!("Connection of instance {}: {error}", self.name);
+                self.end(now, incarnation, registry, events);
+            }
+        }
+        false
+    }
+
+    /// The stream has ended.
+    fn end(
+        &mut self,
+        now: Moment,
+        incarnation: Incarnation,
+        registry: &Registry,
+        events: &mut VecDeque<Event>,
+    ) {
+        self.hang_up(registry);
+        let Self { name, lines, complaints, .. } = self;
+        lines.finish(|line| events.extend(heard(&line, now, incarnation, name, complaints)));
+        events.push_back(Event::Of(incarnation, Said::Closed));
+    }
+
+    /// Takes from the connection what was read. `buffer` is the one that it was read into.
+    pub(super) fn take_peeked(&mut self, buffer: &mut [u8]) {
+        let peeked = std::mem::take(&mut self.peeked);
+        if let Some(stream) = &mut self.stream {
+            // It is there. If not, it is read twice, which changes no verdict.
+            let _ = stream.read_exact(&mut buffer[..peeked]);
+        }
+    }
+
+    pub(super) fn send(&mut self, command: Command) {
+        let bytes = command.line();
+        let Some(stream) = &mut self.stream else { return };
+        // There is room for the few bytes that this ever sends, unless the peer takes nothing in:
+        // then the connection is worth nothing. Its end is read like any other.
+        if !matches!(stream.write(bytes), Ok(written) if written == bytes.len()) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Closes the connection. It is to wake the loop no more even if somebody else keeps it open.
+    fn hang_up(&mut self, registry: &Registry) {
+        if let Some(stream) = self.stream.take() {
+            wake::deregister(registry, &stream);
+        }
+        (self.peeked, self.has_hung_up) = (0, false);
+    }
+
+    /// Closes everything, in the same way.
+    pub(super) fn close(mut self, registry: &Registry) {
+        self.hang_up(registry);
+        if let Some(pidfd) = &self.pidfd {
+            wake::deregister(registry, pidfd);
+        }
     }
 
     /// How the process has ended, as far as its pid or its pidfd tells.
@@ -221,11 +282,50 @@ impl Endpoint {
     }
 }
 
-fn register(registry: &Registry, descriptor: &impl AsRawFd, token: Token) -> io::Result<()> {
-    registry.register(&mut SourceFd(&descriptor.as_raw_fd()), token, Interest::READABLE)
+/// What QEMU says with a line; nothing if it makes no sense.
+fn heard(
+    line: &Line<'_>,
+    now: Moment,
+    incarnation: Incarnation,
+    name: &Name,
+    complaints: &mut Complaints,
+) -> Option<Event> {
+    let (text, parsed) = match line {
+        Line::Whole(text) => (*text, Message::parse(text)),
+        Line::TooLong => (&b""[..], Err(LineError::TooLong)),
+    };
+    match parsed {
+        Ok(message) => {
+            debug!("Receive QMP message: {}", Printable(text));
+            Some(Event::Of(incarnation, Said::Heard(message)))
+        }
+        Err(error) => {
+            if let Some(count) = complaints.make(now) {
+                warn!(
+                    "Instance {name} sent something that is not a QMP message ({error}): {}{}",
+                    Excerpt(text),
+                    withheld(count)
+                );
+            }
+            None
+        }
+    }
 }
 
 /// Asks the kernel who listens, and compares with the pid file. The kernel is right.
+fn has_ended(process: Process, pidfd: Option<&OwnedFd>) -> bool {
+    match pidfd {
+        Some(pidfd) => process::has_ended(pidfd.as_fd()),
+        None => !process::is_alive(process),
+    }
+}
+
+/// What a verdict needs to know of how QEMU was started.
+fn command_line(process: Process) -> Option<CommandLine> {
+    let arguments = process::command_line(process.pid).ok()?;
+    Some(CommandLine { no_reboot: has_no_reboot(&arguments) })
+}
+
 fn identify(stream: &UnixStream, paths: &Paths, name: &Name) -> io::Result<Identity> {
     let path = paths.pid_file_of(name);
     let in_pid_file = process::read_pid_file(&path);
@@ -233,7 +333,7 @@ fn identify(stream: &UnixStream, paths: &Paths, name: &Name) -> io::Result<Ident
         Listener::Known { pid, pidfd } => {
             let remark = match in_pid_file {
                 Ok(Some(other)) if other != pid => Some(format!(
-                    "the pid file {} says {other}, the kernel {pid}; taking the kernel's word",
+                    "the pid file {} says {other}, the kernel says {pid}; believing the kernel",
                     path.display()
                 )),
                 Err(error) => Some(format!("cannot read the pid file {}: {error}", path.display())),

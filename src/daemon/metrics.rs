@@ -10,8 +10,6 @@ use std::time::Duration;
 
 use log::error;
 
-use super::Daemon;
-use crate::sys::connector::Connector;
 use crate::sys::replaced_file::replace;
 use crate::verdict::{Cause, Death};
 use crate::wire::qmp::Reason;
@@ -19,12 +17,22 @@ use crate::wire::qmp::Reason;
 /// The upper bounds of the histogram of delays, in seconds.
 const BOUNDS: [f64; 7] = [0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.1, 1.0];
 
-/// What can lose events.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lossy {
-    Inotify,
-    ProcConnector,
-    Trace,
+/// What is to be seen of the daemon at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Snapshot {
+    /// How many instances are being watched.
+    pub(super) watched: usize,
+    pub(super) connector_is_up: bool,
+    pub(super) trace_is_up: bool,
+    pub(super) losses: Losses,
+}
+
+/// How often each source has lost events since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Losses {
+    pub(super) inotify: u64,
+    pub(super) proc_connector: u64,
+    pub(super) trace: u64,
 }
 
 #[derive(Debug, Default)]
@@ -33,13 +41,10 @@ pub(super) struct Metrics {
     path: Option<PathBuf>,
     /// They have changed since they were written.
     is_stale: bool,
-    /// The last attempt to write them failed; said once.
+    /// The last attempt to write them failed; logged once.
     has_failed: bool,
-    watched: usize,
+    snapshot: Snapshot,
     exits: BTreeMap<(String, String), u64>,
-    connector_is_up: bool,
-    trace_is_up: bool,
-    lost: [u64; 3],
     delays: [u64; BOUNDS.len()],
     delays_count: u64,
     delays_sum: f64,
@@ -50,7 +55,7 @@ impl Metrics {
         Self { path, is_stale: true, ..Self::default() }
     }
 
-    pub(super) fn ended(&mut self, death: &Death) {
+    pub(super) fn count_end(&mut self, death: &Death) {
         let cause = match &death.verdict.cause {
             Cause::Host(Some(Reason::Unknown(_))) => "other".into(),
             cause => cause.to_string(),
@@ -59,13 +64,8 @@ impl Metrics {
         self.is_stale = true;
     }
 
-    pub(super) fn lost(&mut self, source: Lossy) {
-        self.lost[source as usize] += 1;
-        self.is_stale = true;
-    }
-
     /// A file was there this long after the event that called for it had been read.
-    pub(super) fn file_created_after(&mut self, delay: Duration) {
+    pub(super) fn count_file(&mut self, delay: Duration) {
         let seconds = delay.as_secs_f64();
         for (count, bound) in self.delays.iter_mut().zip(BOUNDS) {
             *count += u64::from(seconds <= bound);
@@ -75,11 +75,27 @@ impl Metrics {
         self.is_stale = true;
     }
 
-    fn update(&mut self, watched: usize, connector_is_up: bool, trace_is_up: bool) {
-        let now = (watched, connector_is_up, trace_is_up);
-        if now != (self.watched, self.connector_is_up, self.trace_is_up) {
-            (self.watched, self.connector_is_up, self.trace_is_up) = now;
-            self.is_stale = true;
+    /// Writes them, if somebody wants them and they have changed.
+    pub(super) fn publish(&mut self, snapshot: Snapshot) {
+        let Some(path) = &self.path else { return };
+        if !std::mem::take(&mut self.is_stale) && snapshot == self.snapshot {
+            return;
+        }
+        self.snapshot = snapshot;
+        match replace(path, self.to_text().as_bytes(), 0o644) {
+            Ok(_) => self.has_failed = false,
+            Err(error) => {
+                if !std::mem::replace(&mut self.has_failed, true) {
+                    error!("Cannot write the metrics to {}: {error}", path.display());
+                }
+            }
+        }
+    }
+
+    /// Removes them: who reads them is to see that nobody counts any more.
+    pub(super) fn withdraw(&self) {
+        if let Some(path) = &self.path {
+            let _ = std::fs::remove_file(path);
         }
     }
 
@@ -103,33 +119,33 @@ impl Metrics {
         family(
             "exits_total",
             "counter",
-            "Instances that have ended, by cause and by whose doing it was.",
+            "Instances that have ended, by cause and initiator.",
             &exits,
         );
         let one = |value: usize| [(String::new(), value.to_string())];
-        family("instances", "gauge", "Instances that are being watched.", &one(self.watched));
+        family("instances", "gauge", "Instances that are watched.", &one(self.snapshot.watched));
         let source = |name: &str, value: u64| (format!("{{source=\"{name}\"}}"), value.to_string());
         family(
             "source_up",
             "gauge",
-            "Whether a source of evidence is to be had; if not, verdicts know less.",
+            "Whether a source of evidence is available.",
             &[
-                source("proc-connector", u64::from(self.connector_is_up)),
-                source("trace", u64::from(self.trace_is_up)),
+                source("proc-connector", u64::from(self.snapshot.connector_is_up)),
+                source("trace", u64::from(self.snapshot.trace_is_up)),
             ],
         );
         family(
             "losses_total",
             "counter",
-            "How often a source has lost events, after each of which everything was looked at again.",
+            "How often a source has lost events; everything was rescanned each time.",
             &[
-                source("inotify", self.lost[Lossy::Inotify as usize]),
-                source("proc-connector", self.lost[Lossy::ProcConnector as usize]),
-                source("trace", self.lost[Lossy::Trace as usize]),
+                source("inotify", self.snapshot.losses.inotify),
+                source("proc-connector", self.snapshot.losses.proc_connector),
+                source("trace", self.snapshot.losses.trace),
             ],
         );
         let name = "ganeti_kvmd_file_delay_seconds";
-        let _ = writeln!(text, "# HELP {name} From QEMU's event to the file NAME.shutdown.");
+        let _ = writeln!(text, "# HELP {name} Time from QEMU's event to the file NAME.shutdown.");
         let _ = writeln!(text, "# TYPE {name} histogram");
         for (bound, count) in BOUNDS.iter().zip(self.delays) {
             let _ = writeln!(text, "{name}_bucket{{le=\"{bound}\"}} {count}");
@@ -141,33 +157,42 @@ impl Metrics {
     }
 }
 
-impl Daemon {
-    /// Writes the metrics, if somebody wants them and they have changed.
-    pub(super) fn publish_metrics(&mut self) {
-        let metrics = &mut self.metrics;
-        let Some(path) = metrics.path.clone() else { return };
-        metrics.update(
-            self.node.watched(),
-            self.connector.as_ref().is_some_and(Connector::is_listening),
-            self.trace.is_some(),
-        );
-        if !std::mem::take(&mut metrics.is_stale) {
-            return;
-        }
-        match replace(&path, metrics.to_text().as_bytes(), 0o644) {
-            Ok(_) => metrics.has_failed = false,
-            Err(error) => {
-                if !std::mem::replace(&mut metrics.has_failed, true) {
-                    error!("Cannot write the metrics to {}: {error}", path.display());
-                }
-            }
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn they_are_written_when_they_have_changed_and_gone_at_the_end() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("kvmd.prom");
+        let mut metrics = Metrics::new(Some(path.clone()));
+        let mut snapshot = Snapshot { watched: 3, connector_is_up: true, ..Snapshot::default() };
+        metrics.publish(snapshot);
+        let written = fs::read_to_string(&path).unwrap();
+        assert!(written.contains("ganeti_kvmd_instances 3\n"), "{written}");
+        assert!(written.contains("source_up{source=\"proc-connector\"} 1\n"), "{written}");
+        assert!(written.contains("source_up{source=\"trace\"} 0\n"), "{written}");
+
+        fs::remove_file(&path).unwrap();
+        metrics.publish(snapshot);
+        assert!(!path.exists(), "nothing had changed");
+        snapshot.losses.inotify += 1;
+        metrics.publish(snapshot);
+        let written = fs::read_to_string(&path).unwrap();
+        assert!(written.contains("losses_total{source=\"inotify\"} 1\n"), "{written}");
+        metrics.withdraw();
+        assert!(!path.exists());
     }
 
-    /// Who reads them shall see that nobody counts any more.
-    pub(super) fn withdraw_metrics(&self) {
-        if let Some(path) = &self.metrics.path {
-            let _ = std::fs::remove_file(path);
+    #[test]
+    fn a_delay_is_counted_in_every_bucket_that_it_fits_into() {
+        let mut metrics = Metrics::new(None);
+        metrics.count_file(Duration::from_millis(2));
+        metrics.count_file(Duration::from_secs(2));
+        let text = metrics.to_text();
+        for line in ["le=\"0.001\"} 0", "le=\"0.003\"} 1", "le=\"+Inf\"} 2", "_count 2"] {
+            assert!(text.contains(&format!("{line}\n")), "{line}: {text}");
         }
     }
 }

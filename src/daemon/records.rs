@@ -4,36 +4,47 @@ use std::path::Path;
 
 use log::error;
 
-use super::Daemon;
 use crate::id::Moment;
 use crate::sys::append_file::AppendFile;
 use crate::sys::{clock, core_pattern, process};
-use crate::verdict::{Death, Fact, Source};
+use crate::verdict::Death;
 use crate::wire::WaitStatus;
 use crate::wire::record::{self, Core, Evidence, Record};
 
 /// Readable for Ganeti's group, not for everybody: command lines may hold secrets.
 const MODE: u32 = 0o640;
 
-/// Opens the file of records. If that fails it is said, and tried again at the next SIGHUP.
-pub(super) fn open(path: &Path) -> AppendFile {
-    let mut records = AppendFile::new(path, MODE);
-    if let Err(error) = records.open() {
-        error!(
-            "Cannot open {}: {error}; the ends of instances are told in the log only, until a SIGHUP",
-            path.display()
-        );
-    }
-    records
+/// The file of records.
+pub(super) struct Records {
+    file: AppendFile,
 }
 
-impl Daemon {
-    pub(super) fn record(&mut self, death: &Death) {
+impl Records {
+    /// Opens the file. If that fails it is logged, and tried again at the next SIGHUP.
+    pub(super) fn open(path: &Path) -> Self {
+        let mut file = AppendFile::new(path, MODE);
+        if let Err(error) = file.open() {
+            error!(
+                "Cannot open {}: {error}; until a SIGHUP, ends are reported in the log only",
+                path.display()
+            );
+        }
+        Self { file }
+    }
+
+    /// Opens the file anew, as after its rotation.
+    pub(super) fn reopen(&mut self) {
+        if let Err(error) = self.file.open() {
+            error!("Cannot reopen {}: {error}", self.file.path().display());
+        }
+    }
+
+    pub(super) fn write(&mut self, death: &Death) {
         let record = to_record(death);
-        if let Err(error) = self.records.write_line(&record.to_line())
-            && self.records.file().is_some()
+        if let Err(error) = self.file.write_line(&record.to_line())
+            && self.file.file().is_some()
         {
-            error!("Cannot write to {}: {error}", self.records.path().display());
+            error!("Cannot write to {}: {error}", self.file.path().display());
         }
     }
 }
@@ -50,8 +61,8 @@ fn to_record(death: &Death) -> Record {
     let status = death.status();
     let evidence = death.case.timeline().pieces().into_iter().map(|piece| Evidence {
         at: seconds_from_end(piece.at),
-        source: source_name(piece.source).into(),
-        what: in_words(&piece.fact),
+        source: piece.source.to_string(),
+        what: piece.fact.to_string(),
     });
     Record {
         version: record::VERSION,
@@ -80,40 +91,6 @@ fn to_record(death: &Death) -> Record {
 fn instance_name(death: &Death) -> String {
     let quoted = death.name.to_string();
     quoted[1..quoted.len() - 1].to_string()
-}
-
-fn source_name(source: Source) -> &'static str {
-    match source {
-        Source::Qmp => "qmp",
-        Source::Pidfd => "pidfd",
-        Source::Process => "proc",
-        Source::ProcConnector => "proc-connector",
-        Source::Trace => "trace",
-        Source::OwnLog => "qemu-log",
-        Source::ControlGroup => "cgroup",
-        Source::Daemon => "daemon",
-    }
-}
-
-fn in_words(fact: &Fact) -> String {
-    match fact {
-        Fact::Connected => "connected".into(),
-        Fact::Unheard => "what it may have said before was not heard".into(),
-        Fact::Greeted(_) => "it greeted".into(),
-        Fact::Started(_) => "it was started".into(),
-        Fact::Said(event, _) => event.to_string(),
-        Fact::Answered { running: true } => "answered: it runs".into(),
-        Fact::Answered { running: false } => "answered: it does not run".into(),
-        Fact::Closed => "the connection ended".into(),
-        Fact::Died => "the process was dead".into(),
-        Fact::Exited(status) => status.to_string(),
-        Fact::DumpsCore => "the process began to dump core".into(),
-        Fact::Signalled(signal, sender) => format!("{signal} from {sender}"),
-        Fact::OutOfMemory => "chosen by the OOM killer".into(),
-        Fact::FileCreated => "marked as shut down by its user".into(),
-        Fact::FileLeft => "the file was left alone".into(),
-        Fact::FileFailed => "the file could not be changed".into(),
-    }
 }
 
 fn core(death: &Death) -> Option<Core> {

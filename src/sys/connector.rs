@@ -50,7 +50,7 @@ pub enum Unavailable {
 
 /// What the socket had to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Heard {
+pub enum Received {
     Message(ProcMessage),
     /// It listens: the kernel has acknowledged it.
     Listening,
@@ -157,7 +157,7 @@ impl Connector {
     }
 
     /// Asks whether the kernel still tells of exits, where asking again is free. The answer is
-    /// [`Heard::Listening`], or none by [`Connector::deadline`].
+    /// [`Received::Listening`], or none by [`Connector::deadline`].
     pub fn ask_again(&mut self, now: Moment) -> Result<(), Unavailable> {
         if kernel_version() >= IDEMPOTENT_LISTEN { self.ask(now) } else { Ok(()) }
     }
@@ -187,7 +187,7 @@ impl Connector {
     }
 
     /// The next message; nothing if there is none.
-    pub fn receive(&mut self) -> Result<Option<Heard>, Unavailable> {
+    pub fn receive(&mut self) -> Result<Option<Received>, Unavailable> {
         let mut datagram = [0; proc_event::LONGEST];
         let received = self.socket.recv_from(&mut &mut datagram[..], libc::MSG_TRUNC);
         let (length, sender) = match received {
@@ -196,7 +196,7 @@ impl Connector {
                 return match error.raw_os_error() {
                     Some(libc::EAGAIN) => Ok(None),
                     Some(libc::EINTR) => self.receive(),
-                    Some(libc::ENOBUFS) => Ok(Some(Heard::Lost)),
+                    Some(libc::ENOBUFS) => Ok(Some(Received::Lost)),
                     _ => Err(Unavailable::Socket(error)),
                 };
             }
@@ -204,7 +204,7 @@ impl Connector {
         // Only the kernel has port 0. With MSG_TRUNC the length is that of the whole datagram.
         let message = datagram.get(..length).filter(|_| sender.port_number() == 0);
         let Some(message) = message.and_then(|bytes| ProcMessage::parse(bytes).ok()) else {
-            return Ok(Some(Heard::Foreign));
+            return Ok(Some(Received::Foreign));
         };
         match message {
             ProcMessage::Acknowledged { request, errno }
@@ -215,9 +215,9 @@ impl Connector {
                     return Err(Unavailable::Refused(errno.cast_signed()));
                 }
                 self.is_listening = true;
-                Ok(Some(Heard::Listening))
+                Ok(Some(Received::Listening))
             }
-            message => Ok(Some(Heard::Message(message))),
+            message => Ok(Some(Received::Message(message))),
         }
     }
 }
@@ -257,7 +257,7 @@ impl fmt::Display for Unavailable {
             Self::Bind(error) => write!(f, "joining the group: {error} (needs CAP_NET_ADMIN)"),
             Self::Send(error) => write!(
                 f,
-                "asking to listen: {error} (the connector exists in the initial network namespace only)"
+                "asking to listen: {error} (the connector exists only in the initial network namespace)"
             ),
             Self::Refused(errno) => write!(
                 f,
@@ -265,7 +265,7 @@ impl fmt::Display for Unavailable {
                 io::Error::from_raw_os_error(*errno)
             ),
             Self::Silent => f.write_str(
-                "the kernel did not answer (it does so in the initial user and process namespaces only)",
+                "the kernel did not answer (it does so only in the initial user and pid namespaces)",
             ),
         }
     }

@@ -7,7 +7,7 @@
 use std::fmt;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Stat};
@@ -35,6 +35,12 @@ pub enum SocketError {
     Gone,
     NotASocket(FileType),
     Io(io::Error),
+}
+
+impl From<io::Error> for SocketError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
 }
 
 /// Why `NAME.shutdown` is not as it should be.
@@ -65,16 +71,6 @@ impl ControlDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
-    }
-
-    /// The path of `NAME.suffix`, for a message.
-    #[must_use]
-    pub fn display(&self, name: &Name, suffix: &[u8]) -> Vec<u8> {
-        use std::os::unix::ffi::OsStrExt;
-        let mut path = self.path.as_os_str().as_bytes().to_vec();
-        path.push(b'/');
-        path.extend_from_slice(&entry(name, suffix));
-        path
     }
 
     /// Whether the path still leads to this directory.
@@ -179,12 +175,6 @@ impl ControlDir {
 
     fn stat(&self, name: &Name, suffix: &[u8]) -> Result<Stat, Errno> {
         rustix::fs::statat(&self.descriptor, &*entry(name, suffix), AtFlags::SYMLINK_NOFOLLOW)
-    }
-}
-
-impl AsFd for ControlDir {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.descriptor.as_fd()
     }
 }
 

@@ -29,7 +29,7 @@ pub fn hint(pattern: &str, pid: Option<u32>) -> String {
     // Only what is known here can be filled in.
     let path = pattern.replace("%p", &pid).replace("%P", &pid);
     if path.starts_with('/') {
-        format!("the file {path} (see core(5) for what else stands for something)")
+        format!("the file {path} (core(5) explains any other % in it)")
     } else {
         format!("the file {path} in the directory in which QEMU ran (under Ganeti: /)")
     }

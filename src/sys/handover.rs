@@ -49,7 +49,9 @@ const PLEASE: Signal = Signal::USR2;
 pub fn take_over(pid: u32, path: &Path) -> io::Result<Inheritance> {
     let predecessor = open_pidfd(pid)?;
     if !process::catches(pid, PLEASE)? {
-        return Err(io::Error::other("it is another program, or an older version, and cannot"));
+        return Err(io::Error::other(
+            "it is another program, or an older version that cannot hand over",
+        ));
     }
     let directory = path.parent().unwrap_or(Path::new("/"));
     match mkdirat(CWD, directory, Mode::RWXU) {
@@ -63,7 +65,10 @@ pub fn take_over(pid: u32, path: &Path) -> io::Result<Inheritance> {
     send(&connection, TAKEN, SendFlags::NOSIGNAL)?;
     let mut end = [PollFd::new(&predecessor, PollFlags::IN)];
     if poll(&mut end, Some(&timespec(PATIENCE)))? == 0 {
-        return Err(io::Error::new(io::ErrorKind::TimedOut, "it has given all, and does not end"));
+        return Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "it has handed everything over but does not end",
+        ));
     }
     Ok(inheritance)
 }
@@ -183,12 +188,14 @@ impl Asking {
         require_private(path.parent().unwrap_or(Path::new("/")))?;
         let socket = new_socket()?;
         match connect(&socket, &SocketAddrUnix::new(path)?) {
-            Err(Errno::AGAIN) => return Err(timed_out("who waits there accepts nobody")),
+            Err(Errno::AGAIN) => return Err(timed_out("the process that waits there accepts nobody")),
             connected => connected?,
         }
         let (_, user) = peer_pid_and_uid(socket.as_fd())?;
         if !is_trusted(user) {
-            return Err(io::Error::other(format!("user {user} waits there")));
+            return Err(io::Error::other(format!(
+                "the process that waits there belongs to user {user}"
+            )));
         }
         Ok(Self { socket, until: Instant::now() + PATIENCE })
     }
@@ -216,7 +223,7 @@ impl Asking {
         self.wait_for(PollFlags::IN, "it does not say that it has everything")?;
         match receive_one(&self.socket)? {
             (answer, _) if answer.as_bytes() == TAKEN => Ok(()),
-            _ => Err(io::Error::other("it went away")),
+            _ => Err(io::Error::other("the new daemon went away")),
         }
     }
 

@@ -10,10 +10,9 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::plain_file;
+use super::{clock, plain_file};
 use crate::id::Process;
-use crate::wire::StatusAnswer;
-use crate::wire::WaitStatus;
+use crate::wire::{StatusAnswer, WaitStatus};
 
 /// Gives this process another name, as `/proc/PID/comm` shows it: 15 bytes at most.
 pub fn set_name(name: &CStr) {
@@ -53,6 +52,13 @@ pub fn started(process: Process) -> Option<Duration> {
     const TICKS_PER_SECOND: u64 = 100;
     let ticks = Some(process.started).filter(|&ticks| ticks > 0)?;
     Some(Duration::from_millis(ticks * (1000 / TICKS_PER_SECOND)))
+}
+
+/// How long a process has been there; nothing if that is not known.
+#[must_use]
+pub fn age(process: Process) -> Option<Duration> {
+    let now = clock::now().0.saturating_add(clock::boot_offset());
+    Some(now.saturating_sub(started(process)?))
 }
 
 /// Whether this very process still runs. One that is dead and not yet reaped does not.
@@ -177,10 +183,15 @@ pub fn read_pid_file(path: &Path) -> io::Result<Option<u32>> {
 /// its command line has `-name NAME` (or `-name guest=NAME`, and options after a comma).
 #[must_use]
 pub fn is_named(pid: u32, name: &[u8]) -> bool {
+    command_line(pid).is_ok_and(|arguments| has_name(&arguments, name))
+}
+
+/// The arguments that a process was started with, each with a NUL behind it: what it shows of
+/// itself, 128 KiB at most.
+pub fn command_line(pid: u32) -> io::Result<Vec<u8>> {
     /// In bytes. Those of a QEMU with many disks have some ten thousand.
     const LONGEST: usize = 131_072;
-    let arguments = plain_file::read(format!("/proc/{pid}/cmdline"), LONGEST);
-    arguments.is_ok_and(|arguments| has_name(&arguments, name))
+    plain_file::read(format!("/proc/{pid}/cmdline"), LONGEST)
 }
 
 fn has_name(arguments: &[u8], name: &[u8]) -> bool {

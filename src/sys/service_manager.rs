@@ -16,7 +16,7 @@ pub struct ServiceManager {
 }
 
 impl ServiceManager {
-    /// The one that started this process, if one did and wants to hear of it (`NOTIFY_SOCKET`).
+    /// The one that started this process, if one did and wants to be notified (`NOTIFY_SOCKET`).
     #[must_use]
     pub fn of_this_process() -> Option<Self> {
         // Half of the time after which it would take the daemon for stuck (`WatchdogSec=`).
@@ -24,14 +24,14 @@ impl ServiceManager {
         std::env::var_os("NOTIFY_SOCKET").map(|_| Self { interval: interval() })
     }
 
-    /// How often [`ServiceManager::tell_going_on`] is to be called; nothing if never.
+    /// How often [`ServiceManager::notify_alive`] is to be called; nothing if never.
     #[must_use]
     pub fn interval(&self) -> Option<Duration> {
         self.interval
     }
 
     /// The daemon is not stuck.
-    pub fn tell_going_on(&self) {
+    pub fn notify_alive(&self) {
         let _ = notify(&[NotifyState::Watchdog]);
     }
 
@@ -49,7 +49,7 @@ impl ServiceManager {
     }
 
     /// The daemon is up.
-    pub fn tell_ready(&self) {
+    pub fn notify_ready(&self) {
         let _ = notify(&[NotifyState::Ready]);
     }
 

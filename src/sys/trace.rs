@@ -104,7 +104,8 @@ impl Trace {
     /// it has traced since.
     pub fn open(tracefs: &Tracefs, name: &OsStr, pids: &[u32]) -> Result<Self, Unavailable> {
         let failed = |what| move |error: io::Error| Unavailable::Failed(what, error);
-        let tracefs = tracefs.0.try_clone().map_err(failed("hold tracefs"))?;
+        let tracefs =
+            tracefs.0.try_clone().map_err(failed("duplicate the descriptor of tracefs"))?;
         let instances =
             open_directory(&tracefs, "instances").map_err(failed("open its instances"))?;
         match mkdirat(&instances, name, Mode::RWXU) {
@@ -294,7 +295,7 @@ impl fmt::Display for Unavailable {
             Self::NoTracefs(error) => {
                 write!(
                     f,
-                    "there is no tracefs ({error}); mount -t tracefs tracefs /sys/kernel/tracing"
+                    "there is no tracefs ({error}); to mount it: mount -t tracefs tracefs /sys/kernel/tracing"
                 )
             }
             Self::InUse => f.write_str("another ganeti-kvmd for this node uses it"),

@@ -46,9 +46,10 @@ pub struct Case {
     #[serde(skip)]
     turns: u32,
     #[serde(skip)]
-    allowance: Allowance,
-    /// What of the conversation was written down. What takes something back (RESET, RESUME) is
-    /// chatter: unwritten, it leaves the next daemon with the suspicion that was there before.
+    chatter: Allowance,
+    #[serde(skip)]
+    relief: Allowance,
+    /// What of the conversation was written down.
     #[serde(skip)]
     written: Gist,
 }
@@ -59,6 +60,9 @@ enum Worth {
     Nothing,
     /// It may matter, and there can be any number of it.
     Chatter,
+    /// It takes back what a verdict depended on (RESET, RESUME). Unwritten, it leaves the next daemon
+    /// with the suspicion that was there before; and there can be any number of it, too.
+    Relief,
     /// A verdict depends on it.
     Decisive,
 }
@@ -69,7 +73,7 @@ impl Worth {
     }
 }
 
-/// How much chatter may still be written down.
+/// How much of a kind may still be written down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Allowance {
     left: u32,
@@ -83,18 +87,21 @@ impl Default for Allowance {
 }
 
 impl Allowance {
-    fn left_at(&mut self, now: Moment) -> u32 {
+    /// Takes one, if there is one.
+    fn spend(&mut self, now: Moment) -> bool {
+        let has_room = !self.is_used_up(now);
+        self.left -= u32::from(has_room);
+        has_room
+    }
+
+    fn is_used_up(&mut self, now: Moment) -> bool {
         let intervals = now.since(self.as_of).as_secs() / CHATTER_INTERVAL.as_secs();
         if intervals > 0 {
             let more = u32::try_from(intervals).unwrap_or(u32::MAX);
             self.left = self.left.saturating_add(more).min(MOST_CHATTER);
             self.as_of = now;
         }
-        self.left
-    }
-
-    fn spend(&mut self) {
-        self.left -= 1;
+        self.left == 0
     }
 }
 
@@ -118,8 +125,11 @@ impl Case {
             Fact::Said(event, stamp) => {
                 let before = self.said.clone();
                 let turn = self.said.take(at, event, *stamp, settings);
-                let worth = if self.said.gist().has_more_than(self.written) {
+                let gist = self.said.gist();
+                let worth = if gist.has_more_than(self.written) {
                     Worth::Decisive
+                } else if gist != self.written {
+                    Worth::Relief
                 } else if self.said != before {
                     Worth::Chatter
                 } else {
@@ -130,6 +140,10 @@ impl Case {
             Fact::Answered { running: true } => return (self.said.run(), Worth::Decisive),
             Fact::Answered { running: false } => {
                 self.said.hold();
+                Worth::Decisive
+            }
+            Fact::IsPanicked => {
+                self.said.hold_panicked();
                 Worth::Decisive
             }
             Fact::Greeted(version) => {
@@ -170,23 +184,20 @@ impl Case {
     /// that it does not know all.
     fn is_to_be_written(&mut self, at: Moment, worth: Worth) -> bool {
         let was_behind = self.is_behind;
-        let gist = self.said.gist();
-        let has_room = self.allowance.left_at(at) > 0;
-        let is_written = match worth {
+        let is_within_allowance = match worth {
             Worth::Nothing => return false,
-            Worth::Decisive => {
-                self.written = self.written.and(gist);
-                true
-            }
-            Worth::Chatter if has_room => {
-                self.allowance.spend();
-                self.written = gist;
-                true
-            }
-            // Once, so that it is known.
-            Worth::Chatter => !was_behind,
+            Worth::Decisive => true,
+            Worth::Chatter => self.chatter.spend(at),
+            Worth::Relief => self.relief.spend(at),
         };
-        self.is_behind = self.allowance.left == 0;
+        self.is_behind = self.chatter.is_used_up(at) || self.relief.is_used_up(at);
+        // Where it is used up that is written once, so that the next daemon knows.
+        let is_written = is_within_allowance || !was_behind;
+        if worth == Worth::Decisive {
+            self.written = self.written.and(self.said.gist());
+        } else if is_written {
+            self.written = self.said.gist();
+        }
         is_written
     }
 

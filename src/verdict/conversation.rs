@@ -85,7 +85,16 @@ pub enum Turn {
     Unchanged,
 }
 
-/// The watchdog found the guest hung.
+/// Somebody asked the guest to power down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+struct Asked {
+    whose: Pending,
+    heard: Moment,
+    stamp: Option<Timestamp>,
+}
+
+/// The watchdog found the guest hung. QEMU reports that once a second at most and holds the next one
+/// back until then: so it can come after its effect, and only its time tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 struct Bark {
     action: WatchdogAction,
@@ -128,23 +137,38 @@ impl Gist {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub(super) struct Conversation {
     shutdown: Option<Shutdown>,
-    powerdown: Option<(Moment, Pending)>,
+    powerdown: Option<Asked>,
     watchdog: Option<Bark>,
+    /// When the guest was last reset, by QEMU's own time.
+    reset: Option<Timestamp>,
     panic: Panic,
     stopped: bool,
     /// Since when it is heard without a gap, if there was one.
     unheard_before: Option<Moment>,
+    /// The guest has run since.
+    ran_since: bool,
 }
 
 impl Conversation {
     /// Something may have been said before now that nobody heard.
     pub(super) fn note_gap(&mut self, now: Moment) {
         self.unheard_before = Some(now);
+        self.ran_since = false;
     }
 
     /// The first SHUTDOWN that has not been taken back.
     pub(super) fn shutdown(&self) -> Option<&Shutdown> {
         self.shutdown.as_ref()
+    }
+
+    /// Whether something was not heard, since the guest was last reset.
+    pub(super) fn had_gap(&self) -> bool {
+        self.unheard_before.is_some()
+    }
+
+    /// Whether it may have gone down already when nobody listened, so that its SHUTDOWN is missing.
+    pub(super) fn may_lack_shutdown(&self) -> bool {
+        self.unheard_before.is_some() && !self.ran_since && self.shutdown.is_none()
     }
 
     pub(super) fn panic(&self) -> Panic {
@@ -181,10 +205,10 @@ impl Conversation {
                     bark.action == WatchdogAction::Shutdown && bark.was_just_before(now, stamp)
                 });
                 let whose = is_watchdogs.map_or(Pending::Requested, |_| Pending::ByWatchdog);
-                self.powerdown = Some((now, whose));
+                self.powerdown = Some(Asked { whose, heard: now, stamp });
             }
             Event::Watchdog(action) => {
-                self.watchdog = Some(Bark { action: *action, heard: now, stamp });
+                self.bark(Bark { action: *action, heard: now, stamp });
             }
             Event::GuestPanicked | Event::GuestCrashloaded => self.panic = Panic::Panicked,
             Event::Stop => self.stopped = true,
@@ -192,6 +216,7 @@ impl Conversation {
             Event::Resume => return self.run(),
             // The guest is new.
             Event::Reset => {
+                self.reset = stamp;
                 self.powerdown = None;
                 self.watchdog = None;
                 self.panic = Panic::None;
@@ -206,10 +231,17 @@ impl Conversation {
     /// The guest's CPUs run: it is neither stopped nor shut down. A panicked one stays panicked.
     pub(super) fn run(&mut self) -> Turn {
         self.stopped = false;
+        self.ran_since = true;
         if self.panic == Panic::Panicked {
             self.panic = Panic::WentOn;
         }
         self.take_back()
+    }
+
+    /// The guest's CPUs are held because it has panicked.
+    pub(super) fn hold_panicked(&mut self) {
+        self.stopped = true;
+        self.panic = Panic::Panicked;
     }
 
     /// The guest's CPUs are held: it is paused, or not yet started.
@@ -219,7 +251,7 @@ impl Conversation {
 
     /// What there is of that.
     pub(super) fn gist(&self) -> Gist {
-        let pending = self.powerdown.map(|(_, whose)| whose);
+        let pending = self.powerdown.map(|asked| asked.whose);
         Gist::of([
             self.shutdown.is_some(),
             pending == Some(Pending::Requested),
@@ -240,9 +272,23 @@ impl Conversation {
     }
 
     fn pending(&self, now: Moment, window: Option<Duration>) -> Pending {
+        let is_open = |heard| window.is_none_or(|window| now.since(heard) < window);
         match self.powerdown {
-            Some((at, pending)) if window.is_none_or(|window| now.since(at) < window) => pending,
+            Some(Asked { whose, heard, .. }) if is_open(heard) => whose,
             _ => Pending::Nothing,
+        }
+    }
+
+    fn bark(&mut self, bark: Bark) {
+        let is_before = |it: Option<Timestamp>| bark.stamp.is_some() && bark.stamp <= it;
+        if let Some(asked) = &mut self.powerdown
+            && bark.action == WatchdogAction::Shutdown
+            && is_before(asked.stamp)
+            && bark.was_just_before(asked.heard, asked.stamp)
+        {
+            asked.whose = Pending::ByWatchdog;
+        } else if !is_before(self.reset) {
+            self.watchdog = Some(bark);
         }
     }
 

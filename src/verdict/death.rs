@@ -64,13 +64,13 @@ pub enum Missing {
 impl fmt::Display for Missing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Conversation => "QEMU's own word",
+            Self::Conversation => "what QEMU said",
             Self::EndOfConversation => "the end of the connection",
             Self::Process => "the process",
             Self::EndOfProcess => "the end of the process",
             Self::ExitStatus => "the exit status",
             Self::Sender => "who sent the signal",
-            Self::Past => "what happened before the daemon was there to hear it",
+            Self::Past => "what happened while the daemon was not listening",
             Self::Snapshot => "whether a snapshot was loaded after the panic",
         })
     }
@@ -112,23 +112,25 @@ impl Death {
     pub fn in_words(&self) -> &'static str {
         match (&self.verdict.cause, self.verdict.initiator) {
             (Cause::GuestShutdown, Initiator::Unknown) => {
-                "was powered off, of its own will or at a request that nobody heard"
+                "was powered off from inside, perhaps at a request that nobody heard"
             }
             (Cause::GuestShutdown, _) => "was powered off from inside",
-            (Cause::GuestReset, _) => "was reset from inside, and does not reboot",
+            (Cause::GuestReset, _) => "was reset from inside and is set not to reboot",
             (Cause::Powerdown, _) => "obeyed a powerdown request",
             (Cause::HostSignal(_), _) => "was asked to end by a signal",
-            (Cause::Host(_), Initiator::Unknown) => "ended for a reason unknown to this version",
+            (Cause::Host(_), Initiator::Unknown) => {
+                "ended for a reason that this version does not know"
+            }
             (Cause::Host(_), _) => "was ended by the host",
-            (Cause::HostError, _) => "gave up because of an error of the host",
+            (Cause::HostError, _) => "gave up because of a host error",
             (Cause::Watchdog, _) => "was ended by its watchdog",
             (Cause::GuestPanic, _) => "panicked",
             (Cause::Killed, _) => "was killed",
-            (Cause::OutOfMemory, _) => "was killed for want of memory",
+            (Cause::OutOfMemory, _) => "was killed because memory ran out",
             (Cause::Crashed(_), _) => "crashed",
             (Cause::Failed(_), _) => "failed",
-            (Cause::Exited, _) => "exited without saying why",
-            (Cause::Unknown, _) => "ended, nobody knows why",
+            (Cause::Exited, _) => "exited without giving a reason",
+            (Cause::Unknown, _) => "ended for an unknown reason",
         }
     }
 }

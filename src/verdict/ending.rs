@@ -162,10 +162,20 @@ impl Life {
             (Some(_), Some(_)) if self.status().is_none() => missing.push(Missing::ExitStatus),
             _ => {}
         }
-        // What nobody heard could have been a request to a guest that shut itself down.
-        let may_have_obeyed = matches!(verdict.cause, Cause::GuestShutdown | Cause::GuestReset)
-            && self.case.shutdown().is_some_and(|shutdown| shutdown.unheard.is_some());
-        if may_have_obeyed || verdict.initiator == Initiator::Unknown && self.has_gap {
+        // What nobody heard could have been a request to a guest that shut itself down; or a reset
+        // after which it was neither asked nor panicked nor hung any more.
+        let is_by_past = matches!(
+            verdict.cause,
+            Cause::GuestShutdown
+                | Cause::GuestReset
+                | Cause::Powerdown
+                | Cause::GuestPanic
+                | Cause::Watchdog
+        );
+        let is_unheard = self.case.shutdown().is_some_and(|shutdown| shutdown.unheard.is_some());
+        let had_gap = self.has_gap || self.case.conversation().had_gap();
+        let is_unknown = verdict.initiator == Initiator::Unknown && had_gap;
+        if is_by_past && is_unheard || is_unknown || self.case.conversation().may_lack_shutdown() {
             missing.push(Missing::Past);
         }
         if verdict.cause == Cause::GuestPanic && self.case.conversation().panic() == Panic::WentOn {

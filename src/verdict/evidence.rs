@@ -2,6 +2,7 @@
 //! killer, and the order in which everything came.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -115,6 +116,8 @@ pub enum Fact {
     Answered {
         running: bool,
     },
+    /// It answered that the guest has panicked and is held.
+    IsPanicked,
     Closed,
     Died,
     Exited(WaitStatus),
@@ -125,6 +128,47 @@ pub enum Fact {
     FileCreated,
     FileLeft,
     FileFailed,
+}
+
+/// In one word, for scripts.
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Qmp => "qmp",
+            Self::Pidfd => "pidfd",
+            Self::Process => "proc",
+            Self::ProcConnector => "proc-connector",
+            Self::Trace => "trace",
+            Self::OwnLog => "qemu-log",
+            Self::ControlGroup => "cgroup",
+            Self::Daemon => "daemon",
+        })
+    }
+}
+
+/// In words, for people.
+impl fmt::Display for Fact {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Said(event, _) => return event.fmt(f),
+            Self::Exited(status) => return status.fmt(f),
+            Self::Signalled(signal, sender) => return write!(f, "{signal} from {sender}"),
+            Self::Connected => "connected",
+            Self::Unheard => "what it may have said before was not heard",
+            Self::Greeted(_) => "it greeted",
+            Self::Started(_) => "its command line is known",
+            Self::Answered { running: true } => "answered: running",
+            Self::Answered { running: false } => "answered: not running",
+            Self::IsPanicked => "answered: it has panicked",
+            Self::Closed => "the connection was closed",
+            Self::Died => "the process was found dead",
+            Self::DumpsCore => "the process began to dump core",
+            Self::OutOfMemory => "chosen by the OOM killer",
+            Self::FileCreated => "marked as shut down by its user",
+            Self::FileLeft => "the file was left alone",
+            Self::FileFailed => "the file could not be changed",
+        })
+    }
 }
 
 /// The pieces of evidence of one life, in the order in which they came.

@@ -350,16 +350,17 @@ impl Life {
     fn answered(&mut self, answer: Answer, context: &mut Context<'_>) {
         match (self.link.awaits(), answer) {
             (Some(Command::Negotiate), _) => self.send(Command::QueryStatus, context),
-            (Some(Command::QueryStatus), Answer::Status { running }) => {
+            (Some(Command::QueryStatus), Answer::Status { running, panicked }) => {
                 self.link.end_asking();
-                self.answered_status(running, context);
+                self.answered_status(running, panicked, context);
             }
             _ => {}
         }
     }
 
-    fn answered_status(&mut self, running: bool, context: &mut Context<'_>) {
-        let turn = self.learn(Source::Qmp, Fact::Answered { running }, context);
+    fn answered_status(&mut self, running: bool, panicked: bool, context: &mut Context<'_>) {
+        let fact = if panicked { Fact::IsPanicked } else { Fact::Answered { running } };
+        let turn = self.learn(Source::Qmp, fact, context);
         if turn == Turn::TakenBack {
             self.take_back(context);
         }

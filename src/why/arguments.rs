@@ -16,37 +16,38 @@ Why did this virtual machine die, and whose doing was it?
 
 Usage: kvmd-why [OPTION...] [INSTANCE]
 
-Without arguments: a table of the latest ends of instances on this node.
-With an instance's name: its last end, told in words, and the evidence for it.
+Without arguments it prints a table of the latest ends on this node. With the
+name of an instance it explains the last end of that one, with the evidence.
 
-  -a, --all            Every end on record, as a table; with a name, all of that
-                       instance's
-  -s, --since=WHEN     Only what ended since then: a time ago (\"2h\", \"3 days\"), a
+  -a, --all            Every end on record, as a table; with a name, every end
+                       of that instance
+  -s, --since=WHEN     Only ends since then: how long ago (\"2h\", \"3 days\"), a
                        day (2026-11-20) or a time (2026-11-20T03:00:00Z), in UTC
-  -c, --cause=CAUSE    Only ends of this cause (killed, crashed, out-of-memory,
-                       host-signal, guest-shutdown, ...) or of this initiator
+  -c, --cause=CAUSE    Only ends with this cause (killed, crashed, host-signal,
+                       out-of-memory, guest-shutdown, ...) or with this initiator
                        (user, admin, crash, unknown)
-  -j, --json           The records themselves, one JSON object a line
-  -f, --follow         Go on telling of ends as they come
+  -j, --json           Print the records themselves, one JSON object per line
+  -f, --follow         Keep running, and print further ends as they happen
       --file=PATH      Read this file instead of the node's records
       --color=WHEN     'auto' (on a terminal), 'always' or 'never' [auto]
-  -h, --help           Show this help
-  -V, --version        Show the version
+  -h, --help           Print this help
+  -V, --version        Print the version
 
 Examples:
   kvmd-why web1                        why is web1 gone?
-  kvmd-why --since=1d --cause=crash    what broke since yesterday?
+  kvmd-why --since=1d --cause=crash    what has broken since yesterday?
   kvmd-why --all --json | jq -r .cause | sort | uniq -c
 
 The records are in /var/log/ganeti/kvm-exits.jsonl (below GANETI_ROOTDIR, where
-that is set) and beside it, where they have been rotated to (also as .gz). They
-are written by ganeti-kvmd; this program needs nothing but to read them.
+that is set) and in the rotated files next to it, including .gz. ganeti-kvmd
+writes them; this program only needs permission to read them.
 
 Exit status: 0 if there is an answer, 1 if there is none, 2 for a bad command line.
 ";
 
+/// What the user wants.
 #[derive(Debug)]
-pub(super) enum Command {
+pub(super) enum Invocation {
     Help,
     Version,
     Tell(Question),
@@ -103,7 +104,7 @@ impl From<lexopt::Error> for UsageError {
 pub(super) fn parse(
     arguments: impl IntoIterator<Item = OsString>,
     now: Timestamp,
-) -> Result<Command, UsageError> {
+) -> Result<Invocation, UsageError> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut question = Question::default();
     while let Some(argument) = parser.next()? {
@@ -124,24 +125,26 @@ pub(super) fn parse(
                     "always" => Colour::Always,
                     "never" => Colour::Never,
                     other => {
-                        let text = format!("'{other}' for --color; pass auto, always or never");
+                        let text = format!(
+                            "invalid value '{other}' for --color; pass auto, always or never"
+                        );
                         return Err(UsageError(text));
                     }
                 }
             }
-            Short('h') | Long("help") => return Ok(Command::Help),
-            Short('V') | Long("version") => return Ok(Command::Version),
+            Short('h') | Long("help") => return Ok(Invocation::Help),
+            Short('V') | Long("version") => return Ok(Invocation::Version),
             Value(name) if question.instance.is_none() => {
                 question.instance = Some(name.to_string_lossy().into_owned());
             }
             Value(name) => {
                 let name = name.to_string_lossy();
-                return Err(UsageError(format!("one instance at a time, please: '{name}'")));
+                return Err(UsageError(format!("only one instance at a time: '{name}'")));
             }
             other => return Err(other.unexpected().into()),
         }
     }
-    Ok(Command::Tell(question))
+    Ok(Invocation::Tell(question))
 }
 
 /// A time ago, a day or a time, in UTC.
@@ -153,7 +156,7 @@ fn since(text: &str, now: Timestamp) -> Result<Timestamp, UsageError> {
         .or_else(|| text.parse().ok().and_then(ago).map(|time| time.timestamp()))
         .ok_or_else(|| {
             UsageError(format!(
-                "'{text}' for --since; pass a time ago (2h, 3 days), a day (2026-11-20) or a time (2026-11-20T03:00:00Z)"
+                "invalid value '{text}' for --since; pass how long ago (2h, 3 days), a day (2026-11-20) or a time (2026-11-20T03:00:00Z)"
             ))
         })
 }
@@ -162,14 +165,14 @@ fn since(text: &str, now: Timestamp) -> Result<Timestamp, UsageError> {
 mod tests {
     use super::*;
 
-    fn read(line: &str) -> Result<Command, UsageError> {
+    fn read(line: &str) -> Result<Invocation, UsageError> {
         let now = "2026-11-21T08:00:00Z".parse().unwrap();
         parse(line.split_whitespace().map(OsString::from), now)
     }
 
     fn question(line: &str) -> Question {
         match read(line) {
-            Ok(Command::Tell(question)) => question,
+            Ok(Invocation::Tell(question)) => question,
             other => panic!("{line}: {other:?}"),
         }
     }
@@ -210,6 +213,6 @@ mod tests {
         assert!(read("a b").unwrap_err().to_string().contains("one instance"));
         assert!(read("--colour=pink").is_err());
         assert!(read("--nonsense").is_err());
-        assert!(matches!(read("-h --nonsense"), Ok(Command::Help)));
+        assert!(matches!(read("-h --nonsense"), Ok(Invocation::Help)));
     }
 }

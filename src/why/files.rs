@@ -60,7 +60,7 @@ fn read(path: &Path, each: &mut impl FnMut(Record)) -> io::Result<()> {
         Some("gz") => Box::new(MultiGzDecoder::new(file)),
         Some("xz" | "zst" | "bz2" | "lz4") => {
             let text =
-                "compressed in a way that is not known here; unpack it and pass it as --file";
+                "compressed in a way that is not supported; unpack it and pass it with --file";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
         }
         _ => Box::new(file),

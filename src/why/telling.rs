@@ -49,7 +49,11 @@ impl Style {
     pub(super) fn story(self, out: &mut impl Write, record: &Record) -> io::Result<()> {
         writeln!(out, "{}", self.what_happened(record))?;
         writeln!(out)?;
-        writeln!(out, "It ended at {} UTC. The evidence, by its time from then:", time(record))?;
+        writeln!(
+            out,
+            "It ended at {} UTC. The evidence, with its time relative to that:",
+            time(record)
+        )?;
         for piece in &record.evidence {
             writeln!(
                 out,
@@ -60,7 +64,11 @@ impl Style {
             )?;
         }
         if record.omitted > 0 {
-            writeln!(out, "  ({} more, after the first few, were not kept)", record.omitted)?;
+            writeln!(
+                out,
+                "  ({} more pieces, after the first few, were not kept)",
+                record.omitted
+            )?;
         }
         if let Some(command) = record.sender.as_ref().and_then(|sender| sender.command.as_ref()) {
             writeln!(out, "The sender's command line: {}", Shown(command))?;
@@ -75,10 +83,10 @@ impl Style {
         }
         let _ = write!(text, " {}", Shown(&deed(record)));
         let whose = match &*record.initiator {
-            "user" => "it was its user's doing",
-            "admin" => "it was an administrator's doing",
-            "crash" => "nobody wanted it",
-            _ => "whose doing it was is not known",
+            "user" => "its user did it",
+            "admin" => "an administrator did it",
+            "crash" => "something broke",
+            _ => "it is not known who did it",
         };
         let _ = write!(text, "; {}.", self.by(&record.initiator, whose));
         if let Some(uptime) = record.uptime {
@@ -86,25 +94,25 @@ impl Style {
         }
         let said = record.evidence.iter().find_map(|piece| piece.what.strip_prefix("SHUTDOWN"));
         match said.map(str::trim) {
-            Some("") => text.push_str(" QEMU said that it shuts down, and not why."),
+            Some("") => text.push_str(" QEMU announced a shutdown but gave no reason."),
             Some(reason) => {
                 let _ = write!(text, " QEMU said: {}.", Shown(reason));
             }
-            None => text.push_str(" QEMU said nothing of a shutdown."),
+            None => text.push_str(" QEMU did not announce a shutdown."),
         }
         match &record.core {
             Some(core) if core.dumped => {
-                let hint = core.hint.as_deref().unwrap_or("nobody knows where to");
+                let hint = core.hint.as_deref().unwrap_or("where to is not known");
                 let _ = write!(text, " It dumped core: {}.", Shown(hint));
             }
-            Some(_) => text.push_str(" It would have dumped core, but for its limit."),
+            Some(_) => text.push_str(" It would have dumped core, but its core limit forbade it."),
             None if record.signal.is_some() => text.push_str(" No core."),
             None => {}
         }
         text.push_str(match record.marked {
             Some(true) => " Marked as a user shutdown.",
             Some(false) => " Not marked as a user shutdown.",
-            None => " Whether it is marked as a user shutdown was left as it was.",
+            None => " The mark of a user shutdown, if there was one, was left as it was.",
         });
         if !record.missing.is_empty() {
             let _ = write!(text, " Not known: {}.", Shown(&record.missing.join(", ")));
@@ -249,7 +257,7 @@ mod tests {
     fn a_kill_is_told_with_all_who_had_a_hand_in_it() {
         assert_eq!(
             PLAIN.what_happened(&terminated()),
-            "web1 (pid 4242) was killed by SIGTERM from kill[5831] (uid 0), run by bash[5790] ← sshd[5788]; it was an administrator's doing. Up 3 d 4 h. QEMU said: host-signal. No core. Not marked as a user shutdown."
+            "web1 (pid 4242) was killed by SIGTERM from kill[5831] (uid 0), run by bash[5790] ← sshd[5788]; an administrator did it. Up 3 d 4 h. QEMU said: host-signal. No core. Not marked as a user shutdown."
         );
     }
 
@@ -269,7 +277,7 @@ mod tests {
         };
         assert_eq!(
             PLAIN.what_happened(&record),
-            "web2 crashed with SIGSEGV; nobody wanted it. QEMU said nothing of a shutdown. It dumped core: coredumpctl info 7. Whether it is marked as a user shutdown was left as it was."
+            "web2 crashed with SIGSEGV; something broke. QEMU did not announce a shutdown. It dumped core: coredumpctl info 7. The mark of a user shutdown, if there was one, was left as it was."
         );
     }
 

@@ -4,6 +4,8 @@
 //! Everything here takes a slice and gives a value or an error. It must not make a system
 //! call, must not panic on any input and must not allocate more than the input's size.
 
+pub mod command_line;
+pub mod lines;
 pub mod proc_event;
 pub mod qmp;
 pub mod record;

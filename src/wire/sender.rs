@@ -48,7 +48,7 @@ impl fmt::Display for Sender {
         if self.kernel {
             return f.write_str("the kernel");
         }
-        Shown(self.name.as_deref().unwrap_or("a process that is gone, ")).fmt(f)?;
+        Shown(self.name.as_deref().unwrap_or("a process that has ended ")).fmt(f)?;
         if let Some(pid) = self.pid {
             write!(f, "[{pid}]")?;
         }
@@ -100,6 +100,6 @@ mod tests {
             "kill[5831] (uid 0, logged in as uid 1000), run by bash[5790] ← sshd: alice@pts/0[5788]"
         );
         let gone = Sender { pid: Some(5), gone: true, ..Sender::default() };
-        assert_eq!(gone.to_string(), "a process that is gone, [5]");
+        assert_eq!(gone.to_string(), "a process that has ended [5]");
     }
 }

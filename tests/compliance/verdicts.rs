@@ -58,6 +58,8 @@ pub(crate) const TESTS: &[Test<Stage>] = &[
     wrong_in_the_original!("sighup", "as SIGTERM"),
     wrong_in_the_original!("quit", "a command at the monitor is the administrator's"),
     wrong_in_the_original!("panic", "a guest that panics did not shut down"),
+    right!("panicked", "a stop and a cont do not heal a guest that has panicked"),
+    wrong_in_the_original!("crashkernel", "a guest that panics did not shut down"),
     right!("guestreset", "gnt-instance(8), reboot_behavior: \"will treat a reboot as a shutdown\""),
     wrong_in_the_original!("hostreset", "a reset from outside is the administrator's"),
     wrong_in_the_original!("rebooted", "a request that the guest answered by a reboot is over"),
@@ -66,6 +68,7 @@ pub(crate) const TESTS: &[Test<Stage>] = &[
         "stopcont",
         "issue 1381: a stop by hand must not make a later power-off the administrator's"
     ),
+    right!("woken", "a guest that was suspended can power off like any other"),
     right!("sigkill", "design-kvmd: \"crashes and signals, such as, SIGKILL\""),
     right!("sigsegv", "design-kvmd: \"crashes and signals, such as, SIGKILL\""),
     right!("sigabrt", "design-kvmd: \"crashes and signals, such as, SIGKILL\""),
@@ -84,6 +87,50 @@ pub(crate) const TESTS: &[Test<Stage>] = &[
             stand_in.signal(Signal::KILL);
             daemon.await_line("Stop monitor");
             assert!(stage.node.has_shutdown_file("web1"));
+        },
+    },
+    Test {
+        name: "a_guest_that_qemu_cannot_reset_is_to_be_started_again",
+        says: "gnt-instance(8): reboot_behavior decides; without it QEMU has no -no-reboot",
+        deviates: true,
+        run: |stage| {
+            let daemon = stage.node.with_control_dir().start();
+            let mut stand_in = stage.stand_in("web1");
+            stand_in.tell("shutdown guest-reset");
+            daemon.await_line("Stop monitor");
+            assert!(!stage.node.has_shutdown_file("web1"));
+        },
+    },
+    Test {
+        name: "a_restart_of_the_daemon_does_not_hide_a_users_shutdown",
+        says: "design-kvmd: \"by a user, through poweroff from inside the instance\"",
+        deviates: false,
+        run: |stage| {
+            let daemon = stage.node.with_control_dir().start();
+            let mut stand_in = stage.stand_in("web1");
+            daemon.stop();
+            let daemon = stage.node.start();
+            stand_in.await_word("connected");
+            stand_in.tell("shutdown guest-shutdown");
+            daemon.await_line("Stop monitor");
+            await_that("the file is there", || stage.node.has_shutdown_file("web1"));
+        },
+    },
+    Test {
+        name: "a_file_from_an_earlier_life_goes_when_the_guest_is_started",
+        says: "issue 52: stale files",
+        deviates: true,
+        run: |stage| {
+            let daemon = stage.node.with_control_dir().start();
+            fs::write(stage.node.shutdown_file("web1"), "").unwrap();
+            // As Ganeti starts it: held until it is told to go on.
+            let mut stand_in = stage.stand_in_with("web1", "-S");
+            // The original does not ask whether it runs.
+            if stage.subject == Subject::Ours {
+                daemon.await_line("is connected and not running");
+            }
+            stand_in.tell("event RESUME");
+            await_that("the file is gone", || !stage.node.has_shutdown_file("web1"));
         },
     },
     Test {

@@ -7,13 +7,17 @@
 #   p  power off (ACPI S5)                r  reset (keyboard controller)
 #   h  hibernate (ACPI S4)                t  triple fault
 #   c  crash: tell pvpanic of a panic     x  leave through isa-debug-exit, code 7
-#   w  let the ib700 watchdog fire        d  be deaf to the power button from now on
-#   ?  answer with !
+#   k  crash with kdump: tell pvpanic     w  let the ib700 watchdog fire
+#      that a crash kernel was loaded     d  be deaf to the power button from now on
+#   s  suspend to RAM (ACPI S3)           ?  answer with !
 #
-# When the power button is pressed it powers off, unless it has been made deaf.
+# When the power button is pressed it powers off, unless it has been made deaf. After c and k it
+# still obeys: what a broken guest does next is up to the test. When it wakes from s it writes R
+# again.
 #
 # The tests assemble it (tests/testbed/src/guest.rs). Ports: QEMU's PIIX4 power management (0x600), 16550
-# UART (0x3f8), pvpanic-isa (0x505), ib700 (0x443), isa-debug-exit (0xf4).
+# UART (0x3f8), pvpanic-isa (0x505), ib700 (0x443), isa-debug-exit (0xf4), 8254 timer (0x40), 8259
+# interrupt controller (0x21).
 
         .code16
         .globl  _start
@@ -74,6 +78,10 @@ listen:
         je      triple_fault
         cmpb    $'c', %al
         je      crash
+        cmpb    $'k', %al
+        je      crash_with_kdump
+        cmpb    $'s', %al
+        je      suspend
         cmpb    $'w', %al
         je      watchdog
         cmpb    $'x', %al
@@ -107,10 +115,60 @@ triple_fault:
         int3
 
 crash:
+        movb    $1, %al                 # PVPANIC_PANICKED
+        jmp     tell_pvpanic
+crash_with_kdump:
+        movb    $2, %al                 # PVPANIC_CRASHLOADED
+tell_pvpanic:
         movw    $0x505, %dx
-        movb    $1, %al
         outb    %al, %dx
         jmp     sleep
+
+# A machine that wakes starts in its firmware, which jumps to the waking vector in the FACS. That
+# table of ACPI is above 1 MB and found by way of RSDP, RSDT and the FADT, which QEMU puts first.
+suspend:
+        cli
+        lgdt    global_descriptors
+        movl    %cr0, %eax
+        orb     $1, %al
+        movl    %eax, %cr0
+        movw    $8, %bx
+        movw    %bx, %fs                # keeps its limit of 4 GB in real mode
+        andb    $0xfe, %al
+        movl    %eax, %cr0
+        xorw    %bx, %bx
+        movw    %bx, %fs
+
+        movl    $0xdfff0, %esi
+find_rsdp:
+        addl    $16, %esi
+        cmpl    $0x20445352, %fs:(%esi) # "RSD "
+        jne     find_rsdp
+        cmpl    $0x20525450, %fs:4(%esi) # "PTR "
+        jne     find_rsdp
+        movl    %fs:16(%esi), %esi
+        movl    %fs:36(%esi), %esi
+        movl    %fs:36(%esi), %esi
+        movl    $awake, %fs:12(%esi)
+        sti
+        movw    $0x2400, %ax            # SLP_EN, SLP_TYP 1: to RAM
+        jmp     sleep_state
+
+# Memory has been kept; the devices have been reset.
+        .balign 16
+awake:
+        ljmp    $0, $1f
+1:      movb    $0x34, %al              # channel 0: 18 times a second again
+        outb    %al, $0x43
+        xorb    %al, %al
+        outb    %al, $0x40
+        outb    %al, $0x40
+        movb    $0xfe, %al              # no other interrupts
+        outb    %al, $0x21
+        movw    $PM1_STATUS, %dx        # QEMU pretends that the power button woke it
+        movw    $POWER_BUTTON, %ax
+        outw    %ax, %dx
+        jmp     _start
 
 watchdog:
         movw    $0x443, %dx
@@ -138,6 +196,14 @@ say:
 no_interrupts:
         .word   0
         .long   0
+
+        .balign 8
+flat:
+        .quad   0                       # never used
+        .quad   0x008f92000000ffff      # data, from 0 to 4 GB
+global_descriptors:
+        .word   . - flat - 1
+        .long   flat
 
         .set    deaf, 0x500             # a byte that the BIOS leaves to others
 

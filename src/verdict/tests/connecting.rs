@@ -8,7 +8,7 @@ fn answers_that_nobody_asked_for_cause_nothing() {
     let before = world.file_actions.len();
     for _ in 0..1000 {
         world.says(Message::Return(Answer::Done));
-        world.says(Message::Return(Answer::Status { running: true }));
+        world.says(Message::Return(Answer::Status { running: true, panicked: false }));
     }
     assert_eq!(world.file_actions.len(), before);
 }

@@ -142,7 +142,7 @@ fn a_file_found_beside_an_instance_that_is_started_is_stale_once_it_runs() {
     // Ganeti starts QEMU with its CPUs held.
     world.says(Message::Greeting(None));
     world.says(Message::Return(Answer::Done));
-    world.says(Message::Return(Answer::Status { running: false }));
+    world.says(Message::Return(Answer::Status { running: false, panicked: false }));
     assert!(world.file, "it may be going down");
     world.said(heard(Qmp::Resume));
     assert!(!world.file);

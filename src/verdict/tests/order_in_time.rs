@@ -69,6 +69,32 @@ fn whose_a_request_after_the_watchdog_is_qemus_own_times_tell() {
     }
 }
 
+/// QEMU reports a watchdog once a second at most, and holds the next one back until then.
+#[test]
+fn a_watchdog_that_is_heard_after_its_effect_had_that_effect() {
+    let says = |millis: u64, event| {
+        let stamp = Timestamp(Duration::from_millis(1_700_000_000_000 + millis));
+        Said::Heard(Message::Event(event, Some(stamp)))
+    };
+    for (barked_at, cause, file) in [(100, GuestShutdown, true), (300, Watchdog, false)] {
+        let mut world = world();
+        world.said(says(200, Qmp::Reset));
+        world.said(says(barked_at, Qmp::Watchdog(WatchdogAction::Reset)));
+        world.said(heard(Qmp::Shutdown(Shutdown { guest: Some(true), reason: None })));
+        dies(&mut world, EXIT_0);
+        assert_eq!(world.only_death().verdict.cause, cause);
+        assert_eq!(world.file, file);
+    }
+    for (barked_at, cause) in [(199, Watchdog), (201, Powerdown)] {
+        let mut world = world();
+        world.said(says(200, Qmp::Powerdown));
+        world.said(says(barked_at, Qmp::Watchdog(WatchdogAction::Shutdown)));
+        world.said(heard(shutdown(Reason::GuestShutdown)));
+        dies(&mut world, EXIT_0);
+        assert_eq!(world.only_death().verdict.cause, cause);
+    }
+}
+
 #[test]
 fn times_that_run_backwards_are_none() {
     let mut world = world();
@@ -136,7 +162,7 @@ fn a_guest_that_was_woken_up_may_shut_itself_down() {
     world.says(Message::Greeting(None));
     world.says(Message::Return(Answer::Done));
     // Suspended to memory.
-    world.says(Message::Return(Answer::Status { running: false }));
+    world.says(Message::Return(Answer::Status { running: false, panicked: false }));
     world.said(heard(Qmp::Wakeup));
     world.said(heard(shutdown_without_data()));
     dies(&mut world, EXIT_0);

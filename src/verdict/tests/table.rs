@@ -314,7 +314,7 @@ fn a_death_reads_like_a_sentence() {
     );
     assert_eq!(
         told(&[], None),
-        "Instance \"web1\" (pid 4242) ended, nobody knows why: cause unknown, initiator unknown; not known: the exit status"
+        "Instance \"web1\" (pid 4242) ended for an unknown reason: cause unknown, initiator unknown; not known: the exit status"
     );
 }
 

@@ -57,7 +57,9 @@ fn a_reason_of_a_later_qemu_is_kept_and_bounded() {
 #[test]
 fn the_answer_to_query_status_tells_whether_the_guest_runs() {
     let line = r#"{"return": {"status": "running", "singlestep": false, "running": true}}"#;
-    assert_eq!(parse(line), Message::Return(Answer::Status { running: true }));
+    assert_eq!(parse(line), Message::Return(Answer::Status { running: true, panicked: false }));
+    let line = r#"{"return": {"status": "guest-panicked", "running": false}}"#;
+    assert_eq!(parse(line), Message::Return(Answer::Status { running: false, panicked: true }));
     assert_eq!(parse(r#"{"return": {}}"#), Message::Return(Answer::Done));
     assert_eq!(parse(r#"{"return": [1, 2]}"#), Message::Return(Answer::Done));
 }
@@ -115,47 +117,7 @@ fn nesting_does_not_exhaust_the_stack() {
     }
 }
 
-/// The lines of a stream that comes in the given pieces.
-fn lines(pieces: &[&[u8]]) -> Vec<Option<Vec<u8>>> {
-    let mut found = Vec::new();
-    let mut collect = |line: Line<'_>| match line {
-        Line::Whole(line) => found.push(Some(line.to_vec())),
-        Line::TooLong => found.push(None),
-    };
-    let mut stream = Lines::default();
-    for piece in pieces {
-        stream.feed(piece, &mut collect);
-        assert!(stream.incomplete.len() <= LONGEST_LINE);
-    }
-    stream.finish(&mut collect);
-    found
-}
-
-#[test]
-fn a_line_too_long_is_said_once_and_the_next_is_whole() {
-    let long = vec![b'x'; LONGEST_LINE + 1];
-    let found = lines(&[&long, &long, b"\nnext\n"]);
-    assert_eq!(found, [None, Some(b"next".to_vec())]);
-    let at_the_limit = &long[1..];
-    assert_eq!(lines(&[at_the_limit, b"\n"]), [Some(at_the_limit.to_vec())]);
-}
-
-#[test]
-fn the_last_line_needs_no_line_feed() {
-    assert_eq!(lines(&[b"\r\none\r", b"\ntwo"]), [Some(b"one".to_vec()), Some(b"two".to_vec())]);
-}
-
 proptest! {
-    #[test]
-    fn the_lines_do_not_depend_on_the_pieces(text in "[ab\n]{0,60}", cuts in prop::collection::vec(0usize..60, 0..6)) {
-        let bytes = text.as_bytes();
-        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
-        cuts.extend([0, bytes.len()]);
-        cuts.sort_unstable();
-        let pieces: Vec<&[u8]> = cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect();
-        prop_assert_eq!(lines(&pieces), lines(&[bytes]));
-    }
-
     #[test]
     fn no_line_makes_the_parser_panic(line in prop::collection::vec(any::<u8>(), 0..200)) {
         let _ = Message::parse(&line);

@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use tempfile::TempDir;
 
 use crate::node::Node;
-use crate::{PATIENCE, Signal, send_signal};
+use crate::{PATIENCE, Signal, await_that, send_signal};
 
 /// A guest that is yet to be booted.
 #[derive(Debug)]
@@ -186,6 +186,24 @@ impl Guest {
         self.await_letter(b'R');
     }
 
+    /// Waits until it has obeyed everything that it was told.
+    pub fn await_answer(&mut self) {
+        self.tell(b'?');
+        self.await_letter(b'!');
+    }
+
+    /// Suspends it to RAM.
+    pub fn suspend(&mut self) {
+        self.tell(b's');
+        self.await_status("suspended");
+    }
+
+    /// Wakes it, and waits until it is ready again.
+    pub fn wake(&mut self) {
+        self.execute(&["system_wakeup"]);
+        self.await_letter(b'R');
+    }
+
     fn await_letter(&mut self, expected: u8) {
         let mut letter = [0];
         self.serial.read_exact(&mut letter).expect("the guest says something");
@@ -196,6 +214,14 @@ impl Guest {
     /// is gone before it answers has not refused.
     pub fn execute(&self, commands: &[&str]) {
         execute_qmp(&self.qmp, commands);
+    }
+
+    /// Waits until QEMU is in this state: a `RunState` of QEMU's `qapi/run-state.json`.
+    pub fn await_status(&self, status: &str) {
+        let expected = format!("\"status\": \"{status}\"");
+        await_that(&format!("QEMU is {status}"), || {
+            ask_qmp(&self.qmp, &["query-status"]).pop().is_some_and(|it| it.contains(&expected))
+        });
     }
 
     /// Has QEMU execute a request that may be the end of it; whatever it answers.
@@ -242,18 +268,26 @@ fn is_qemu(pid: u32) -> bool {
 
 /// Has QEMU execute QMP commands at this socket, one after the other.
 pub fn execute_qmp(socket: &Path, commands: &[&str]) {
+    ask_qmp(socket, commands);
+}
+
+/// The same, with what it answered to each; nothing where it was gone before.
+fn ask_qmp(socket: &Path, commands: &[&str]) -> Vec<String> {
     let stream = UnixStream::connect(socket).expect("connect to the monitor");
     stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
     let mut lines = BufReader::new(&stream).lines();
     let greeting = lines.next().expect("a greeting").expect("a greeting");
     assert!(greeting.contains("QMP"), "{greeting}");
-    for command in ["qmp_capabilities"].iter().chain(commands) {
+    let mut ask = |command: &&str| {
         let request = format!("{{\"execute\": \"{command}\"}}\n");
         (&stream).write_all(request.as_bytes()).expect("write to the monitor");
         let answer = lines.by_ref().map_while(Result::ok).find(|line| !line.contains("\"event\""));
         let answer = answer.unwrap_or_default();
         assert!(!answer.contains("\"error\""), "{command}: {answer}");
-    }
+        answer
+    };
+    ask(&"qmp_capabilities");
+    commands.iter().map(ask).collect()
 }
 
 /// The guest's boot sector, assembled once in each test program.

@@ -109,7 +109,7 @@ const USER: bool = true;
 const NOT_USER: bool = false;
 
 /// All of them.
-pub const WAYS: [Way; 18] = [
+pub const WAYS: [Way; 21] = [
     way("poweroff", "the guest powers off", "", ("guest-shutdown", "user", USER), |guest| {
         guest.tell(b'p');
     }),
@@ -138,6 +138,28 @@ pub const WAYS: [Way; 18] = [
         ("guest-panic", "crash", USER),
         |guest| {
             guest.tell(b'c');
+        },
+    ),
+    way(
+        "panicked",
+        "panics, goes on after stop, cont; resets",
+        "-device pvpanic -action panic=none -no-reboot",
+        ("guest-panic", "crash", NOT_USER),
+        |guest| {
+            guest.tell(b'c');
+            guest.await_answer();
+            guest.execute(&["stop", "cont"]);
+            guest.tell(b'r');
+        },
+    ),
+    way(
+        "crashkernel",
+        "panics, its crash kernel resets",
+        "-device pvpanic -no-reboot",
+        ("guest-panic", "crash", USER),
+        |guest| {
+            guest.tell(b'k');
+            guest.tell(b'r');
         },
     ),
     way(
@@ -191,6 +213,17 @@ pub const WAYS: [Way; 18] = [
         ("guest-shutdown", "user", NOT_USER),
         |guest| {
             guest.execute(&["stop", "cont"]);
+            guest.tell(b'p');
+        },
+    ),
+    way(
+        "woken",
+        "is suspended, wakes, powers off",
+        "",
+        ("guest-shutdown", "user", USER),
+        |guest| {
+            guest.suspend();
+            guest.wake();
             guest.tell(b'p');
         },
     ),

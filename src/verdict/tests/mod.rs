@@ -168,7 +168,7 @@ impl World {
     fn answers(&mut self) {
         self.says(Message::Greeting(None));
         self.says(Message::Return(Answer::Done));
-        self.says(Message::Return(Answer::Status { running: true }));
+        self.says(Message::Return(Answer::Status { running: true, panicked: false }));
     }
 
     fn says(&mut self, message: Message) {

@@ -1,4 +1,4 @@
-//! QMP, as far as a daemon that only listens needs it: lines to messages.
+//! QMP, as far as a daemon that only listens needs it: lines (see [`super::lines`]) to messages.
 //!
 //! The schema is QEMU's `qapi/run-state.json` and `qapi/control.json`; the peer is taken as
 //! hostile. Two older forms are understood as well: `SHUTDOWN` without data (QEMU before
@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+
+use super::lines::LONGEST_LINE;
 
 /// What is said to QEMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -31,9 +33,6 @@ impl Command {
         }
     }
 }
-
-/// The longest line that is looked at, in bytes. QEMU's events need less than a tenth.
-pub const LONGEST_LINE: usize = 16 * 1024;
 
 /// The most characters kept of a reason that this version does not know.
 const LONGEST_REASON: usize = 64;
@@ -88,8 +87,9 @@ impl fmt::Display for Version {
 /// What a `return` carried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Answer {
-    /// The reply to `query-status`: whether the guest's CPUs run.
-    Status { running: bool },
+    /// The reply to `query-status`: whether the guest's CPUs run, and whether it is held because it
+    /// has panicked.
+    Status { running: bool, panicked: bool },
     /// Any other reply.
     Done,
 }
@@ -304,11 +304,15 @@ impl Version {
 impl Answer {
     fn parse(json: &str) -> Self {
         #[derive(Deserialize)]
-        struct StatusInfo {
+        struct StatusInfo<'a> {
             running: bool,
+            #[serde(borrow, default)]
+            status: Cow<'a, str>,
         }
-        serde_json::from_str::<StatusInfo>(json)
-            .map_or(Self::Done, |status| Self::Status { running: status.running })
+        serde_json::from_str::<StatusInfo<'_>>(json).map_or(Self::Done, |info| Self::Status {
+            running: info.running,
+            panicked: info.status == "guest-panicked",
+        })
     }
 }
 
@@ -396,74 +400,6 @@ impl WatchdogAction {
             "poweroff" => Self::Poweroff,
             _ => Self::Other,
         })
-    }
-}
-
-/// A piece of the stream, cut at a line feed.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Line<'a> {
-    Whole(&'a [u8]),
-    /// The line grew past [`LONGEST_LINE`]. Said once a line; its bytes are gone.
-    TooLong,
-}
-
-/// Cuts a stream into lines, whatever pieces it comes in, and holds at most
-/// [`LONGEST_LINE`] bytes of it; none at all while no line is incomplete.
-#[derive(Debug, Default)]
-pub struct Lines {
-    incomplete: Vec<u8>,
-    skipping: bool,
-}
-
-impl Lines {
-    /// Takes the next piece of the stream and hands every line that it completes to `each`.
-    /// Empty lines are passed over.
-    pub fn feed(&mut self, mut bytes: &[u8], mut each: impl FnMut(Line<'_>)) {
-        while let Some(end) = memchr::memchr(b'\n', bytes) {
-            let (line, rest) = (&bytes[..end], &bytes[end + 1..]);
-            bytes = rest;
-            if self.skipping {
-                self.skipping = false;
-            } else if self.incomplete.len() + line.len() > LONGEST_LINE {
-                self.incomplete = Vec::new();
-                each(Line::TooLong);
-            } else if self.incomplete.is_empty() {
-                give(line, &mut each);
-            } else {
-                let mut whole = std::mem::take(&mut self.incomplete);
-                whole.extend_from_slice(line);
-                give(&whole, &mut each);
-            }
-        }
-        if self.skipping || bytes.is_empty() {
-            return;
-        }
-        if self.incomplete.len() + bytes.len() > LONGEST_LINE {
-            self.incomplete = Vec::new();
-            self.skipping = true;
-            each(Line::TooLong);
-        } else {
-            self.incomplete.extend_from_slice(bytes);
-        }
-    }
-
-    /// How much memory the incomplete line takes, in bytes.
-    #[must_use]
-    pub fn held(&self) -> usize {
-        self.incomplete.capacity()
-    }
-
-    /// The stream has ended: hands over what was left without a line feed.
-    pub fn finish(&mut self, mut each: impl FnMut(Line<'_>)) {
-        let last = std::mem::take(self);
-        give(&last.incomplete, &mut each);
-    }
-}
-
-fn give(line: &[u8], each: &mut impl FnMut(Line<'_>)) {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if !line.is_empty() {
-        each(Line::Whole(line));
     }
 }
 

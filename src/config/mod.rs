@@ -172,13 +172,13 @@ impl WhyNot {
     #[must_use]
     pub fn remedy(&self) -> &'static str {
         match self {
-            Self::NoKvm => "To have it run: gnt-cluster modify --enabled-hypervisors=kvm,...",
+            Self::NoKvm => "To make it run: gnt-cluster modify --enabled-hypervisors=kvm,...",
             Self::NoUserShutdown => {
-                "To have it run: gnt-cluster modify --user-shutdown=yes; and for each instance whose user may shut it down: gnt-instance modify -H user_shutdown=True"
+                "To make it run: gnt-cluster modify --user-shutdown=yes; then, for each instance that its user may shut down: gnt-instance modify -H user_shutdown=True NAME"
             }
-            Self::NotVmCapable(_) => "To have it run: gnt-node modify --vm-capable=yes NODE",
+            Self::NotVmCapable(_) => "To make it run: gnt-node modify --vm-capable=yes NODE",
             Self::Unreadable(..) | Self::Malformed(_) => {
-                "To have Ganeti write its files on this node again: gnt-cluster redist-conf"
+                "To make Ganeti write its files to this node again: gnt-cluster redist-conf"
             }
         }
     }

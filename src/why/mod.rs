@@ -16,7 +16,7 @@ use jiff::Timestamp;
 
 use crate::config::Paths;
 use crate::wire::record::Record;
-use arguments::{Colour, Command, Question};
+use arguments::{Colour, Invocation, Question};
 
 /// As many ends are told of where nothing else was asked for.
 const LATEST: usize = 20;
@@ -38,20 +38,20 @@ impl fmt::Display for Failure {
                 write!(f, "Cannot read {}: {error}", path.display())?;
                 match error.kind() {
                     io::ErrorKind::NotFound => f.write_str(
-                        "\nNo end of an instance was recorded here. Does ganeti-kvmd run on this node? Is GANETI_ROOTDIR right?",
+                        "\nNo instance has been recorded here yet. Is ganeti-kvmd running on this node? Is GANETI_ROOTDIR right?",
                     ),
                     io::ErrorKind::PermissionDenied => f.write_str("\nTry again as root."),
                     _ => Ok(()),
                 }
             }
             Self::UnknownInstance(name, known) => {
-                write!(f, "No end of an instance {name} is on record.")?;
+                write!(f, "There is no record of an instance {name}.")?;
                 if !known.is_empty() {
-                    write!(f, "\nOn record are: {}", known.join(", "))?;
+                    write!(f, "\nInstances on record: {}", known.join(", "))?;
                 }
                 Ok(())
             }
-            Self::NoMatch => f.write_str("No end on record is like that."),
+            Self::NoMatch => f.write_str("No record matches."),
             Self::Watch(path, error) => write!(f, "Cannot watch {}: {error}", path.display()),
             Self::Write(error) => write!(f, "Cannot write: {error}"),
         }
@@ -61,17 +61,16 @@ impl fmt::Display for Failure {
 /// The program `kvmd-why`.
 #[must_use]
 pub fn main() -> ExitCode {
-    let command = arguments::parse(std::env::args_os().skip(1), Timestamp::now());
-    let question = match command {
-        Ok(Command::Help) => {
+    let question = match arguments::parse(std::env::args_os().skip(1), Timestamp::now()) {
+        Ok(Invocation::Help) => {
             print!("{}", arguments::HELP);
             return ExitCode::SUCCESS;
         }
-        Ok(Command::Version) => {
+        Ok(Invocation::Version) => {
             println!("kvmd-why {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
-        Ok(Command::Tell(question)) => question,
+        Ok(Invocation::Tell(question)) => question,
         Err(error) => {
             eprintln!("kvmd-why: {error}\nTry 'kvmd-why --help'.");
             return ExitCode::from(2);
@@ -170,7 +169,7 @@ fn tell(
             let shown = latest(LATEST);
             style.table(out, shown)?;
             if shown.len() < records.len() {
-                writeln!(out, "({} earlier ones: --all)", records.len() - shown.len())?;
+                writeln!(out, "({} earlier ones; --all shows them)", records.len() - shown.len())?;
             }
             Ok(())
         }

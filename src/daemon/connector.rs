@@ -1,0 +1,245 @@
+//! The proc connector: whether the kernel tells how processes end, and what it tells.
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use log::{Level, debug, error, info, warn};
+use mio::Registry;
+
+use super::keep::Keep;
+use super::wake::{self, Wake};
+use super::watchlist::Watchlist;
+use crate::id::Moment;
+use crate::sys::connector::{Connector, Precision, Received, Unavailable};
+use crate::verdict::Event;
+use crate::wire::proc_event::ProcMessage;
+
+/// The connector, whether there is one or not.
+pub(super) struct ConnectorSource {
+    connector: Option<Connector>,
+    /// What the log said last of it, so that it says it once.
+    state: String,
+    /// How precise the filter is that was set last.
+    precision: Precision,
+    /// How often the kernel had more to report than the socket could hold.
+    losses: u64,
+}
+
+impl ConnectorSource {
+    /// One that is not opened before [`ConnectorSource::check`].
+    pub(super) fn new() -> Self {
+        Self { connector: None, state: String::new(), precision: Precision::Exact, losses: 0 }
+    }
+
+    /// Goes on with a socket that an earlier daemon has opened.
+    pub(super) fn adopt(
+        &mut self,
+        connector: Connector,
+        registry: &Registry,
+        events: &mut VecDeque<Event>,
+    ) {
+        if Wake::Connector.register(registry, &connector).is_ok() {
+            self.connector = Some(connector);
+            self.announce(events);
+        }
+    }
+
+    pub(super) fn is_listening(&self) -> bool {
+        self.connector.as_ref().is_some_and(Connector::is_listening)
+    }
+
+    /// How often the kernel had more to report than the socket could hold.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses
+    }
+
+    /// When silence becomes a refusal: see [`ConnectorSource::give_up_waiting`].
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        self.connector.as_ref().and_then(Connector::deadline)
+    }
+
+    /// Opens one where there is none, and asks the one that there is whether it still listens.
+    pub(super) fn check(
+        &mut self,
+        now: Moment,
+        registry: &Registry,
+        keep: &Keep,
+        watchlist: &mut Watchlist,
+        events: &mut VecDeque<Event>,
+    ) {
+        let Some(connector) = &mut self.connector else {
+            return self.open(now, registry, keep, watchlist, events);
+        };
+        connector.forget_shortage();
+        let asked = connector.ask_again(now);
+        if self.precision != Precision::Exact {
+            watchlist.request_update();
+        }
+        match asked {
+            Ok(()) => self.read(registry, events),
+            Err(reason) => self.lose(&reason, registry, events),
+        }
+    }
+
+    fn open(
+        &mut self,
+        now: Moment,
+        registry: &Registry,
+        keep: &Keep,
+        watchlist: &Watchlist,
+        events: &mut VecDeque<Event>,
+    ) {
+        let opened = Connector::open(&watchlist.pids(), now).and_then(|connector| {
+            Wake::Connector.register(registry, &connector).map_err(Unavailable::Socket)?;
+            Ok(connector)
+        });
+        match opened {
+            Ok(connector) => {
+                self.connector = Some(connector);
+                self.have_kept(keep);
+                self.read(registry, events);
+            }
+            Err(reason) => self.lose(&reason, registry, events),
+        }
+    }
+
+    /// Has the service manager keep the socket.
+    pub(super) fn have_kept(&mut self, keep: &Keep) {
+        if let Some(connector) = &mut self.connector
+            && keep.keep_connector(connector.as_fd())
+        {
+            connector.leave_open();
+        }
+    }
+
+    /// Takes in everything that the kernel has reported so far.
+    pub(super) fn read(&mut self, registry: &Registry, events: &mut VecDeque<Event>) {
+        let mut lost = false;
+        while let Some(connector) = &mut self.connector {
+            match connector.receive() {
+                Ok(None) => break,
+                Ok(Some(Received::Listening)) => self.announce(events),
+                Ok(Some(Received::Message(message))) => events.extend(event(message)),
+                Ok(Some(Received::Lost)) => lost = true,
+                Ok(Some(Received::Foreign)) => debug!("Foreign message at the proc connector"),
+                Err(reason) => self.lose(&reason, registry, events),
+            }
+        }
+        if lost {
+            self.losses += 1;
+            warn!("The proc connector lost events; rescanning");
+            events.push_back(Event::Rescan);
+        }
+    }
+
+    /// A listener that gets no answer has been refused, or switched off: Linux 6.6.13 to 6.6.17
+    /// forget their listeners. A new socket is counted anew.
+    pub(super) fn give_up_waiting(
+        &mut self,
+        now: Moment,
+        registry: &Registry,
+        keep: &Keep,
+        watchlist: &Watchlist,
+        events: &mut VecDeque<Event>,
+    ) {
+        let was_listening = self.is_listening();
+        self.lose(&Unavailable::Silent, registry, events);
+        if was_listening {
+            self.open(now, registry, keep, watchlist, events);
+        }
+    }
+
+    fn announce(&mut self, events: &mut VecDeque<Event>) {
+        self.log_state("The kernel's proc connector reports how processes end");
+        events.push_back(Event::Exits { are_told: true });
+    }
+
+    fn lose(&mut self, reason: &Unavailable, registry: &Registry, events: &mut VecDeque<Event>) {
+        if let Some(connector) = self.connector.take() {
+            wake::deregister(registry, &connector);
+        }
+        self.log_state(&format!(
+            "The kernel's proc connector is not available: {reason}. Exit statuses are taken from /proc instead, as root, or from the pidfd, from Linux 6.15 on; users' shutdowns are still detected"
+        ));
+        events.push_back(Event::Exits { are_told: false });
+    }
+
+    /// Logs it, if that is not what was logged last.
+    fn log_state(&mut self, state: &str) {
+        if self.state != state {
+            state.clone_into(&mut self.state);
+            let is_there = self.connector.is_some();
+            log::log!(if is_there { Level::Info } else { Level::Warn }, "{state}");
+        }
+    }
+
+    /// Has the kernel report on these processes, and on as few others as it can.
+    pub(super) fn watch(&mut self, pids: &[u32]) {
+        let Some(connector) = &mut self.connector else { return };
+        match connector.watch(pids) {
+            Ok(precision) if precision == self.precision => {}
+            Ok(precision) => {
+                self.precision = precision;
+                match precision {
+                    Precision::Exact => info!("The proc connector's filter is exact again"),
+                    Precision::Ranges => info!(
+                        "The proc connector's filter has no room for {} separate processes (see net.core.optmem_max); it lets a few others pass",
+                        pids.len()
+                    ),
+                    Precision::Unfiltered => warn!(
+                        "The kernel accepts no filter for the proc connector (see net.core.optmem_max): every process on this machine wakes the daemon"
+                    ),
+                }
+            }
+            Err(error) => error!("Cannot set the proc connector's filter: {error}"),
+        }
+    }
+
+    /// What a successor is to have.
+    pub(super) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        self.connector.as_ref().map(AsFd::as_fd)
+    }
+
+    /// A successor has the socket: the kernel is to go on reporting to it.
+    pub(super) fn leave_open(&mut self) {
+        if let Some(connector) = &mut self.connector {
+            connector.leave_open();
+        }
+    }
+}
+
+/// What a message says of the end of a process; nothing if it says nothing of that. A range of the
+/// filter may let strangers pass: the node does not know them.
+fn event(message: ProcMessage) -> Option<Event> {
+    match message {
+        ProcMessage::Exit { pid, tgid, status } if pid == tgid => Some(Event::Exit { pid, status }),
+        ProcMessage::CoreDump { tgid } => Some(Event::CoreDump { pid: tgid }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::WaitStatus;
+
+    #[test]
+    fn the_end_of_a_thread_is_not_that_of_its_process() {
+        let end = |pid, tgid| event(ProcMessage::Exit { pid, tgid, status: WaitStatus(9) });
+        assert!(matches!(end(7, 7), Some(Event::Exit { pid: 7, status: WaitStatus(9) })));
+        assert!(end(8, 7).is_none());
+        let dumps = event(ProcMessage::CoreDump { tgid: 7 });
+        assert!(matches!(dumps, Some(Event::CoreDump { pid: 7 })));
+        assert!(event(ProcMessage::Other).is_none());
+    }
+
+    #[test]
+    fn one_that_is_lost_reports_no_exits() {
+        let poll = mio::Poll::new().unwrap();
+        let mut events = VecDeque::new();
+        let mut source = ConnectorSource::new();
+        source.lose(&Unavailable::Silent, poll.registry(), &mut events);
+        assert!(!source.is_listening() && source.descriptor().is_none());
+        assert!(matches!(events.make_contiguous(), [Event::Exits { are_told: false }]));
+    }
+}

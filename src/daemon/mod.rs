@@ -1,0 +1,285 @@
+//! The event loop: what woke us becomes an [`Event`], each [`Action`] is performed.
+//!
+//! One thread, one `epoll`. Every source is edge-triggered and is read until it is empty, but
+//! for a connection that has more to say than its fair share: that one waits for the others.
+//! Nothing is decided here. What an action brings about goes back to the node as an event
+//! before the next source is looked at (see [`settle`]).
+//!
+//! [`Action`]: crate::verdict::Action
+
+mod complaints;
+mod connections;
+mod connector;
+mod consult;
+mod directory;
+mod endpoint;
+mod fatal;
+mod keep;
+mod metrics;
+mod pace;
+mod records;
+mod reports;
+mod sources;
+pub mod state_file;
+mod trace;
+mod wake;
+mod watchlist;
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use mio::{Events, Interest, Poll};
+use signal_hook_mio::v1_0::Signals;
+
+use crate::config::Paths;
+use crate::id::{Incarnation, Moment};
+use crate::log::Log;
+use crate::sys::handover::Inheritance;
+use crate::sys::service_manager::ServiceManager;
+use crate::sys::{clock, priority};
+use crate::verdict::{Event, Node, Said, Settings, resume, settle};
+use complaints::Complaints;
+use connections::Connections;
+use connector::ConnectorSource;
+use directory::Directory;
+pub use fatal::FatalError;
+use fatal::cannot;
+use keep::Keep;
+use pace::Pace;
+use reports::Reports;
+use sources::Sources;
+use trace::TraceSource;
+use wake::Wake;
+use watchlist::Watchlist;
+
+/// How many ends are reported (a record, a line in the log) before the sources are read again: a
+/// guest that is just being powered off cannot wait, those that are gone can.
+const ENDS_AT_ONCE: usize = 16;
+
+/// Memory for so many messages of one instance is kept from one time to the next: a share of real
+/// events has fewer. Of the shortest lines that a peer can make up it has 4096.
+const MESSAGES_KEPT: usize = 256;
+
+/// As many sources as one wake-up may name; the rest is named by the next.
+const WAKE_UP: usize = 1024;
+
+/// The daemon, with everything that it holds open.
+pub struct Daemon {
+    node: Node,
+    sources: Sources,
+    /// Events that are not handled yet; empty between two wake-ups.
+    events: VecDeque<Event>,
+    /// What one instance has just said and is not handled yet; empty like those.
+    heard: VecDeque<Event>,
+    signals: Signals,
+    pace: Pace,
+    is_asked_to_hand_over: bool,
+    is_stopping: bool,
+}
+
+impl Daemon {
+    /// Prepares everything that the daemon cannot run without. What it can, it asks for while
+    /// it runs.
+    pub fn new(
+        paths: Paths,
+        settings: Settings,
+        metrics_file: Option<PathBuf>,
+        manager: Option<ServiceManager>,
+        log: Log,
+    ) -> Result<Self, FatalError> {
+        let poll = Poll::new().map_err(cannot("create an epoll instance"))?;
+        let numbers =
+            [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2, priority::HAS_RUN_TOO_LONG];
+        let mut signals = Signals::new(numbers).map_err(cannot("install signal handlers"))?;
+        poll.registry()
+            .register(&mut signals, Wake::Signals.into(), Interest::READABLE)
+            .map_err(cannot("register an event source"))?;
+        let sources = Sources {
+            directory: Directory::open(paths.control_dir(), poll.registry())?,
+            connections: Connections::new(),
+            connector: ConnectorSource::new(),
+            trace: TraceSource::new(paths.trace_name()),
+            watchlist: Watchlist::default(),
+            keep: Keep::new(&paths, manager),
+            reports: Reports::open(log, &paths, metrics_file),
+            shortages: Complaints::default(),
+            poll,
+            paths,
+        };
+        Ok(Self {
+            node: Node::new(settings, clock::now()),
+            sources,
+            events: VecDeque::new(),
+            heard: VecDeque::new(),
+            signals,
+            pace: Pace::default(),
+            is_asked_to_hand_over: false,
+            is_stopping: false,
+        })
+    }
+
+    /// Goes on with what an earlier daemon has handed over, and looks at everything once.
+    pub fn begin(&mut self, inheritance: Inheritance) {
+        self.take_over(clock::now(), inheritance);
+        // The first tick is due at once: it looks at everything.
+        let now = clock::now();
+        self.tick(now);
+        self.sources.write_down(now, &mut self.node);
+        self.sources.publish(&self.node);
+    }
+
+    /// Goes on where an earlier daemon has ended.
+    fn take_over(&mut self, now: Moment, inheritance: Inheritance) {
+        let has_inherited = !inheritance.is_empty();
+        let mut left = self.sources.keep.left_by_earlier(inheritance);
+        self.sources.adopt_connector(&mut left, &mut self.events);
+        self.settle(now);
+        if let Some(memory) = self.sources.keep.read_memory() {
+            let Self { node, sources, events, .. } = self;
+            let adopted = sources.adopt_connections(now, &memory, &mut left, events);
+            if has_inherited {
+                sources.keep_inherited();
+            }
+            let is_kept = |incarnation| adopted.contains(&incarnation);
+            resume(node, now, memory, is_kept, events, |action, events| {
+                sources.perform(now, action, events);
+            });
+        }
+        // What the file knows nothing of is of no use.
+        self.sources.keep.let_go(left);
+    }
+
+    /// Runs until a signal asks it to end.
+    pub fn run(&mut self) -> Result<(), FatalError> {
+        let mut woken = Events::with_capacity(WAKE_UP);
+        self.sources.keep.notify_ready(clock::now());
+        while !self.is_stopping {
+            let patience = self.patience();
+            match self.sources.poll.poll(&mut woken, Some(patience)) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(cannot("wait for events")(error));
+                }
+                _ => {}
+            }
+            let now = clock::now();
+            // A guest that is being powered off is gone in milliseconds.
+            for event in &woken {
+                if let Wake::Qmp(incarnation) = event.token().into() {
+                    if event.is_read_closed() {
+                        self.sources.connections.mark_hung_up(incarnation);
+                    }
+                    self.read_qmp(now, incarnation);
+                }
+            }
+            for event in &woken {
+                self.woken_by(now, event.token().into());
+            }
+            self.read_on(now);
+            self.tick(now);
+            self.open_trace_when_quiet(now, !woken.is_empty());
+            self.sources.reports.report_ends(ENDS_AT_ONCE, &mut self.node);
+            self.sources.write_down(now, &mut self.node);
+            self.sources.publish(&self.node);
+            self.sources.keep.notify_alive(now);
+            self.pace.get_in_front(now);
+            if std::mem::take(&mut self.is_asked_to_hand_over) {
+                self.hand_over();
+            }
+        }
+        self.sources.reports.report_ends(usize::MAX, &mut self.node);
+        // The next daemon is not to report them again, and is to know all that this one knows.
+        self.node.catch_up();
+        self.sources.save(clock::now(), &mut self.node);
+        self.sources.reports.metrics.withdraw();
+        Ok(())
+    }
+
+    /// For how long nothing needs to be done if no source speaks.
+    fn patience(&self) -> Duration {
+        if self.sources.are_behind() {
+            return Duration::ZERO;
+        }
+        let now = clock::now();
+        let others = [self.sources.deadline(now), self.pace.deadline()];
+        let node = self.node.deadline();
+        others.into_iter().flatten().fold(node, Moment::min).since(now)
+    }
+
+    /// Reads what an instance has to say. Each message is handled, with all that comes of it,
+    /// before the next: what was decided about the file is done by then.
+    fn read_qmp(&mut self, now: Moment, incarnation: Incarnation) {
+        self.sources.read_qmp(now, incarnation, &mut self.heard);
+        while let Some(event) = self.heard.pop_front() {
+            self.events.push_back(event);
+            self.settle(now);
+        }
+        self.heard.shrink_to(MESSAGES_KEPT);
+    }
+
+    /// Reads from those who had more to say than their share, each once.
+    fn read_on(&mut self, now: Moment) {
+        for _ in 0..self.sources.connections.unread() {
+            if let Some(incarnation) = self.sources.connections.next_unread() {
+                self.read_qmp(now, incarnation);
+            }
+        }
+    }
+
+    /// Looks at every other source.
+    fn woken_by(&mut self, now: Moment, wake: Wake) {
+        match wake {
+            // It has been read already.
+            Wake::Qmp(_) => {}
+            Wake::Signals => self.take_signals(now),
+            Wake::Directory => self.sources.read_directory(now, &mut self.events),
+            Wake::Connector => self.sources.read_connector(&mut self.events),
+            Wake::Trace => self.sources.read_trace(&mut self.events),
+            Wake::Pidfd(incarnation) => {
+                self.events.push_back(Event::Of(incarnation, Said::Died));
+            }
+        }
+        self.settle(now);
+    }
+
+    fn tick(&mut self, now: Moment) {
+        self.sources.tick_connector(now, &mut self.events);
+        self.settle(now);
+        if self.node.deadline() <= now {
+            self.events.push_back(Event::Tick);
+            self.settle(now);
+        }
+    }
+
+    fn open_trace_when_quiet(&mut self, now: Moment, was_woken: bool) {
+        self.sources.open_trace_when_quiet(now, was_woken, &mut self.events);
+        self.settle(now);
+    }
+
+    fn take_signals(&mut self, now: Moment) {
+        for signal in self.signals.pending() {
+            match signal {
+                libc::SIGHUP => self.sources.reports.reopen_files(),
+                libc::SIGUSR2 => self.is_asked_to_hand_over = true,
+                priority::HAS_RUN_TOO_LONG => self.pace.make_way(now),
+                _ => self.is_stopping = true,
+            }
+        }
+    }
+
+    /// Gives everything that is open to a process that has asked for it, and ends. On an error it
+    /// goes on.
+    fn hand_over(&mut self) {
+        self.sources.reports.report_ends(usize::MAX, &mut self.node);
+        self.node.catch_up();
+        self.sources.write_down(clock::now(), &mut self.node);
+        self.is_stopping |= self.sources.hand_over(!self.node.has_changes());
+    }
+
+    /// Has the node handle every event that waits, and all that comes of them.
+    fn settle(&mut self, now: Moment) {
+        let Self { node, sources, events, .. } = self;
+        settle(node, now, events, |action, events| sources.perform(now, action, events));
+    }
+}

@@ -1,0 +1,301 @@
+//! The kernel's trace of signals: who sent which to a watched process.
+
+use std::collections::{HashMap, VecDeque};
+use std::ffi::OsString;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{Level, error, info, warn};
+use mio::Registry;
+
+use super::wake::Wake;
+use super::watchlist::Watchlist;
+use crate::id::Moment;
+use crate::sys::trace::{Trace, Tracefs, Unavailable};
+use crate::sys::{clock, sender};
+use crate::verdict::{Event, Sent};
+use crate::wire::trace::{TraceEvent, Traced};
+use crate::wire::{Printable, Sender};
+
+/// Nobody has anything to say, if nobody has said anything for so long.
+const QUIET: Duration = Duration::from_millis(10);
+/// For how long the trace waits for that.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// As many signals to one process are looked into: a QEMU that its guest has taken over can send
+/// itself millions.
+const MOST_LOOKED_INTO: u32 = 16;
+/// After so many they are not traced any more.
+const MOST_TRACED: u32 = 1000;
+
+/// The trace has just turned out not to be available: from now on each connection has to count
+/// OOM kills, which nobody else reports.
+#[derive(Debug)]
+pub(super) struct Lost;
+
+/// The trace, whether there is one or not.
+pub(super) struct TraceSource {
+    /// What the instance of the kernel's tracing is called.
+    name: OsString,
+    tracefs: Option<Tracefs>,
+    trace: Option<Trace>,
+    /// There is none yet.
+    is_wanted_since: Option<Moment>,
+    /// What the log said last of it; empty before it is known whether there is one.
+    state: String,
+    /// How many signals to each watched process have been traced.
+    counts: HashMap<u32, u32>,
+    /// How often the kernel has lost some.
+    losses: u64,
+}
+
+impl TraceSource {
+    /// A trace of this name, which is not opened before [`TraceSource::check`].
+    pub(super) fn new(name: OsString) -> Self {
+        Self {
+            name,
+            tracefs: None,
+            trace: None,
+            is_wanted_since: None,
+            state: String::new(),
+            counts: HashMap::new(),
+            losses: 0,
+        }
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.trace.is_some()
+    }
+
+    /// Whether there is known to be none. Before that is known it may be about to be opened.
+    pub(super) fn is_missing(&self) -> bool {
+        self.trace.is_none() && !self.state.is_empty()
+    }
+
+    /// How often the kernel has lost some.
+    pub(super) fn losses(&self) -> u64 {
+        self.losses
+    }
+
+    /// When [`TraceSource::open_when_quiet`] has something to do if no source speaks.
+    pub(super) fn deadline(&self, now: Moment) -> Option<Moment> {
+        self.is_wanted_since.map(|_| now + QUIET)
+    }
+
+    /// Has the trace opened where there is none: at once if an earlier daemon has left one, with
+    /// what it holds; else when nobody has anything to say.
+    pub(super) fn check(
+        &mut self,
+        now: Moment,
+        registry: &Registry,
+        watchlist: &mut Watchlist,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), Lost> {
+        if self.trace.is_some() || self.is_wanted_since.is_some() {
+            return Ok(());
+        }
+        if self.tracefs.is_none() {
+            match Tracefs::find() {
+                Ok(tracefs) => self.tracefs = Some(tracefs),
+                Err(reason) => return self.lose(&reason),
+            }
+        }
+        self.is_wanted_since = Some(now);
+        if self.tracefs.as_ref().is_some_and(|it| it.has(&self.name)) {
+            return self.open(registry, watchlist, events);
+        }
+        Ok(())
+    }
+
+    /// Opens it, if it is wanted and there is nothing else to do.
+    pub(super) fn open_when_quiet(
+        &mut self,
+        now: Moment,
+        is_quiet: bool,
+        registry: &Registry,
+        watchlist: &mut Watchlist,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), Lost> {
+        let is_due = |since| is_quiet || now.since(since) >= LONGEST_WAIT;
+        if self.is_wanted_since.is_some_and(is_due) {
+            return self.open(registry, watchlist, events);
+        }
+        Ok(())
+    }
+
+    fn open(
+        &mut self,
+        registry: &Registry,
+        watchlist: &mut Watchlist,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), Lost> {
+        self.is_wanted_since = None;
+        let Some(tracefs) = &self.tracefs else { return Ok(()) };
+        let opened = Trace::open(tracefs, &self.name, &watchlist.pids()).and_then(|trace| {
+            trace
+                .sources()
+                .try_for_each(|source| Wake::Trace.register(registry, &source))
+                .map_err(|error| Unavailable::Failed("wait for its events", error))?;
+            Ok(trace)
+        });
+        match opened {
+            Ok(trace) => {
+                self.trace = Some(trace);
+                self.log_state(Level::Info, "The kernel's trace shows who sends signals");
+                self.read(watchlist, events)
+            }
+            Err(reason) => self.lose(&reason),
+        }
+    }
+
+    fn lose(&mut self, reason: &Unavailable) -> Result<(), Lost> {
+        let is_news = self.log_state(
+            Level::Warn,
+            &format!(
+                "The kernel's trace of signals is not available: {reason}. The sender of a signal is taken from QEMU's own log instead, and an OOM kill from the control group's counter"
+            ),
+        );
+        self.trace = None;
+        if is_news { Err(Lost) } else { Ok(()) }
+    }
+
+    /// Logs it, if that is not what was logged last.
+    fn log_state(&mut self, level: Level, state: &str) -> bool {
+        let is_news = self.state != state;
+        if is_news {
+            state.clone_into(&mut self.state);
+            log::log!(level, "{state}");
+        }
+        is_news
+    }
+
+    /// Has the kernel trace the signals to these processes, but for those that are sent too many.
+    pub(super) fn watch(&self, pids: &[u32]) {
+        let Some(trace) = &self.trace else { return };
+        let is_flooded = |pid: &u32| self.counts.get(pid).is_some_and(|&n| n >= MOST_TRACED);
+        let pids: Vec<u32> = pids.iter().copied().filter(|pid| !is_flooded(pid)).collect();
+        if let Err(error) = trace.watch(&pids) {
+            error!("Cannot set the filter of the kernel's trace of signals: {error}");
+        }
+    }
+
+    /// The process is watched no more. Another one may get its pid.
+    pub(super) fn unwatch(&mut self, pid: u32) {
+        self.counts.remove(&pid);
+    }
+
+    /// Takes in everything that has been traced so far.
+    pub(super) fn read(
+        &mut self,
+        watchlist: &mut Watchlist,
+        events: &mut VecDeque<Event>,
+    ) -> Result<(), Lost> {
+        let Some(trace) = &mut self.trace else { return Ok(()) };
+        let mut traced = Vec::new();
+        let lost = match trace.drain(|event| traced.push(event)) {
+            Ok(lost_some) => {
+                if lost_some {
+                    self.losses += 1;
+                    info!("The kernel's trace lost some signals");
+                }
+                Ok(())
+            }
+            Err(error) => self.lose(&Unavailable::Failed("read it", error)),
+        };
+        for event in traced {
+            self.take_in(event, watchlist, events);
+        }
+        lost
+    }
+
+    fn take_in(
+        &mut self,
+        event: TraceEvent,
+        watchlist: &mut Watchlist,
+        events: &mut VecDeque<Event>,
+    ) {
+        // A range of the filter may let strangers pass.
+        if !watchlist.contains(event.pid) {
+            return;
+        }
+        let count = self.counts.entry(event.pid).or_default();
+        *count += 1;
+        if *count > MOST_LOOKED_INTO {
+            if *count == MOST_TRACED {
+                warn!("Process {} receives too many signals; no longer tracing them", event.pid);
+                watchlist.request_update();
+            }
+            return;
+        }
+        let at = Moment(event.at);
+        let pid = event.pid;
+        events.push_back(match event.what {
+            Traced::OomVictim => Event::OutOfMemory { pid, at },
+            Traced::Signal { signal, is_kernels } => {
+                let sender = if is_kernels { Sender::kernel() } else { self.sender(event.by, at) };
+                Event::Signalled { pid, sent: Sent { at, signal, sender: Arc::new(sender) } }
+            }
+        });
+    }
+
+    /// The process that sent a signal at this moment; of one that is gone the kernel may
+    /// remember the name.
+    fn sender(&self, task: u32, at: Moment) -> Sender {
+        let mut sender = sender::look_at(task, at, clock::boot_offset());
+        if sender.gone {
+            let name = self.trace.as_ref().and_then(|trace| trace.remembered_name(task));
+            sender.name = name.map(|name| Printable(&name).to_string());
+        }
+        sender
+    }
+
+    /// Leaves the instance to the next daemon, with what is traced until then.
+    pub(super) fn leave(&mut self) {
+        if let Some(trace) = &mut self.trace {
+            trace.leave();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Signal;
+
+    const WATCHED: u32 = 7;
+
+    fn sent_to(pid: u32) -> TraceEvent {
+        let what = Traced::Signal { signal: Signal::TERM, is_kernels: true };
+        TraceEvent { at: Duration::ZERO, by: 0, pid, what }
+    }
+
+    #[test]
+    fn a_flood_of_signals_is_looked_into_for_a_while_and_then_filtered_out() {
+        let mut source = TraceSource::new("test".into());
+        let mut watchlist = Watchlist::default();
+        watchlist.add(WATCHED);
+        watchlist.take_update();
+        let mut events = VecDeque::new();
+        source.take_in(sent_to(WATCHED + 1), &mut watchlist, &mut events);
+        assert!(events.is_empty(), "it was sent to a stranger");
+        for count in 1..=2 * MOST_TRACED {
+            source.take_in(sent_to(WATCHED), &mut watchlist, &mut events);
+            assert_eq!(watchlist.take_update().is_some(), count == MOST_TRACED, "{count}");
+        }
+        assert_eq!(events.len(), MOST_LOOKED_INTO as usize);
+        // Another process with this pid begins anew.
+        source.unwatch(WATCHED);
+        source.take_in(sent_to(WATCHED), &mut watchlist, &mut events);
+        assert_eq!(events.len(), MOST_LOOKED_INTO as usize + 1);
+    }
+
+    #[test]
+    fn that_it_is_not_available_is_news_once() {
+        let mut source = TraceSource::new("test".into());
+        assert!(!source.is_missing());
+        assert!(source.lose(&Unavailable::InUse).is_err());
+        assert!(source.is_missing());
+        assert!(source.lose(&Unavailable::InUse).is_ok());
+        assert!(source.lose(&Unavailable::UnknownLayout).is_err());
+    }
+}
