@@ -283,8 +283,8 @@ fn a_successor_that_never_accepts() {
     let _stuck = [private.join("handover"), node.path("var/run/ganeti/ganeti-kvmd.handover")]
         .map(|path| stuck_successor(&path));
     daemon.signal(Signal::USR2);
-    let line = daemon.await_line("Asked to hand over");
-    assert!(line.contains("going on"), "{line}");
+    let line = daemon.await_line("Cannot hand over");
+    assert!(line.contains("running on"), "{line}");
     one_ends(&node, &daemon, "web1");
 }
 
@@ -296,7 +296,7 @@ fn a_successor_that_never_reads() {
     let daemon = node.start();
     let _instances: Vec<_> =
         (0..40).map(|i| node.stand_in(format!("many{i}")).connected()).collect();
-    daemon.await_lines("is connected and runs", 40);
+    daemon.await_lines("is connected and running", 40);
     let private = node.path("var/run/ganeti-kvmd");
     fs::create_dir(&private).unwrap();
     fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
@@ -312,7 +312,7 @@ fn a_successor_that_never_reads() {
         connection = rustix::net::accept(&listener).ok();
         connection.is_some()
     });
-    daemon.await_line("Asked to hand over");
+    daemon.await_line("Cannot hand over");
     one_ends(&node, &daemon, "web1");
 }
 
