@@ -71,7 +71,7 @@ impl ConnectorSource {
             return self.open(now, registry, keep, watchlist, events);
         };
         connector.forget_shortage();
-        let asked = connector.ask_again(now);
+        let asked = connector.ask_again(&watchlist.pids(), now);
         if self.precision != Precision::Exact {
             watchlist.request_update();
         }

@@ -188,7 +188,9 @@ impl Asking {
         require_private(path.parent().unwrap_or(Path::new("/")))?;
         let socket = new_socket()?;
         match connect(&socket, &SocketAddrUnix::new(path)?) {
-            Err(Errno::AGAIN) => return Err(timed_out("the process that waits there accepts nobody")),
+            Err(Errno::AGAIN) => {
+                return Err(timed_out("the process that waits there accepts nobody"));
+            }
             connected => connected?,
         }
         let (_, user) = peer_pid_and_uid(socket.as_fd())?;
