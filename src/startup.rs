@@ -99,6 +99,9 @@ fn come_up(options: Options, mut starter: Option<Starter>) -> ExitCode {
         Err(error) => return give_up(&error, starter.as_mut()),
     };
     info!(target: NOTICE, "ganeti-kvmd daemon startup");
+    if let Err(error) = process::raise_descriptor_limit() {
+        warn!("Cannot raise the limit of open files: {error}");
+    }
     let result = serve(paths, options, log, inheritance, &mut starter);
     drop(pid_file);
     let code = match result {

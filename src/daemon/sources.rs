@@ -212,7 +212,9 @@ impl Sources {
                 self.connections.add_command(incarnation, command);
             }
             Action::Probe { incarnation, process } => {
-                let said = if process::is_alive(process) { Said::Lives } else { Said::Died };
+                // One that cannot be looked at is looked at again, like one that lives.
+                let is_alive = process::is_alive(process).unwrap_or(true);
+                let said = if is_alive { Said::Lives } else { Said::Died };
                 events.push_back(Event::Of(incarnation, said));
             }
             Action::Consult { incarnation, questions } => {
