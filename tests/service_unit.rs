@@ -2,6 +2,7 @@
 //! where Ganeti's other daemons may have planted it.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -27,7 +28,7 @@ fn what_systemd_reads_and_runs_is_where_only_root_can_write() {
     for path in files.iter().map(|path| path.trim_start_matches('-')) {
         assert!(is_roots(path), "EnvironmentFile={path}");
     }
-    for name in ["ExecStartPre", "ExecStart", "ExecReload"] {
+    for name in ["ExecStartPre", "ExecStart", "ExecReload", "ExecStop"] {
         let program = setting(name).swap_remove(0);
         assert!(is_roots(program.trim_start_matches(['+', '-'])), "{name}={program}");
     }
@@ -164,4 +165,34 @@ fn fifos_do_not_hold_up_the_start() {
         timeout 20 sh \"$before_start\"; cat /run/ganeti-kvmd/environment",
     );
     assert_eq!(said(&output), "GANETI_HOSTNAME=node1.example.com\n");
+}
+
+/// Plays `before-stop` where systemd has these jobs, and says what the daemon was sent.
+fn sent_at_a_stop(jobs: &str) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let systemctl = directory.path().join("systemctl");
+    fs::write(&systemctl, format!("#!/bin/sh\nprintf '{jobs}'\n")).unwrap();
+    fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
+    let script = "
+        trap 'echo INT' INT
+        MAINPID=$$ PATH=$directory:$PATH sh \"$before_stop\"
+        # Without a daemon there is nobody to be told.
+        MAINPID= PATH=$directory:$PATH sh \"$before_stop\"
+        echo end";
+    let output = Command::new("sh")
+        .args(["-c", script])
+        .env("directory", directory.path())
+        .env("before_stop", packaging().join("before-stop"))
+        .output()
+        .unwrap();
+    said(&output)
+}
+
+#[test]
+fn the_daemon_is_told_if_it_is_stopped_for_good() {
+    let other = "7 ganeti-noded.service stop running\\n";
+    let job = |kind| format!("{other}12 ganeti-kvmd.service {kind} running\\n");
+    assert_eq!(sent_at_a_stop(&job("stop")), "INT\nend\n");
+    assert_eq!(sent_at_a_stop(&job("restart")), "end\n");
+    assert_eq!(sent_at_a_stop(other), "end\n", "it has failed, or ended by itself");
 }

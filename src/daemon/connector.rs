@@ -112,6 +112,16 @@ impl ConnectorSource {
         }
     }
 
+    /// No daemon is going to follow this one: whoever keeps the socket is to close it, and the kernel
+    /// is to be told that nobody listens any more. (Before Linux 6.6 it does not notice by itself,
+    /// and goes on making events.)
+    pub(super) fn end_for_good(&mut self, keep: &Keep) {
+        if let Some(connector) = &mut self.connector {
+            keep.forget_connector();
+            connector.close_with_this();
+        }
+    }
+
     /// Takes in everything that the kernel has reported so far.
     pub(super) fn read(&mut self, registry: &Registry, events: &mut VecDeque<Event>) {
         let mut lost = false;

@@ -263,6 +263,10 @@ impl Daemon {
                 libc::SIGHUP => self.sources.reports.reopen_files(),
                 libc::SIGUSR2 => self.is_asked_to_hand_over = true,
                 priority::HAS_RUN_TOO_LONG => self.pace.make_way(now),
+                libc::SIGINT => {
+                    self.sources.end_for_good();
+                    self.is_stopping = true;
+                }
                 _ => self.is_stopping = true,
             }
         }

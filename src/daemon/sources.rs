@@ -197,6 +197,11 @@ impl Sources {
         true
     }
 
+    /// No daemon is going to follow this one.
+    pub(super) fn end_for_good(&mut self) {
+        self.connector.end_for_good(&self.keep);
+    }
+
     /// Does what the node asks for.
     pub(super) fn perform(&mut self, now: Moment, action: Action, events: &mut VecDeque<Event>) {
         let socket_of = |name| self.directory.path_of(name, SOCKET_SUFFIX);

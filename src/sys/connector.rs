@@ -196,6 +196,11 @@ impl Connector {
         self.is_kept = true;
     }
 
+    /// Nobody else keeps it any more: the kernel is to be told when this one is closed.
+    pub fn close_with_this(&mut self) {
+        self.is_kept = false;
+    }
+
     #[must_use]
     pub fn is_listening(&self) -> bool {
         self.is_listening
