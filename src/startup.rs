@@ -18,7 +18,7 @@ use crate::sys::daemonize::{self, Report, Side, Starter};
 use crate::sys::handover::{self, Inheritance};
 use crate::sys::pid_file::PidFile;
 use crate::sys::service_manager::ServiceManager;
-use crate::sys::{node_name, priority, process, sandbox, users};
+use crate::sys::{node_name, priority, private_directory, process, sandbox, users};
 
 /// Why the daemon has not come up.
 #[derive(Debug)]
@@ -101,6 +101,9 @@ fn come_up(options: Options, mut starter: Option<Starter>) -> ExitCode {
     info!(target: NOTICE, "ganeti-kvmd daemon startup");
     if let Err(error) = process::raise_descriptor_limit() {
         warn!("Cannot raise the limit of open files: {error}");
+    }
+    if let Err(error) = private_directory::prepare(&paths.private_dir()) {
+        error!("Cannot keep the state where only root can write: {error}");
     }
     let result = serve(paths, options, log, inheritance, &mut starter);
     drop(pid_file);

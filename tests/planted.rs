@@ -17,7 +17,8 @@ use testbed::{Attacker, Daemon, NOBODY, Node, Signal, await_that, needs};
 const PRECIOUS: &str = "precious";
 
 const PID_FILE: &str = "var/run/ganeti/ganeti-kvmd.pid";
-const STATE: &str = "var/run/ganeti/ganeti-kvmd.state";
+const PRIVATE: &str = "var/run/ganeti-kvmd";
+const STATE: &str = "var/run/ganeti-kvmd/state";
 const LOG: &str = "var/log/ganeti/kvm-daemon.log";
 const RECORDS: &str = "var/log/ganeti/kvm-exits.jsonl";
 
@@ -30,7 +31,11 @@ fn node() -> Node {
     let node = Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"));
     // That of a temporary directory is for nobody else.
     fs::set_permissions(node.root(), fs::Permissions::from_mode(0o755)).unwrap();
-    for directory in ["var/run/ganeti", "var/log/ganeti"].map(|directory| node.path(directory)) {
+    // The daemon's own is not meant to be so, and does no harm if it is.
+    fs::create_dir(node.path(PRIVATE)).unwrap();
+    for directory in
+        ["var/run/ganeti", "var/log/ganeti", PRIVATE].map(|directory| node.path(directory))
+    {
         chown(&directory, None, Some(NOBODY)).unwrap();
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o775)).unwrap();
     }
@@ -123,7 +128,7 @@ fn somebody_elses_pid_file() {
 fn links_in_the_place_of_the_log_the_records_and_the_state() {
     needs!(Root);
     let node = node();
-    let temporary = "var/run/ganeti/.ganeti-kvmd.state.tmp";
+    let temporary = "var/run/ganeti-kvmd/.state.tmp";
     for path in [LOG, RECORDS, STATE, temporary] {
         plant_link(&node, path);
     }
@@ -239,12 +244,35 @@ fn links_and_fifos_that_are_planted_while_it_runs() {
     assert_untouched(&node);
 }
 
+/// As it is, if nobody has made it otherwise.
+#[test]
+fn where_the_state_is_nobody_else_can_write() {
+    needs!(Root);
+    let node = node();
+    fs::remove_dir(node.path(PRIVATE)).unwrap();
+    let daemon = node.start();
+    one_ends(&node, &daemon, "web1");
+    assert!(node.path(STATE).is_file());
+    let private = fs::metadata(node.path(PRIVATE)).unwrap();
+    assert_eq!((private.uid(), private.mode() & 0o777), (0, 0o700));
+    assert_eq!(daemon.count("Cannot keep the state"), 0);
+}
+
+/// It is said, and to be put right.
+#[test]
+fn a_directory_of_its_own_that_others_can_write_to_is_named() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    is_told(&node, &daemon, PRIVATE, "others may write to it; chmod 700");
+}
+
 /// Neither can be removed by its name.
 #[test]
 fn a_directory_in_the_place_of_what_is_to_become_the_state() {
     needs!(Root);
     let node = node();
-    let temporary = node.path("var/run/ganeti/.ganeti-kvmd.state.tmp");
+    let temporary = node.path("var/run/ganeti-kvmd/.state.tmp");
     fs::create_dir(&temporary).unwrap();
     fs::write(temporary.join("file"), "").unwrap();
     let daemon = node.start();
@@ -277,10 +305,9 @@ fn a_successor_that_never_accepts() {
     needs!(Root);
     let node = node();
     let daemon = node.start();
-    let private = node.path("var/run/ganeti-kvmd");
-    fs::create_dir(&private).unwrap();
+    let private = node.path(PRIVATE);
     fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
-    let _stuck = [private.join("handover"), node.path("var/run/ganeti/ganeti-kvmd.handover")]
+    let _stuck = [private.join("handover"), node.path("var/run/ganeti/handover")]
         .map(|path| stuck_successor(&path));
     daemon.signal(Signal::USR2);
     let line = daemon.await_line("Cannot hand over");
@@ -297,8 +324,7 @@ fn a_successor_that_never_reads() {
     let _instances: Vec<_> =
         (0..40).map(|i| node.stand_in(format!("many{i}")).connected()).collect();
     daemon.await_lines("is connected and running", 40);
-    let private = node.path("var/run/ganeti-kvmd");
-    fs::create_dir(&private).unwrap();
+    let private = node.path(PRIVATE);
     fs::set_permissions(&private, fs::Permissions::from_mode(0o700)).unwrap();
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let listener =
@@ -322,9 +348,7 @@ fn a_meeting_place_that_others_can_write_to() {
     needs!(Root);
     let node = node();
     let mut daemon = node.start();
-    let private = node.path("var/run/ganeti-kvmd");
-    fs::create_dir(&private).unwrap();
-    fs::set_permissions(&private, fs::Permissions::from_mode(0o775)).unwrap();
+    let private = node.path(PRIVATE);
     assert!(node.try_start_wrapped(&[], &["--take-over"]).is_none(), "it has taken over");
     let log = fs::read_to_string(node.log_file()).unwrap();
     let path = private.display().to_string();

@@ -51,11 +51,16 @@ impl Paths {
         self.at("/var/run/ganeti/ganeti-kvmd.pid")
     }
 
-    /// Where a daemon waits for what the one that runs has open: in a directory of root's own,
-    /// since Ganeti's daemons may write to that of the pid file.
+    /// A directory of the daemon's own: to that of the pid file Ganeti's other daemons may write.
+    #[must_use]
+    pub fn private_dir(&self) -> PathBuf {
+        self.at("/var/run/ganeti-kvmd")
+    }
+
+    /// Where a daemon waits for what the one that runs has open.
     #[must_use]
     pub fn handover_socket(&self) -> PathBuf {
-        self.at("/var/run/ganeti-kvmd/handover")
+        self.private_dir().join("handover")
     }
 
     /// What QEMU itself logs, by Ganeti's `-D`.
@@ -81,7 +86,7 @@ impl Paths {
     /// What the daemon remembers beyond its own end. Gone with the boot, like what it is about.
     #[must_use]
     pub fn state_file(&self) -> PathBuf {
-        self.at("/var/run/ganeti/ganeti-kvmd.state")
+        self.private_dir().join("state")
     }
 
     /// The exit records.

@@ -5,16 +5,15 @@
 //! it goes on as before.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::fs;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{CWD, Mode, OFlags, fchmod, fstat, mkdirat, open};
+use rustix::fs::{Mode, fchmod};
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
@@ -24,6 +23,7 @@ use rustix::net::{
 };
 use rustix::process::{Signal, pidfd_send_signal};
 
+use super::private_directory;
 use super::process::{self, open_pidfd};
 use super::socket_option::peer_pid_and_uid;
 
@@ -53,11 +53,7 @@ pub fn take_over(pid: u32, path: &Path) -> io::Result<Inheritance> {
             "it is another program, or an older version that cannot hand over",
         ));
     }
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    match mkdirat(CWD, directory, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(error.into()),
-    }
+    private_directory::prepare(directory_of(path))?;
     let listener = Listener::at(path)?;
     pidfd_send_signal(&predecessor, PLEASE)?;
     let connection = listener.accept(pid)?;
@@ -73,49 +69,6 @@ pub fn take_over(pid: u32, path: &Path) -> io::Result<Inheritance> {
     Ok(inheritance)
 }
 
-/// Nobody else is to be met where the two sides meet, so nobody else may write there.
-#[derive(Debug)]
-enum NotPrivate {
-    Owner(PathBuf, u32),
-    Shared(PathBuf),
-}
-
-impl fmt::Display for NotPrivate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Owner(path, user) => {
-                write!(f, "{} belongs to user {user} and not to root; remove it", path.display())
-            }
-            Self::Shared(path) => {
-                write!(
-                    f,
-                    "{0} is not private: others may write to it; chmod 700 {0}",
-                    path.display()
-                )
-            }
-        }
-    }
-}
-
-impl std::error::Error for NotPrivate {}
-
-fn require_private(directory: &Path) -> io::Result<()> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let stat = fstat(open(directory, flags, Mode::empty())?)?;
-    if !is_trusted(stat.st_uid) {
-        return Err(io::Error::other(NotPrivate::Owner(directory.into(), stat.st_uid)));
-    }
-    if Mode::from_raw_mode(stat.st_mode).intersects(Mode::WGRP | Mode::WOTH) {
-        return Err(io::Error::other(NotPrivate::Shared(directory.into())));
-    }
-    Ok(())
-}
-
-/// Root, or the user of this very process.
-fn is_trusted(user: u32) -> bool {
-    user == 0 || user == rustix::process::geteuid().as_raw()
-}
-
 /// A socket at which the daemon is waited for.
 struct Listener<'a> {
     socket: OwnedFd,
@@ -124,7 +77,7 @@ struct Listener<'a> {
 
 impl<'a> Listener<'a> {
     fn at(path: &'a Path) -> io::Result<Self> {
-        require_private(path.parent().unwrap_or(Path::new("/")))?;
+        private_directory::require(directory_of(path))?;
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -148,7 +101,7 @@ impl<'a> Listener<'a> {
             };
             let (peer, user) = peer_pid_and_uid(connection.as_fd())?;
             // Anybody else is not it, and does not keep it away.
-            if peer == pid && is_trusted(user) {
+            if peer == pid && private_directory::is_trusted(user) {
                 set_socket_timeout(&connection, Timeout::Recv, Some(PATIENCE))?;
                 return Ok(connection);
             }
@@ -185,7 +138,7 @@ pub struct Asking {
 impl Asking {
     /// Finds whoever waits at `path`, where nobody but root can.
     pub fn at(path: &Path) -> io::Result<Self> {
-        require_private(path.parent().unwrap_or(Path::new("/")))?;
+        private_directory::require(directory_of(path))?;
         let socket = new_socket()?;
         match connect(&socket, &SocketAddrUnix::new(path)?) {
             Err(Errno::AGAIN) => {
@@ -194,7 +147,7 @@ impl Asking {
             connected => connected?,
         }
         let (_, user) = peer_pid_and_uid(socket.as_fd())?;
-        if !is_trusted(user) {
+        if !private_directory::is_trusted(user) {
             return Err(io::Error::other(format!(
                 "the process that waits there belongs to user {user}"
             )));
@@ -253,6 +206,11 @@ fn receive_one(socket: &OwnedFd) -> io::Result<(String, Option<OwnedFd>)> {
     });
     let descriptor = descriptors.next().and_then(|mut descriptors| descriptors.next());
     Ok((String::from_utf8_lossy(&text[..received.bytes.min(LONGEST)]).into_owned(), descriptor))
+}
+
+/// Nobody else is to be met there.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
 }
 
 /// One that never waits.

@@ -19,6 +19,7 @@ pub mod own_log;
 pub mod pid_file;
 pub mod plain_file;
 pub mod priority;
+pub mod private_directory;
 pub mod process;
 pub mod qmp_socket;
 mod random;

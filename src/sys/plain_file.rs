@@ -13,6 +13,8 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, open, statat};
 use rustix::io::Errno;
 
+use super::private_directory::is_trusted;
+
 /// What never is to happen when a file is opened.
 const CAREFULLY: OFlags =
     OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
@@ -85,7 +87,7 @@ pub fn read_own(path: impl AsRef<Path>, most: usize) -> io::Result<Vec<u8>> {
 pub(super) fn open_own(path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
     let file = open_plain(path, flags, mode)?;
     let stat = fstat(&file)?;
-    if stat.st_uid != 0 && stat.st_uid != rustix::process::geteuid().as_raw() {
+    if !is_trusted(stat.st_uid) {
         return Err(Unfit::Owner(stat.st_uid).into());
     }
     if stat.st_nlink > 1 {
