@@ -63,7 +63,8 @@ impl Word {
             Self::Resume => Event::Resume,
             Self::Panicked => Event::GuestPanicked,
             Self::Watchdog(bark) => Event::Watchdog(bark.action()),
-            Self::Noted => Event::Noted(Note::MemoryFailure),
+            // Of all notes the one that says most about the end.
+            Self::Noted => Event::Noted(Note::GuestCrashloaded),
             Self::Other => Event::Other,
             Self::Greeting(has_version) => {
                 let version = has_version.then_some(Version { major: 7, minor: 2, micro: 22 });
