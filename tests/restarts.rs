@@ -65,7 +65,7 @@ fn a_request_outlives_the_daemon_that_heard_it() {
 }
 
 /// Named as missing where something may have been said while no daemon listened.
-const UNHEARD: &str = "what happened before";
+const UNHEARD: &str = "what happened while the daemon was not listening";
 
 fn missing_from_the_latest_record(node: &Node) -> String {
     let records = fs::read_to_string(node.path("var/log/ganeti/kvm-exits.jsonl")).unwrap();

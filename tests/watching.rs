@@ -130,7 +130,11 @@ fn asked_while_the_slot_was_taken(options: &[&str], initiator: &str, file: bool)
     let death = daemon.await_death("web1");
     let verdict = (&*death.cause, &*death.initiator, node.has_shutdown_file("web1"));
     assert_eq!(verdict, ("guest-shutdown", initiator, file), "{}", death.line);
-    assert!(death.line.contains("what happened before"), "{}", death.line);
+    assert!(
+        death.line.contains("what happened while the daemon was not listening"),
+        "{}",
+        death.line
+    );
 }
 
 #[test]
