@@ -151,6 +151,12 @@ impl Daemon {
         self.sources.keep.let_go(left);
     }
 
+    /// Whether the kernel reports how processes end.
+    #[must_use]
+    pub fn is_told_of_exits(&self) -> bool {
+        self.sources.connector.is_listening()
+    }
+
     /// Runs until a signal asks it to end.
     pub fn run(&mut self) -> Result<(), FatalError> {
         let mut woken = Events::with_capacity(WAKE_UP);

@@ -270,7 +270,7 @@ fn answer_to(request: u32) -> u32 {
 }
 
 /// Major and minor version of the running kernel; the oldest one if it cannot be read.
-fn kernel_version() -> (u32, u32) {
+pub(super) fn kernel_version() -> (u32, u32) {
     let system = rustix::system::uname();
     let release = system.release().to_string_lossy();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);

@@ -7,6 +7,7 @@
 
 pub mod append_file;
 pub mod clock;
+pub mod confinement;
 pub mod connector;
 pub mod control_dir;
 pub mod core_pattern;

@@ -113,6 +113,12 @@ pub fn status_of(pidfd: BorrowedFd<'_>) -> StatusAnswer {
     }
 }
 
+/// Whether [`status_of`] knows how a process ended that has been reaped (Linux 6.15).
+#[must_use]
+pub fn has_statuses_of_the_dead() -> bool {
+    super::connector::kernel_version() >= (6, 15)
+}
+
 /// `struct pidfd_info` of `linux/pidfd.h`, as it was first.
 #[repr(C)]
 struct PidfdInfo {
