@@ -196,6 +196,22 @@ fn without_landlock_it_says_so_and_works() {
     }
 }
 
+/// To be out of reach of what it is there for would be worse than to reach too much.
+#[test]
+fn where_one_of_its_directories_cannot_be_opened_it_is_not_confined() {
+    needs!(Root);
+    let node = node();
+    let directory = node.path("loop");
+    symlink(&directory, &directory).unwrap();
+    let metrics = directory.join("kvmd.prom");
+    let daemon = node.start_with(&[&format!("--metrics-file={}", metrics.display())]);
+    one_ends(&node, &daemon, "web1");
+    let line = daemon.await_line("cannot give up files with Landlock");
+    assert!(line.contains(&directory.display().to_string()), "{line}");
+    assert!(line.contains("running with more privileges than needed"), "{line}");
+    assert_eq!(daemon.status("Seccomp"), 2, "what else can be given up is");
+}
+
 /// The first version knows nothing of truncation, of devices and of the network.
 #[test]
 fn of_an_older_landlock_it_takes_what_there_is() {

@@ -9,12 +9,17 @@
 //! A rule belongs to the directory that has the name now, and not to the name. So what may vanish and
 //! come back is covered by a directory above it.
 
+use std::fmt;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, PathFd, RestrictionStatus, Ruleset,
+    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, RestrictionStatus, Ruleset,
     RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus,
 };
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::Errno;
 
 use super::trace::{MOUNTS, Tracefs};
 
@@ -41,9 +46,35 @@ pub struct Confined {
     pub missing: Vec<PathBuf>,
 }
 
+/// Why nothing is confined, though it could be.
+#[derive(Debug)]
+pub enum ConfinementError {
+    /// What is to stay within reach cannot be opened, and would be lost.
+    Open(PathBuf, io::Error),
+    /// In the words of the library.
+    Ruleset(RulesetError),
+}
+
+impl fmt::Display for ConfinementError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Open(path, error) => write!(f, "cannot open {}: {error}", path.display()),
+            Self::Ruleset(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ConfinementError {}
+
+impl From<RulesetError> for ConfinementError {
+    fn from(error: RulesetError) -> Self {
+        Self::Ruleset(error)
+    }
+}
+
 /// Confines the calling thread, and those that it starts from now on. Not an error, if the kernel
-/// has no Landlock.
-pub(super) fn confine(reach: &Reach) -> Result<Confined, RulesetError> {
+/// has no Landlock. On an error nothing is confined.
+pub(super) fn confine(reach: &Reach) -> Result<Confined, ConfinementError> {
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let change = read | AccessFs::MakeReg | AccessFs::RemoveFile;
     let write = change | AccessFs::WriteFile | AccessFs::Truncate;
@@ -56,13 +87,11 @@ pub(super) fn confine(reach: &Reach) -> Result<Confined, RulesetError> {
         .handle_access(AccessNet::from_all(VERSION))?
         .create()?;
     let mut missing = Vec::new();
-    for (path, access) in [(&reach.changing, change)]
-        .into_iter()
-        .chain(reach.written.iter().map(|path| (path, write)))
-    {
-        match PathFd::new(path) {
-            Ok(directory) => ruleset = ruleset.add_rule(PathBeneath::new(directory, access))?,
-            Err(_) => missing.push(path.clone()),
+    let own = [(&reach.changing, change)].into_iter();
+    for (path, access) in own.chain(reach.written.iter().map(|path| (path, write))) {
+        match hold(path)? {
+            Some(directory) => ruleset = ruleset.add_rule(PathBeneath::new(directory, access))?,
+            None => missing.push(path.clone()),
         }
     }
     for (path, access) in [
@@ -77,11 +106,12 @@ pub(super) fn confine(reach: &Reach) -> Result<Confined, RulesetError> {
     ruleset = match Tracefs::find() {
         // It may be mounted where no path leads to.
         Ok(tracefs) => {
-            let ruleset = ruleset.add_rule(PathBeneath::new(&tracefs, read))?;
-            match tracefs.instances() {
-                Ok(instances) => ruleset.add_rule(PathBeneath::new(instances, make_instances))?,
-                Err(_) => ruleset,
-            }
+            let instances = tracefs
+                .instances()
+                .map_err(|error| ConfinementError::Open("tracefs/instances".into(), error))?;
+            ruleset
+                .add_rule(PathBeneath::new(&tracefs, read))?
+                .add_rule(PathBeneath::new(instances, make_instances))?
         }
         // It may be mounted later.
         Err(_) => MOUNTS
@@ -97,9 +127,18 @@ fn allow(
     ruleset: RulesetCreated,
     path: &Path,
     access: BitFlags<AccessFs>,
-) -> Result<RulesetCreated, RulesetError> {
-    match PathFd::new(path) {
-        Ok(file) => ruleset.add_rule(PathBeneath::new(file, access)),
-        Err(_) => Ok(ruleset),
+) -> Result<RulesetCreated, ConfinementError> {
+    match hold(path)? {
+        Some(file) => Ok(ruleset.add_rule(PathBeneath::new(file, access))?),
+        None => Ok(ruleset),
+    }
+}
+
+/// What is at the path; nothing if nothing is.
+fn hold(path: &Path) -> Result<Option<OwnedFd>, ConfinementError> {
+    match open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => Ok(Some(file)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(ConfinementError::Open(path.into(), error.into())),
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, getrlimit, pidfd_open, setrlimit};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, setrlimit};
 
 use super::{clock, plain_file};
 use crate::id::Process;
@@ -77,8 +77,14 @@ pub fn is_alive(process: Process) -> io::Result<bool> {
 /// Lets this process open as many files as it ever may: 1024 is what a shell leaves it, and what
 /// Ganeti's daemon-util does. Nobody here uses `select(2)`, which can do with no more.
 pub fn raise_descriptor_limit() -> io::Result<()> {
-    let limit = getrlimit(Resource::Nofile);
-    Ok(setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?)
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a value that lives across the call, of the type that the call fills.
+    // (rustix's own takes for granted that it does not fail.)
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    let most = Rlimit { current: Some(limit.rlim_max), maximum: Some(limit.rlim_max) };
+    Ok(setrlimit(Resource::Nofile, most)?)
 }
 
 /// How this very process ended, if it is dead and not yet reaped.

@@ -16,13 +16,12 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter,
 };
 
-use super::confinement::{Confined, Reach, confine};
+use super::confinement::{Confined, ConfinementError, Reach, confine};
 
 /// Why less was given up than there is to give up.
 #[derive(Debug)]
 pub enum SandboxError {
-    /// The files that are out of its reach, in the words of the library.
-    Files(String),
+    Files(ConfinementError),
     Capabilities(io::Error),
     NoNewPrivileges(io::Error),
     /// The filter on system calls, in the words of the library or of the kernel.
@@ -165,9 +164,8 @@ pub fn enter(reach: Option<&Reach>) -> Result<Confined, SandboxError> {
     let unconfined = || Confined { is_enforced: false, missing: Vec::new() };
     let confined = reach.map(confine).transpose();
     let is_confined = matches!(&confined, Ok(Some(Confined { is_enforced: true, .. })));
-    let files = confined
-        .map(|confined| confined.unwrap_or_else(unconfined))
-        .map_err(|error| SandboxError::Files(error.to_string()));
+    let files =
+        confined.map(|confined| confined.unwrap_or_else(unconfined)).map_err(SandboxError::Files);
     let capabilities = drop_capabilities(is_confined).map_err(SandboxError::Capabilities);
     let privileges =
         set_no_new_privs(true).map_err(|error| SandboxError::NoNewPrivileges(error.into()));
