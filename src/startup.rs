@@ -18,7 +18,7 @@ use crate::sys::daemonize::{self, Report, Side, Starter};
 use crate::sys::handover::{self, Inheritance};
 use crate::sys::pid_file::PidFile;
 use crate::sys::service_manager::ServiceManager;
-use crate::sys::{node_name, priority, process, sandbox, users};
+use crate::sys::{node_name, process, sandbox, users};
 
 /// Why the daemon has not come up.
 #[derive(Debug)]
@@ -178,11 +178,6 @@ fn serve(
     let mut daemon = Daemon::new(paths, options.settings, options.metrics_file, manager, log)?;
     // From here on it is up: whoever started it may go on.
     *starter = None;
-    if let Err(error) = priority::raise() {
-        info!(
-            "No real-time priority ({error}): on a busy machine a guest may be gone before its file is there"
-        );
-    }
     daemon.begin(inheritance);
     if options.no_sandbox {
         warn!("No sandbox (--no-sandbox): the daemon keeps all capabilities and system calls");
