@@ -232,7 +232,7 @@ impl World<'_> {
     fn answers(&mut self) {
         self.said(Said::Heard(Message::Greeting(None)));
         self.said(Said::Heard(Message::Return(Answer::Done)));
-        self.said(Said::Heard(Message::Return(Answer::Status { running: true })));
+        self.said(Said::Heard(Message::Return(Answer::Status { running: true, panicked: false })));
     }
 
     fn restarts(&mut self, is_held: bool) {

@@ -74,13 +74,14 @@ impl Life {
     /// A life that an earlier daemon has watched. `is_kept` if its connection outlived that
     /// daemon, with everything that was said on it since.
     pub(super) fn recalled(life: Remembered, is_kept: bool, now: Moment) -> Self {
+        let is_silent = life.voice == Voice::Silent;
         Self {
             watched: Watched::recalled(life.process, is_kept),
             voice: if is_kept { life.voice } else { Voice::Silent },
             case: life.case,
-            file: File::recalled(life.decision),
+            file: File::recalled(life.decision, life.at_close),
             has_gap: !is_kept,
-            ..Self::with_link(life.name, life.inode, Link::recalled(is_kept, now))
+            ..Self::with_link(life.name, life.inode, Link::recalled(is_kept, is_silent, now))
         }
     }
 
@@ -93,22 +94,20 @@ impl Life {
             process: self.watched.process(),
             voice: self.voice,
             decision: self.file.to_remember(),
+            at_close: self.file.verdict_at_close().cloned(),
             case: self.case.to_remember(),
         })
     }
 
     /// Differs from what it was where there is something new to remember.
-    pub(super) fn mark(&self) -> (u32, Voice, Option<Decision>) {
-        (self.case.turns(), self.voice, self.file.to_remember())
+    pub(super) fn mark(&self) -> (u32, Voice, Option<Decision>, bool) {
+        let is_closed = self.file.verdict_at_close().is_some();
+        (self.case.turns(), self.voice, self.file.to_remember(), is_closed)
     }
 
     /// An earlier daemon's life goes on under this one.
     pub(super) fn resume(&mut self, context: &mut Context<'_>) {
         self.announce(context);
-        // The file was decided by this when the conversation ended; what comes now came after that.
-        if self.file.is_decided() && self.lacks_reason() {
-            self.file.close(self.verdict(context));
-        }
         if self.link.is_up() {
             if self.case.is_behind() {
                 self.learn(Source::Daemon, Fact::Unheard, context);

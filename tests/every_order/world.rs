@@ -239,7 +239,7 @@ impl<'a> World<'a> {
                 may(Step::Pass(gap), true);
             }
             if budget.restarts > 0 && self.around.deaths.is_empty() {
-                may(Step::Restart(Restart::Kept), facts.is_connected && sources.pidfd);
+                may(Step::Restart(Restart::Kept), facts.has_pidfd);
                 may(Step::Restart(Restart::NotKept), true);
                 may(Step::Restart(Restart::Unheard), !all_said);
                 may(Step::Restart(Restart::OverMeanwhile), true);
@@ -331,7 +331,7 @@ impl<'a> World<'a> {
         let facts = &mut self.around.facts;
         let was_dead = facts.is_dead;
         let is_kept = how == Restart::Kept;
-        facts.is_connected = is_kept;
+        facts.is_connected = is_kept && !facts.is_closed;
         facts.has_pidfd &= is_kept;
         match how {
             Restart::Kept | Restart::NotKept => {

@@ -1,6 +1,7 @@
 //! A node without a system under it: what the sources tell is played to it, and a world of
 //! one directory does what it asks for.
 
+mod case;
 mod connecting;
 mod ending;
 mod file;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use super::*;
 use crate::id::{Incarnation, Inode, Moment, Name, Process};
 use crate::wire::qmp::{
-    Answer, Event as Qmp, Message, Reason, Shutdown, Timestamp, WatchdogAction,
+    Answer, Event as Qmp, Message, Note, Reason, Shutdown, Timestamp, Version, WatchdogAction,
 };
 use crate::wire::{Sender, Signal, StatusAnswer, WaitStatus};
 
