@@ -14,11 +14,12 @@ use crate::cli::{Options, Syslog};
 use crate::config::{self, GanetisWords, Paths};
 use crate::daemon::{self, Daemon};
 use crate::log::{Log, NOTICE};
+use crate::sys::confinement::Reach;
 use crate::sys::daemonize::{self, Report, Side, Starter};
 use crate::sys::handover::{self, Inheritance};
 use crate::sys::pid_file::PidFile;
 use crate::sys::service_manager::ServiceManager;
-use crate::sys::{node_name, process, sandbox, users};
+use crate::sys::{node_name, private_directory, process, sandbox, users};
 
 /// Why the daemon has not come up.
 #[derive(Debug)]
@@ -99,6 +100,12 @@ fn come_up(options: Options, mut starter: Option<Starter>) -> ExitCode {
         Err(error) => return give_up(&error, starter.as_mut()),
     };
     info!(target: NOTICE, "ganeti-kvmd daemon startup");
+    if let Err(error) = process::raise_descriptor_limit() {
+        warn!("Cannot raise the limit of open files: {error}");
+    }
+    if let Err(error) = private_directory::prepare(&paths.private_dir()) {
+        error!("Cannot keep the state where only root can write: {error}");
+    }
     let result = serve(paths, options, log, inheritance, &mut starter);
     drop(pid_file);
     let code = match result {
@@ -203,16 +210,44 @@ fn serve(
         }
         return Ok(());
     }
+    let reach = paths.reach(options.metrics_file.as_deref());
     let mut daemon = Daemon::new(paths, options.settings, options.metrics_file, manager, log)?;
     // From here on it is up: whoever started it may go on.
     *starter = None;
     daemon.begin(inheritance.unwrap_or_default());
     if options.no_sandbox {
         warn!("No sandbox (--no-sandbox): the daemon keeps all capabilities and system calls");
-    } else if let Err(error) = sandbox::enter() {
-        error!(
-            "{error}; running with more privileges than needed (use --no-sandbox if that is intended)"
-        );
+    } else {
+        enter_sandbox(&reach, daemon.is_told_of_exits());
     }
     daemon.run()
+}
+
+/// Gives up what the daemon does not need. `is_told_of_exits`: it is not on /proc that it depends to
+/// learn how processes end.
+fn enter_sandbox(reach: &Reach, is_told_of_exits: bool) {
+    let is_to_be_confined = is_told_of_exits || process::has_statuses_of_the_dead();
+    if !is_to_be_confined {
+        info!(
+            "Not confined to its directories: without the proc connector, /proc has to tell how processes end, and Landlock would hide that"
+        );
+    }
+    match sandbox::enter(is_to_be_confined.then_some(reach)) {
+        Ok(confined) => {
+            if is_to_be_confined && !confined.is_enforced {
+                info!(
+                    "Not confined to its directories: this kernel has no Landlock, or has it off"
+                );
+            }
+            for path in confined.missing {
+                warn!(
+                    "{} does not exist: if it is created later, the daemon has to be restarted to use it",
+                    path.display()
+                );
+            }
+        }
+        Err(error) => error!(
+            "{error}; running with more privileges than needed (use --no-sandbox if that is intended)"
+        ),
+    }
 }

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 pub use ssconf::{SsconfError, has_kvm, is_user_shutdown_enabled, is_vm_capable, primary_family};
 
 use crate::id::Name;
+use crate::sys::confinement::Reach;
 use crate::sys::node_name::{Family, NodeName};
 use crate::wire::Quoted;
 
@@ -51,10 +52,16 @@ impl Paths {
         self.at("/var/run/ganeti/ganeti-kvmd.pid")
     }
 
+    /// A directory of the daemon's own: to that of the pid file Ganeti's other daemons may write.
+    #[must_use]
+    pub fn private_dir(&self) -> PathBuf {
+        self.at("/var/run/ganeti-kvmd")
+    }
+
     /// Where a daemon waits for what the one that runs has open.
     #[must_use]
     pub fn handover_socket(&self) -> PathBuf {
-        self.at("/var/run/ganeti/ganeti-kvmd.handover")
+        self.private_dir().join("handover")
     }
 
     /// What QEMU itself logs, by Ganeti's `-D`.
@@ -80,7 +87,7 @@ impl Paths {
     /// What the daemon remembers beyond its own end. Gone with the boot, like what it is about.
     #[must_use]
     pub fn state_file(&self) -> PathBuf {
-        self.at("/var/run/ganeti/ganeti-kvmd.state")
+        self.private_dir().join("state")
     }
 
     /// The exit records.
@@ -105,6 +112,19 @@ impl Paths {
     /// A file in which Ganeti's master tells its nodes of the cluster.
     fn ssconf(&self, key: &str) -> PathBuf {
         self.at("/var/lib/ganeti").join(format!("ssconf_{key}"))
+    }
+
+    /// What the daemon touches once it is up. Ganeti's directories in /run may vanish and come back.
+    #[must_use]
+    pub fn reach(&self, metrics_file: Option<&Path>) -> Reach {
+        let root = PathBuf::from(&self.root);
+        let changing = if self.root.is_empty() { self.at("/var/run") } else { root };
+        let metrics = metrics_file.and_then(Path::parent).map(|directory| {
+            let is_here = directory.as_os_str().is_empty();
+            if is_here { PathBuf::from(".") } else { directory.to_path_buf() }
+        });
+        let written = [self.private_dir(), self.at("/var/log/ganeti")];
+        Reach { changing, written: written.into_iter().chain(metrics).collect() }
     }
 
     fn at(&self, path: &str) -> PathBuf {

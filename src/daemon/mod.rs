@@ -158,6 +158,12 @@ impl Daemon {
         self.sources.keep.let_go(left);
     }
 
+    /// Whether the kernel reports how processes end.
+    #[must_use]
+    pub fn is_told_of_exits(&self) -> bool {
+        self.sources.connector.is_listening()
+    }
+
     /// Runs until a signal asks it to end.
     pub fn run(&mut self) -> Result<(), FatalError> {
         let mut woken = Events::with_capacity(WAKE_UP);
@@ -272,6 +278,10 @@ impl Daemon {
                 libc::SIGHUP => self.sources.reports.reopen_files(),
                 libc::SIGUSR2 => self.is_asked_to_hand_over = true,
                 priority::HAS_RUN_TOO_LONG => self.pace.make_way(clock::now()),
+                libc::SIGINT => {
+                    self.sources.end_for_good();
+                    self.is_stopping = true;
+                }
                 _ => self.is_stopping = true,
             }
         }

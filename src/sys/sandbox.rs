@@ -1,4 +1,4 @@
-//! Giving up what is not needed: capabilities, privileges by way of other programs, and every
+//! Giving up what is not needed: files, capabilities, privileges by way of other programs, and every
 //! system call but those that the daemon makes.
 //!
 //! To be entered when the daemon is up. What it may need later, to open again what it has lost, is
@@ -16,9 +16,13 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter,
 };
 
+use super::confinement::{Confined, Reach, confine};
+
 /// Why less was given up than there is to give up.
 #[derive(Debug)]
 pub enum SandboxError {
+    /// The files that are out of its reach, in the words of the library.
+    Files(String),
     Capabilities(io::Error),
     NoNewPrivileges(io::Error),
     /// The filter on system calls, in the words of the library or of the kernel.
@@ -28,6 +32,7 @@ pub enum SandboxError {
 impl fmt::Display for SandboxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Files(error) => write!(f, "cannot give up files with Landlock: {error}"),
             Self::Capabilities(error) => write!(f, "cannot drop capabilities: {error}"),
             Self::NoNewPrivileges(error) => write!(f, "cannot set no_new_privs: {error}"),
             Self::Filter(error) => write!(f, "cannot filter system calls: {error}"),
@@ -38,17 +43,19 @@ impl fmt::Display for SandboxError {
 impl std::error::Error for SandboxError {}
 
 /// What the daemon uses when it is up.
-const KEPT: [CapabilitySet; 4] = [
+const KEPT: [CapabilitySet; 3] = [
     // To join the proc connector's group again (before Linux 6.6), with a large buffer.
     CapabilitySet::NET_ADMIN,
-    // How a process ended, and who sent a signal, where that is another user's: proc(5).
-    CapabilitySet::SYS_PTRACE,
     // QEMU's socket, log and pid file, where Ganeti gives each instance a user of its own; Ganeti's
     // directories, where it has users of its own.
     CapabilitySet::DAC_OVERRIDE,
     // To get in front of other processes again.
     CapabilitySet::SYS_NICE,
 ];
+
+/// How a process ended, and which program the sender of a signal runs, where that is another user's:
+/// proc(5). Of use only to a process that is not confined.
+const KEPT_UNCONFINED: CapabilitySet = CapabilitySet::SYS_PTRACE;
 
 /// The system calls that the daemon makes when it is up.
 const CALLS: &[libc::c_long] = &[
@@ -152,18 +159,27 @@ const OLD_CALLS: &[libc::c_long] = &[];
 
 /// Gives up what is not needed. A system call that is not listed kills the process from here on.
 /// What cannot be given up is no reason to keep the rest.
-pub fn enter() -> Result<(), SandboxError> {
-    let capabilities = drop_capabilities().map_err(SandboxError::Capabilities);
+///
+/// `reach`: the files that are to stay within reach; all of them, if it is not given.
+pub fn enter(reach: Option<&Reach>) -> Result<Confined, SandboxError> {
+    let unconfined = || Confined { is_enforced: false, missing: Vec::new() };
+    let confined = reach.map(confine).transpose();
+    let is_confined = matches!(&confined, Ok(Some(Confined { is_enforced: true, .. })));
+    let files = confined
+        .map(|confined| confined.unwrap_or_else(unconfined))
+        .map_err(|error| SandboxError::Files(error.to_string()));
+    let capabilities = drop_capabilities(is_confined).map_err(SandboxError::Capabilities);
     let privileges =
         set_no_new_privs(true).map_err(|error| SandboxError::NoNewPrivileges(error.into()));
     let calls = filter()
         .map_err(|error| SandboxError::Filter(error.to_string()))
         .and_then(|it| apply_filter(&it).map_err(|error| SandboxError::Filter(error.to_string())));
-    capabilities.and(privileges).and(calls)
+    capabilities.and(privileges).and(calls).and(files)
 }
 
-fn drop_capabilities() -> io::Result<()> {
-    let kept = KEPT.into_iter().fold(CapabilitySet::empty(), CapabilitySet::union);
+fn drop_capabilities(is_confined: bool) -> io::Result<()> {
+    let first = if is_confined { CapabilitySet::empty() } else { KEPT_UNCONFINED };
+    let kept = KEPT.into_iter().fold(first, CapabilitySet::union);
     let had = capabilities(None)?;
     if had.effective.contains(CapabilitySet::SETPCAP) {
         // Those that the kernel has and this program does not know are in it, too.
