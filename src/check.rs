@@ -103,8 +103,17 @@ fn running_daemon(report: &mut Report, paths: &Paths) -> Option<u32> {
 
 /// The first of Ganeti's two switches.
 fn cluster(report: &mut Report, paths: &Paths) {
-    match config::should_run(paths, node_name::find) {
-        Ok(()) => report.say(
+    let find = |family| {
+        let node = node_name::find(family, &paths.node_name_file());
+        if let Some(failure) = node.failure() {
+            let text = format!("cannot look up this node's name: {failure}");
+            report.say(Standing::Reduced, &text);
+            Report::advise(node_name::REMEDY);
+        }
+        node
+    };
+    match config::should_run(paths, find) {
+        Ok(_) => report.say(
             Standing::Good,
             "the cluster has KVM and user_shutdown enabled, and this node may have instances",
         ),

@@ -19,7 +19,7 @@ use crate::sys::daemonize::{self, Report, Side, Starter};
 use crate::sys::handover::{self, Inheritance};
 use crate::sys::pid_file::PidFile;
 use crate::sys::service_manager::ServiceManager;
-use crate::sys::{node_name, priority, private_directory, process, sandbox, users};
+use crate::sys::{node_name, private_directory, process, sandbox, users};
 
 /// Why the daemon has not come up.
 #[derive(Debug)]
@@ -90,7 +90,7 @@ fn come_up(options: Options, mut starter: Option<Starter>) -> ExitCode {
     let paths = Paths::from_environment();
     let log = Log::new();
     let result = open_log(&log, &paths, &options).and_then(|()| {
-        let inheritance = if options.takes_over { take_over(&paths)? } else { Inheritance::new() };
+        let inheritance = if options.takes_over { Some(take_over(&paths)?) } else { None };
         let pid_file = PidFile::create(&paths.pid_file())
             .map_err(|error| StartError::PidFile(paths.pid_file(), error))?;
         Ok((inheritance, pid_file))
@@ -139,9 +139,34 @@ fn open_log(log: &Log, paths: &Paths, options: &Options) -> Result<(), StartErro
     syslog.map_err(StartError::Syslog)
 }
 
-/// Takes what the daemon that runs has open, if one does.
+/// Whether there is something to do on this node. It may take [the name service] to answer.
+///
+/// [the name service]: node_name::find
+fn should_run(paths: &Paths) -> Result<(), config::WhyNot> {
+    let file = paths.node_name_file();
+    let node = config::should_run(paths, |family| {
+        let node = node_name::find(family, &file);
+        if let Some(failure) = node.failure() {
+            warn!(
+                "Cannot look up this node's name: {failure}. To do without: {}",
+                node_name::REMEDY
+            );
+        }
+        node
+    })?;
+    if let Err(error) = node.remember(&file) {
+        info!(
+            "Cannot write {}: {error}; if the name service does not answer at the next start, this node's name is not known",
+            file.display()
+        );
+    }
+    Ok(())
+}
+
+/// Takes what the daemon that runs has open, if one does, and if there is something to do on this
+/// node. That is asked while the other daemon still serves: what it takes is not asked again.
 fn take_over(paths: &Paths) -> Result<Inheritance, StartError> {
-    config::should_run(paths, node_name::find).map_err(StartError::NotToRun)?;
+    should_run(paths).map_err(StartError::NotToRun)?;
     let running = PidFile::holder(&paths.pid_file())
         .map_err(|error| StartError::PidFile(paths.pid_file(), error))?;
     let Some(pid) = running else {
@@ -162,18 +187,21 @@ fn give_up(error: &StartError, starter: Option<&mut Starter>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Runs until a signal asks it to end, or says why there is nothing to do here.
+/// Runs until a signal asks it to end, or says why there is nothing to do here. With an inheritance
+/// it is known that there is.
 fn serve(
     paths: Paths,
     options: Options,
     log: Log,
-    inheritance: Inheritance,
+    inheritance: Option<Inheritance>,
     starter: &mut Option<Starter>,
 ) -> Result<(), daemon::FatalError> {
     // A daemon that detaches itself may have been started by another service, whose manager is
     // none of its.
     let manager = options.foreground.then(ServiceManager::of_this_process).flatten();
-    if let Err(why) = config::should_run(&paths, node_name::find) {
+    if inheritance.is_none()
+        && let Err(why) = should_run(&paths)
+    {
         info!("{why}");
         info!("{}", why.remedy());
         // To end without having been up would be a failure, and worth another try.
@@ -186,12 +214,7 @@ fn serve(
     let mut daemon = Daemon::new(paths, options.settings, options.metrics_file, manager, log)?;
     // From here on it is up: whoever started it may go on.
     *starter = None;
-    if let Err(error) = priority::raise() {
-        info!(
-            "No real-time priority ({error}): on a busy machine a guest may be gone before its file is there"
-        );
-    }
-    daemon.begin(inheritance);
+    daemon.begin(inheritance.unwrap_or_default());
     if options.no_sandbox {
         warn!("No sandbox (--no-sandbox): the daemon keeps all capabilities and system calls");
     } else {

@@ -12,7 +12,7 @@ pub use ssconf::{SsconfError, has_kvm, is_user_shutdown_enabled, is_vm_capable, 
 
 use crate::id::Name;
 use crate::sys::confinement::Reach;
-use crate::sys::node_name::Family;
+use crate::sys::node_name::{Family, NodeName};
 use crate::wire::Quoted;
 
 /// Ganeti's paths, each below `GANETI_ROOTDIR` where that is set (its virtual clusters).
@@ -96,6 +96,14 @@ impl Paths {
         self.at("/var/log/ganeti/kvm-exits.jsonl")
     }
 
+    /// The name that the name service gave this node last. It is wanted after a boot, when the name
+    /// service may be the last to be up, so it is not in /run; and nobody but root may say what this
+    /// node is called, so it is not in Ganeti's own directory, which belongs to its master daemon.
+    #[must_use]
+    pub fn node_name_file(&self) -> PathBuf {
+        self.at("/var/lib/ganeti-kvmd/node-name")
+    }
+
     #[must_use]
     pub fn log_file(&self) -> PathBuf {
         self.at("/var/log/ganeti/kvm-daemon.log")
@@ -140,11 +148,11 @@ pub enum WhyNot {
 
 /// Whether there is something to do here: KVM is enabled in the cluster, so is the detection
 /// of users' shutdowns, and this node may have instances. `node_name` is asked for last, since
-/// it may take the name service to answer.
+/// it may take the name service to answer. Returns the name by which the node may.
 pub fn should_run(
     paths: &Paths,
-    node_name: impl FnOnce(Option<Family>) -> String,
-) -> Result<(), WhyNot> {
+    node_name: impl FnOnce(Option<Family>) -> NodeName,
+) -> Result<NodeName, WhyNot> {
     let read = |key| {
         let path = paths.ssconf(key);
         ssconf::read(&path).map_err(|error| WhyNot::Unreadable(path, error))
@@ -162,10 +170,10 @@ pub fn should_run(
         Err(_) => Some(Family::V4),
     };
     let node = node_name(family);
-    if is_vm_capable(&capable, &node).map_err(WhyNot::Malformed)? {
-        Ok(())
+    if is_vm_capable(&capable, &node.name).map_err(WhyNot::Malformed)? {
+        Ok(node)
     } else {
-        Err(WhyNot::NotVmCapable(node))
+        Err(WhyNot::NotVmCapable(node.name))
     }
 }
 
@@ -264,8 +272,8 @@ mod tests {
         for (key, text) in files {
             fs::write(paths.ssconf(key), text).unwrap();
         }
-        match should_run(&paths, |_| "node1".into()) {
-            Ok(()) => "run".into(),
+        match should_run(&paths, |_| NodeName::given("node1")) {
+            Ok(_) => "run".into(),
             Err(why) => why.to_string().replace(root.path().to_str().unwrap(), ""),
         }
     }

@@ -30,6 +30,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use log::info;
 use mio::{Events, Interest, Poll};
 use signal_hook_mio::v1_0::Signals;
 
@@ -114,7 +115,7 @@ impl Daemon {
             events: VecDeque::new(),
             heard: VecDeque::new(),
             signals,
-            pace: Pace::default(),
+            pace: Pace::ordinary(),
             is_asked_to_hand_over: false,
             is_stopping: false,
         })
@@ -122,6 +123,11 @@ impl Daemon {
 
     /// Goes on with what an earlier daemon has handed over, and looks at everything once.
     pub fn begin(&mut self, inheritance: Inheritance) {
+        if let Err(error) = self.pace.begin(clock::now()) {
+            info!(
+                "No real-time priority ({error}): on a busy machine a guest may be gone before its file is there"
+            );
+        }
         self.take_over(clock::now(), inheritance);
         // The first tick is due at once: it looks at everything.
         let now = clock::now();
@@ -137,7 +143,7 @@ impl Daemon {
         self.sources.adopt_connector(&mut left, &mut self.events);
         self.settle(now);
         if let Some(memory) = self.sources.keep.read_memory() {
-            let Self { node, sources, events, .. } = self;
+            let Self { node, sources, events, pace, .. } = self;
             let adopted = sources.adopt_connections(now, &memory, &mut left, events);
             if has_inherited {
                 sources.keep_inherited();
@@ -145,6 +151,7 @@ impl Daemon {
             let is_kept = |incarnation| adopted.contains(&incarnation);
             resume(node, now, memory, is_kept, events, |action, events| {
                 sources.perform(now, action, events);
+                pace.look(clock::now());
             });
         }
         // What the file knows nothing of is of no use.
@@ -162,7 +169,9 @@ impl Daemon {
         let mut woken = Events::with_capacity(WAKE_UP);
         self.sources.keep.notify_ready(clock::now());
         while !self.is_stopping {
-            let patience = self.patience();
+            let now = clock::now();
+            self.pace.sleep(now);
+            let patience = self.patience(now);
             match self.sources.poll.poll(&mut woken, Some(patience)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(cannot("wait for events")(error));
@@ -170,6 +179,7 @@ impl Daemon {
                 _ => {}
             }
             let now = clock::now();
+            self.pace.wake(now);
             // A guest that is being powered off is gone in milliseconds.
             for event in &woken {
                 if let Wake::Qmp(incarnation) = event.token().into() {
@@ -189,7 +199,6 @@ impl Daemon {
             self.sources.write_down(now, &mut self.node);
             self.sources.publish(&self.node);
             self.sources.keep.notify_alive(now);
-            self.pace.get_in_front(now);
             if std::mem::take(&mut self.is_asked_to_hand_over) {
                 self.hand_over();
             }
@@ -203,11 +212,10 @@ impl Daemon {
     }
 
     /// For how long nothing needs to be done if no source speaks.
-    fn patience(&self) -> Duration {
+    fn patience(&self, now: Moment) -> Duration {
         if self.sources.are_behind() {
             return Duration::ZERO;
         }
-        let now = clock::now();
         let others = [self.sources.deadline(now), self.pace.deadline()];
         let node = self.node.deadline();
         others.into_iter().flatten().fold(node, Moment::min).since(now)
@@ -222,6 +230,7 @@ impl Daemon {
             self.settle(now);
         }
         self.heard.shrink_to(MESSAGES_KEPT);
+        self.pace.look(clock::now());
     }
 
     /// Reads from those who had more to say than their share, each once.
@@ -238,7 +247,7 @@ impl Daemon {
         match wake {
             // It has been read already.
             Wake::Qmp(_) => {}
-            Wake::Signals => self.take_signals(now),
+            Wake::Signals => self.take_signals(),
             Wake::Directory => self.sources.read_directory(now, &mut self.events),
             Wake::Connector => self.sources.read_connector(&mut self.events),
             Wake::Trace => self.sources.read_trace(&mut self.events),
@@ -263,12 +272,12 @@ impl Daemon {
         self.settle(now);
     }
 
-    fn take_signals(&mut self, now: Moment) {
+    fn take_signals(&mut self) {
         for signal in self.signals.pending() {
             match signal {
                 libc::SIGHUP => self.sources.reports.reopen_files(),
                 libc::SIGUSR2 => self.is_asked_to_hand_over = true,
-                priority::HAS_RUN_TOO_LONG => self.pace.make_way(now),
+                priority::HAS_RUN_TOO_LONG => self.pace.make_way(clock::now()),
                 libc::SIGINT => {
                     self.sources.end_for_good();
                     self.is_stopping = true;
@@ -289,7 +298,10 @@ impl Daemon {
 
     /// Has the node handle every event that waits, and all that comes of them.
     fn settle(&mut self, now: Moment) {
-        let Self { node, sources, events, .. } = self;
-        settle(node, now, events, |action, events| sources.perform(now, action, events));
+        let Self { node, sources, events, pace, .. } = self;
+        settle(node, now, events, |action, events| {
+            sources.perform(now, action, events);
+            pace.look(clock::now());
+        });
     }
 }

@@ -12,7 +12,9 @@ use super::inquiry::Inquiry;
 use super::link::Link;
 use super::stage::{Stage, Voice};
 use super::watched::Watched;
-use super::{Action, Case, ConnectError, Peer, Remembered, RemoveReason, Said, Settings, Turn};
+use super::{
+    Action, Answers, Case, ConnectError, Peer, Remembered, RemoveReason, Said, Settings, Turn,
+};
 use crate::id::{Incarnation, Inode, Moment, Name};
 use crate::wire::WaitStatus;
 use crate::wire::qmp::{self, Answer, Command, Message};
@@ -141,10 +143,9 @@ impl Life {
 
     /// When [`Life::tick`] is to be called.
     pub(super) fn deadline(&self) -> Option<Moment> {
-        [self.link.deadline(), self.last_words(), self.watched.deadline(), self.file.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let parts = [self.link.deadline(), self.watched.deadline(), self.file.deadline()];
+        let waits = [self.last_words(), self.inquiry.deadline()];
+        parts.into_iter().chain(waits).flatten().min()
     }
 
     /// What is left under the name when this life is over: a socket that may be stale.
@@ -210,6 +211,9 @@ impl Life {
         }
         if self.file.deadline().is_some_and(|at| at <= now) {
             self.act_on_file(context);
+        }
+        if self.inquiry.deadline().is_some_and(|at| at <= now) {
+            self.consulted(Answers::default(), context);
         }
         if self.last_words().is_some_and(|at| at <= now) {
             self.advance(Stage::OutOfTime);

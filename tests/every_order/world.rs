@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use kvmd::id::{Incarnation, Inode, Moment, Name, Process};
 use kvmd::verdict::{
-    Action, Answers, Cause, CommandLine, ConnectError, Death, Event, FileOutcome, Initiator,
-    Memory, Missing, Node, Peer, Questions, RemoveReason, Said, Sent, resume, settle,
+    Action, Answers, Cause, CommandLine, ConnectError, Death, Event, Fact, FileOutcome, Initiator,
+    Memory, Missing, Node, Peer, Questions, RemoveReason, Said, Sent, Source, resume, settle,
 };
 use kvmd::wire::qmp::{Answer, Event as Qmp, Message};
 use kvmd::wire::{Sender, Signal, StatusAnswer};
@@ -483,9 +483,14 @@ impl Around<'_> {
         let logged = self.row.logged.filter(|_| questions.own_log);
         Answers {
             status,
-            logged: logged.map(|signal| (signal, shell())),
-            out_of_memory: questions.out_of_memory
-                && self.row.out_of_memory == OutOfMemory::Counted,
+            facts: logged
+                .map(|signal| (Source::OwnLog, Fact::Signalled(signal, shell())))
+                .into_iter()
+                .chain(
+                    (questions.out_of_memory && self.row.out_of_memory == OutOfMemory::Counted)
+                        .then_some((Source::ControlGroup, Fact::OutOfMemory)),
+                )
+                .collect(),
         }
     }
 

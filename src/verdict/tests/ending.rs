@@ -197,3 +197,15 @@ fn without_a_pidfd_the_exit_of_the_leader_alone_has_the_process_looked_at_soon()
     world.passes(Duration::from_secs(3));
     assert_eq!(world.only_death().missing, [Missing::EndOfConversation, Missing::Sender]);
 }
+
+#[test]
+fn a_source_that_does_not_answer_is_given_up() {
+    let mut world = world();
+    world.is_mute = true;
+    dies(&mut world, WaitStatus(9));
+    assert!(world.deaths.is_empty(), "who sent the signal is being asked");
+    world.passes(Duration::from_secs(5));
+    assert_eq!(world.only_death().verdict.cause, Cause::Killed);
+    assert_eq!(world.only_death().missing, [Missing::Sender]);
+    assert!(world.watched.is_empty());
+}

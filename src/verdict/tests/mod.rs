@@ -97,6 +97,8 @@ struct Around {
     /// What the sources answer that do not speak by themselves.
     answers: Answers,
     asked: Vec<Questions>,
+    /// Whoever is asked does not answer.
+    is_mute: bool,
     /// What the journal tells, and how often something was written into it.
     journal: Memory,
     writings: u32,
@@ -139,6 +141,7 @@ impl World {
             traced: VecDeque::new(),
             answers: Answers::default(),
             asked: Vec::new(),
+            is_mute: false,
             journal: Memory::default(),
             writings: 0,
         };
@@ -262,7 +265,8 @@ impl Around {
             }
             Action::Consult { incarnation, questions } => {
                 let answers = self.consult(questions, events);
-                events.push_back(Event::Of(incarnation, Said::Consulted(answers)));
+                let said = Event::Of(incarnation, Said::Consulted(answers));
+                events.extend((!self.is_mute).then_some(said));
             }
             Action::Probe { incarnation, .. } => {
                 self.probes += 1;
@@ -290,12 +294,13 @@ impl Around {
         if questions.signals {
             events.extend(self.traced.drain(..));
         }
-        let Answers { status, logged, out_of_memory } = self.answers.clone();
-        Answers {
-            status: if questions.status { status } else { StatusAnswer::Never },
-            logged: logged.filter(|_| questions.own_log),
-            out_of_memory: out_of_memory && questions.out_of_memory,
-        }
+        let Answers { status, mut facts } = self.answers.clone();
+        facts.retain(|(source, _)| match source {
+            Source::OwnLog => questions.own_log,
+            Source::ControlGroup => questions.out_of_memory,
+            _ => false,
+        });
+        Answers { status: if questions.status { status } else { StatusAnswer::Never }, facts }
     }
 
     fn change_file(&mut self, present: bool) -> Said {

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use kvmd::id::{Incarnation, Inode, Name, Process};
 use kvmd::verdict::{
-    Action, Answers, ConnectError, Event, FileOutcome, Peer, Questions, RemoveReason, Said,
+    Action, Answers, ConnectError, Event, Fact, FileOutcome, Peer, Questions, RemoveReason, Said,
+    Source,
 };
 use kvmd::wire::StatusAnswer;
 
@@ -172,8 +173,14 @@ impl World {
                 Some(None) => StatusAnswer::NotYet,
                 None => StatusAnswer::Never,
             },
-            logged: logged.map(|sort| (sort.signal(), shell())),
-            out_of_memory: out_of_memory && questions.out_of_memory,
+            facts: logged
+                .map(|sort| (Source::OwnLog, Fact::Signalled(sort.signal(), shell())))
+                .into_iter()
+                .chain(
+                    (out_of_memory && questions.out_of_memory)
+                        .then_some((Source::ControlGroup, Fact::OutOfMemory)),
+                )
+                .collect(),
         }
     }
 
