@@ -239,6 +239,11 @@ impl Keep {
         self.tell(Notice::KeepConnector, |manager| manager.keep(CONNECTOR, descriptor))
     }
 
+    /// Has the service manager close the proc connector's socket.
+    pub(super) fn forget_connector(&self) {
+        self.forget(CONNECTOR);
+    }
+
     fn forget(&self, name: &str) {
         self.tell(Notice::Forget(name.into()), |manager| manager.forget(name));
     }

@@ -1,8 +1,9 @@
 //! The event loop: what woke us becomes an [`Event`], each [`Action`] is performed.
 //!
-//! One thread, one `epoll`, that waits for nothing else: what has to be written to a disk or a pipe
-//! goes to the writer, a thread of its own. Every source is edge-triggered and is read until it is empty, but
-//! for a connection that has more to say than its fair share: that one waits for the others.
+//! One thread and one `epoll`, which waits for nothing else: what has to be written to a disk or a
+//! pipe goes to the writer, a thread of its own. Every source is edge-triggered and is read until it
+//! is empty, but for a connection that has more to say than its fair share: that one waits for the
+//! others.
 //! Nothing is decided here. What an action brings about goes back to the node as an event
 //! before the next source is looked at (see [`settle`]).
 //!
@@ -20,6 +21,7 @@ mod metrics;
 mod pace;
 mod records;
 mod reports;
+pub mod sandbox;
 mod sources;
 pub mod state_file;
 mod trace;
@@ -32,12 +34,14 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use log::info;
 use mio::{Events, Interest, Poll, Waker};
 use signal_hook_mio::v1_0::Signals;
 
 use crate::config::Paths;
 use crate::id::{Incarnation, Moment};
 use crate::log::Log;
+use crate::sys::confinement::Reach;
 use crate::sys::handover::Inheritance;
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::{clock, priority};
@@ -96,15 +100,15 @@ pub struct Daemon {
 impl Daemon {
     /// Prepares everything that the daemon cannot run without. What it can, it asks for while
     /// it runs. From here on the calling thread, which is to be the loop's, waits for no disk;
-    /// [`crate::log::finish`] ends that. `is_confined`: the thread that writes is to give up what
-    /// it does not need.
+    /// [`crate::log::finish`] ends that. `writers_reach`: the thread that writes is to enter its
+    /// sandbox, with these files within its reach.
     pub fn new(
         paths: Paths,
         settings: Settings,
         metrics_file: Option<PathBuf>,
         manager: Option<ServiceManager>,
         log: Log,
-        is_confined: bool,
+        writers_reach: Option<Reach>,
     ) -> Result<Self, FatalError> {
         let poll = Poll::new().map_err(cannot("create an epoll instance"))?;
         let numbers =
@@ -130,7 +134,7 @@ impl Daemon {
             watchlist: Watchlist::default(),
             keep: Keep::new(&paths, manager),
             reports: Reports::new(
-                Writer::start(outputs, waker, is_confined)
+                Writer::start(outputs, waker, writers_reach)
                     .map_err(cannot("start the thread that writes"))?,
                 are_metrics_wanted,
             ),
@@ -144,7 +148,7 @@ impl Daemon {
             events: VecDeque::new(),
             heard: VecDeque::new(),
             signals,
-            pace: Pace::default(),
+            pace: Pace::ordinary(),
             is_asked_to_hand_over: false,
             is_asked_to_end: false,
             leave_by: None,
@@ -154,6 +158,11 @@ impl Daemon {
 
     /// Goes on with what an earlier daemon has handed over, and looks at everything once.
     pub fn begin(&mut self, inheritance: Inheritance) {
+        if let Err(error) = self.pace.begin(clock::now()) {
+            info!(
+                "No real-time priority ({error}): on a busy machine a guest may be gone before its file is there"
+            );
+        }
         self.take_over(clock::now(), inheritance);
         // The first tick is due at once: it looks at everything.
         let now = clock::now();
@@ -169,7 +178,7 @@ impl Daemon {
         self.sources.adopt_connector(&mut left, &mut self.events);
         self.settle(now);
         if let Some(memory) = self.sources.keep.read_memory() {
-            let Self { node, sources, events, .. } = self;
+            let Self { node, sources, events, pace, .. } = self;
             let adopted = sources.adopt_connections(now, &memory, &mut left, events);
             if has_inherited {
                 sources.keep_inherited();
@@ -177,10 +186,17 @@ impl Daemon {
             let is_kept = |incarnation| adopted.contains(&incarnation);
             resume(node, now, memory, is_kept, events, |action, events| {
                 sources.perform(now, action, events);
+                pace.look(clock::now());
             });
         }
         // What the file knows nothing of is of no use.
         self.sources.keep.let_go(left);
+    }
+
+    /// Whether the kernel reports how processes end.
+    #[must_use]
+    pub fn is_told_of_exits(&self) -> bool {
+        self.sources.connector.is_listening()
     }
 
     /// Runs until a signal asks it to end.
@@ -188,7 +204,9 @@ impl Daemon {
         let mut woken = Events::with_capacity(WAKE_UP);
         self.sources.keep.notify_ready(clock::now());
         while !self.is_stopping {
-            let patience = self.patience();
+            let now = clock::now();
+            self.pace.sleep(now);
+            let patience = self.patience(now);
             match self.sources.poll.poll(&mut woken, Some(patience)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(cannot("wait for events")(error));
@@ -196,6 +214,7 @@ impl Daemon {
                 _ => {}
             }
             let now = clock::now();
+            self.pace.wake(now);
             // A guest that is being powered off is gone in milliseconds.
             for event in &woken {
                 if let Wake::Qmp(incarnation) = event.token().into() {
@@ -215,7 +234,6 @@ impl Daemon {
             self.sources.write_down(now, &mut self.node);
             self.sources.publish(&self.node);
             self.sources.keep.notify(now);
-            self.pace.get_in_front(now);
             self.leave_when_written(now);
         }
         // The next daemon is not to report them again, and is to know all that this one knows.
@@ -226,11 +244,10 @@ impl Daemon {
     }
 
     /// For how long nothing needs to be done if no source speaks.
-    fn patience(&self) -> Duration {
+    fn patience(&self, now: Moment) -> Duration {
         if self.sources.are_behind() {
             return Duration::ZERO;
         }
-        let now = clock::now();
         let others = [self.sources.deadline(now), self.pace.deadline(), self.leave_by];
         let node = self.node.deadline();
         others.into_iter().flatten().fold(node, Moment::min).since(now)
@@ -245,6 +262,7 @@ impl Daemon {
             self.settle(now);
         }
         self.heard.shrink_to(MESSAGES_KEPT);
+        self.pace.look(clock::now());
     }
 
     /// Reads from those who had more to say than their share, each once.
@@ -261,7 +279,7 @@ impl Daemon {
         match wake {
             // It has been read already.
             Wake::Qmp(_) => {}
-            Wake::Signals => self.take_signals(now),
+            Wake::Signals => self.take_signals(),
             Wake::Directory => self.sources.read_directory(now, &mut self.events),
             Wake::Connector => self.sources.read_connector(&mut self.events),
             Wake::Trace => self.sources.read_trace(&mut self.events),
@@ -287,12 +305,16 @@ impl Daemon {
         self.settle(now);
     }
 
-    fn take_signals(&mut self, now: Moment) {
+    fn take_signals(&mut self) {
         for signal in self.signals.pending() {
             match signal {
                 libc::SIGHUP => self.sources.reports.reopen_files(),
                 libc::SIGUSR2 => self.is_asked_to_hand_over = true,
-                priority::HAS_RUN_TOO_LONG => self.pace.make_way(now),
+                priority::HAS_RUN_TOO_LONG => self.pace.make_way(clock::now()),
+                libc::SIGINT => {
+                    self.sources.end_for_good();
+                    self.is_asked_to_end = true;
+                }
                 _ => self.is_asked_to_end = true,
             }
         }
@@ -330,7 +352,10 @@ impl Daemon {
 
     /// Has the node handle every event that waits, and all that comes of them.
     fn settle(&mut self, now: Moment) {
-        let Self { node, sources, events, .. } = self;
-        settle(node, now, events, |action, events| sources.perform(now, action, events));
+        let Self { node, sources, events, pace, .. } = self;
+        settle(node, now, events, |action, events| {
+            sources.perform(now, action, events);
+            pace.look(clock::now());
+        });
     }
 }

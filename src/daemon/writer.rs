@@ -33,10 +33,12 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{read, write};
 
 use super::records::Records;
+use super::sandbox;
 use crate::id::Incarnation;
 use crate::log::{Log, Queue};
+use crate::sys::confinement::Reach;
 use crate::sys::replaced_file::replace;
-use crate::sys::sandbox::{self, Role};
+use crate::sys::sandbox::Role;
 use crate::verdict::Death;
 
 /// As many jobs as may wait, ...
@@ -141,7 +143,12 @@ impl Writer {
     /// Starts the thread, and has all further lines of the calling one go through it. To be called
     /// before that gets in front of other processes: a thread begins as the one that starts it.
     /// `waker` wakes the loop when [`Writer::take_recorded`] may have something new.
-    pub(super) fn start(outputs: Outputs, waker: Waker, is_confined: bool) -> io::Result<Rc<Self>> {
+    /// `reach`: the thread is to enter its sandbox, with these files within its reach.
+    pub(super) fn start(
+        outputs: Outputs,
+        waker: Waker,
+        reach: Option<Reach>,
+    ) -> io::Result<Rc<Self>> {
         let (sender, receiver) = sync_channel(CHANNEL);
         let shared = Arc::<Shared>::default();
         let alarm = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
@@ -156,8 +163,8 @@ impl Writer {
         };
         let builder = thread::Builder::new().name("writer".into()).stack_size(STACK);
         builder.spawn(move || {
-            if is_confined && let Err(error) = sandbox::enter(Role::Writer) {
-                error!("The writer: {error}; running with more privileges than needed");
+            if let Some(reach) = reach {
+                sandbox::enter(Role::Writer, Some(&reach));
             }
             at_work.run(&receiver);
         })?;
@@ -497,7 +504,7 @@ mod tests {
             metrics_file: Some(directory.join("kvmd.prom")),
         };
         let waker = Waker::new(poll.registry(), mio::Token(0)).unwrap();
-        (Writer::start(outputs, waker, false).unwrap(), poll)
+        (Writer::start(outputs, waker, None).unwrap(), poll)
     }
 
     #[test]

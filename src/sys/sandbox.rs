@@ -1,9 +1,9 @@
-//! Giving up what is not needed: capabilities, privileges by way of other programs, and every
+//! Giving up what is not needed: files, capabilities, privileges by way of other programs, and every
 //! system call but those that the daemon makes.
 //!
-//! Capabilities and filters are each thread's own, so each thread enters by itself, as what it is
-//! ([`Role`]): the loop when the daemon is up, the writer when it begins. What it may need
-//! later, to open again what it has lost, is among what is kept; what only its start needs is not.
+//! All of that is each thread's own, so each thread enters by itself, as what it is ([`Role`]): the
+//! loop when the daemon is up, the writer when it begins. What it may need later, to open again what
+//! it has lost, is among what is kept; what only its start needs is not.
 
 use std::fmt;
 use std::io;
@@ -17,9 +17,12 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter,
 };
 
+use super::confinement::{Confined, ConfinementError, Reach, confine};
+
 /// Why less was given up than there is to give up.
 #[derive(Debug)]
 pub enum SandboxError {
+    Files(ConfinementError),
     Capabilities(io::Error),
     NoNewPrivileges(io::Error),
     /// The filter on system calls, in the words of the library or of the kernel.
@@ -29,6 +32,7 @@ pub enum SandboxError {
 impl fmt::Display for SandboxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Files(error) => write!(f, "cannot give up files with Landlock: {error}"),
             Self::Capabilities(error) => write!(f, "cannot drop capabilities: {error}"),
             Self::NoNewPrivileges(error) => write!(f, "cannot set no_new_privs: {error}"),
             Self::Filter(error) => write!(f, "cannot filter system calls: {error}"),
@@ -50,10 +54,11 @@ pub enum Role {
 }
 
 impl Role {
-    fn capabilities(self) -> &'static [CapabilitySet] {
+    fn capabilities(self, is_confined: bool) -> CapabilitySet {
+        let first = if is_confined { CapabilitySet::empty() } else { KEPT_UNCONFINED };
         match self {
-            Self::Loop => &KEPT,
-            Self::Writer => &[CapabilitySet::DAC_OVERRIDE],
+            Self::Loop => KEPT.into_iter().fold(first, CapabilitySet::union),
+            Self::Writer => CapabilitySet::DAC_OVERRIDE,
         }
     }
 
@@ -67,17 +72,19 @@ impl Role {
 }
 
 /// What the loop uses when it is up.
-const KEPT: [CapabilitySet; 4] = [
+const KEPT: [CapabilitySet; 3] = [
     // To join the proc connector's group again (before Linux 6.6), with a large buffer.
     CapabilitySet::NET_ADMIN,
-    // How a process ended, and who sent a signal, where that is another user's: proc(5).
-    CapabilitySet::SYS_PTRACE,
     // QEMU's socket, log and pid file, where Ganeti gives each instance a user of its own; Ganeti's
     // directories, where it has users of its own.
     CapabilitySet::DAC_OVERRIDE,
     // To get in front of other processes again.
     CapabilitySet::SYS_NICE,
 ];
+
+/// How a process ended, and which program the sender of a signal runs, where that is another user's:
+/// proc(5). Of use only to a loop that is not confined.
+const KEPT_UNCONFINED: CapabilitySet = CapabilitySet::SYS_PTRACE;
 
 /// The system calls that every thread makes.
 const COMMON: &[libc::c_long] = &[
@@ -196,21 +203,27 @@ const OLD_LOOP: &[libc::c_long] = &[];
 #[cfg(not(target_arch = "x86_64"))]
 const OLD_WRITER: &[libc::c_long] = &[];
 
-/// Has the calling thread give up what it does not need. A system call of its that is not listed
-/// kills the process from here on.
-/// What cannot be given up is no reason to keep the rest.
-pub fn enter(role: Role) -> Result<(), SandboxError> {
-    let capabilities = drop_capabilities(role.capabilities()).map_err(SandboxError::Capabilities);
+/// Has the calling thread give up what it does not need. A system call that is not on its list kills
+/// the process from here on. What cannot be given up is no reason to keep the rest.
+///
+/// `reach`: the files that are to stay within its reach; all of them, if it is not given.
+pub fn enter(role: Role, reach: Option<&Reach>) -> Result<Confined, SandboxError> {
+    let unconfined = || Confined { is_enforced: false, missing: Vec::new() };
+    let confined = reach.map(|reach| confine(role, reach)).transpose();
+    let is_confined = matches!(&confined, Ok(Some(Confined { is_enforced: true, .. })));
+    let files =
+        confined.map(|confined| confined.unwrap_or_else(unconfined)).map_err(SandboxError::Files);
+    let capabilities =
+        drop_capabilities(role.capabilities(is_confined)).map_err(SandboxError::Capabilities);
     let privileges =
         set_no_new_privs(true).map_err(|error| SandboxError::NoNewPrivileges(error.into()));
     let calls = filter(role)
         .map_err(|error| SandboxError::Filter(error.to_string()))
         .and_then(|it| apply_filter(&it).map_err(|error| SandboxError::Filter(error.to_string())));
-    capabilities.and(privileges).and(calls)
+    capabilities.and(privileges).and(calls).and(files)
 }
 
-fn drop_capabilities(kept: &[CapabilitySet]) -> io::Result<()> {
-    let kept = kept.iter().copied().fold(CapabilitySet::empty(), CapabilitySet::union);
+fn drop_capabilities(kept: CapabilitySet) -> io::Result<()> {
     let had = capabilities(None)?;
     if had.effective.contains(CapabilitySet::SETPCAP) {
         // Those that the kernel has and this program does not know are in it, too.

@@ -3,13 +3,12 @@
 //!
 //! Types only. What they lead to is decided in `life.rs` and `node.rs`.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Death, Sent};
+use super::{Death, Fact, Sent, Source};
 use crate::id::{Incarnation, Inode, Moment, Name, Process};
 use crate::wire::qmp::{Command, Message};
-use crate::wire::{Sender, Signal, StatusAnswer, WaitStatus};
+use crate::wire::{StatusAnswer, WaitStatus};
 
 /// What a source has to tell.
 #[derive(Debug)]
@@ -101,9 +100,8 @@ impl Questions {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answers {
     pub status: StatusAnswer,
-    /// The signal that QEMU's own log names, and who it says sent it.
-    pub logged: Option<(Signal, Arc<Sender>)>,
-    pub out_of_memory: bool,
+    /// Whatever else they know.
+    pub facts: Vec<(Source, Fact)>,
 }
 
 /// Who is at the other end of a connection.
