@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use netlink_sys::protocols::NETLINK_CONNECTOR;
@@ -22,15 +24,23 @@ fn connected(node: &Node, daemon: &Daemon, name: &str) -> StandIn {
     stand_in
 }
 
+/// A daemon that loses what inotify reports when that is more than four events.
+fn with_short_queue(node: &Node, arguments: &[&str]) -> Daemon {
+    const LENGTH: &str = "/proc/sys/fs/inotify/max_queued_events";
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let before = fs::read_to_string(LENGTH).unwrap();
+    fs::write(LENGTH, "4").unwrap();
+    let daemon = node.start_with(arguments);
+    fs::write(LENGTH, before).unwrap();
+    daemon
+}
+
 #[test]
 fn inotify_that_lost_events_is_made_good() {
     needs!(Root);
-    let path = "/proc/sys/fs/inotify/max_queued_events";
-    let before = fs::read_to_string(path).unwrap();
-    fs::write(path, "4").unwrap();
     let node = node();
-    let daemon = node.start();
-    fs::write(path, before).unwrap();
+    let daemon = with_short_queue(&node, &[]);
     daemon.signal(Signal::STOP);
     for i in 0..20 {
         fs::write(node.control_dir().join(format!("file{i}")), "").unwrap();
@@ -39,6 +49,41 @@ fn inotify_that_lost_events_is_made_good() {
     daemon.signal(Signal::CONT);
     daemon.await_line("inotify lost events");
     stand_in.await_word("connected");
+}
+
+/// The metric of how often inotify has lost something.
+fn inotify_losses(metrics: &Path) -> u64 {
+    const LOSSES: &str = "ganeti_kvmd_losses_total{source=\"inotify\"} ";
+    let text = fs::read_to_string(metrics).unwrap_or_default();
+    let count = text.lines().find_map(|line| line.strip_prefix(LOSSES));
+    count.map_or(0, |count| count.parse().unwrap())
+}
+
+/// Whoever can have the kernel drop events cannot fill the disk with lines about that.
+#[test]
+fn however_often_events_are_lost_few_lines_are_logged() {
+    const TIMES: u64 = 20;
+    needs!(Root);
+    let node = node();
+    let metrics = node.path("kvmd.prom");
+    let daemon = with_short_queue(&node, &[&format!("--metrics-file={}", metrics.display())]);
+    let is_stopped = || {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).unwrap();
+        stat.rsplit_once(')').unwrap().1.starts_with(" T")
+    };
+    for round in 1..=TIMES {
+        daemon.signal(Signal::STOP);
+        testbed::await_that("it is stopped", is_stopped);
+        for i in 0..20 {
+            fs::write(node.control_dir().join(format!("file{round}-{i}")), "").unwrap();
+        }
+        daemon.signal(Signal::CONT);
+        testbed::await_that("the loss is counted", || inotify_losses(&metrics) == round);
+    }
+    let mut stand_in = connected(&node, &daemon, "web1");
+    stand_in.tell("shutdown guest-shutdown");
+    daemon.await_death("web1");
+    assert_eq!(daemon.count("inotify lost events"), 5, "{:#?}", daemon.lines());
 }
 
 /// The default size of sockets' receive buffers at its minimum, until dropped.

@@ -35,6 +35,26 @@ impl Complaints {
     }
 }
 
+/// How often a source has lost something. Whoever makes it lose more cannot fill the log with that.
+#[derive(Debug, Default)]
+pub(super) struct LossCount {
+    total: u64,
+    complaints: Complaints,
+}
+
+impl LossCount {
+    /// Counts a loss. If it is to be logged, this is what to append to the line.
+    pub(super) fn add(&mut self, now: Moment) -> Option<String> {
+        self.total += 1;
+        self.complaints.make(now).map(withheld)
+    }
+
+    /// How many there were since the start.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+}
+
 /// What is appended to a complaint that stands for others.
 pub(super) fn withheld(count: u64) -> String {
     if count == 0 { String::new() } else { format!(" ({count} more like this since the last one)") }
@@ -58,5 +78,19 @@ mod tests {
         }
         assert_eq!(made, BURST + 9);
         assert!(told > 500_000, "{told}");
+    }
+
+    #[test]
+    fn every_loss_is_counted_and_few_are_logged() {
+        let mut losses = LossCount::default();
+        let last_of_burst = u64::from(BURST) - 1;
+        let logged: Vec<String> = (0..=last_of_burst + 60_000)
+            .filter_map(|millisecond| losses.add(Moment(Duration::from_millis(millisecond))))
+            .collect();
+        let last = format!(" ({} more like this since the last one)", 59_999);
+        assert_eq!(logged.len(), BURST as usize + 1, "{logged:?}");
+        assert!(logged[..BURST as usize].iter().all(String::is_empty), "{logged:?}");
+        assert!(*logged.last().unwrap() == last, "{logged:?}");
+        assert_eq!(losses.total(), u64::from(BURST) + 60_000);
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use log::{Level, debug, error, info, warn};
 use mio::Registry;
 
+use super::complaints::LossCount;
 use super::keep::Keep;
 use super::wake::{self, Wake};
 use super::watchlist::Watchlist;
@@ -22,13 +23,18 @@ pub(super) struct ConnectorSource {
     /// How precise the filter is that was set last.
     precision: Precision,
     /// How often the kernel had more to report than the socket could hold.
-    losses: u64,
+    losses: LossCount,
 }
 
 impl ConnectorSource {
     /// One that is not opened before [`ConnectorSource::check`].
     pub(super) fn new() -> Self {
-        Self { connector: None, state: String::new(), precision: Precision::Exact, losses: 0 }
+        Self {
+            connector: None,
+            state: String::new(),
+            precision: Precision::Exact,
+            losses: LossCount::default(),
+        }
     }
 
     /// Goes on with a socket that an earlier daemon has opened.
@@ -50,7 +56,7 @@ impl ConnectorSource {
 
     /// How often the kernel had more to report than the socket could hold.
     pub(super) fn losses(&self) -> u64 {
-        self.losses
+        self.losses.total()
     }
 
     /// When silence becomes a refusal: see [`ConnectorSource::give_up_waiting`].
@@ -76,7 +82,7 @@ impl ConnectorSource {
             watchlist.request_update();
         }
         match asked {
-            Ok(()) => self.read(registry, events),
+            Ok(()) => self.read(now, registry, events),
             Err(reason) => self.lose(&reason, registry, events),
         }
     }
@@ -97,7 +103,7 @@ impl ConnectorSource {
             Ok(connector) => {
                 self.connector = Some(connector);
                 self.have_kept(keep);
-                self.read(registry, events);
+                self.read(now, registry, events);
             }
             Err(reason) => self.lose(&reason, registry, events),
         }
@@ -123,7 +129,7 @@ impl ConnectorSource {
     }
 
     /// Takes in everything that the kernel has reported so far.
-    pub(super) fn read(&mut self, registry: &Registry, events: &mut VecDeque<Event>) {
+    pub(super) fn read(&mut self, now: Moment, registry: &Registry, events: &mut VecDeque<Event>) {
         let mut lost = false;
         while let Some(connector) = &mut self.connector {
             match connector.receive() {
@@ -136,8 +142,9 @@ impl ConnectorSource {
             }
         }
         if lost {
-            self.losses += 1;
-            warn!("The proc connector lost events; rescanning");
+            if let Some(others) = self.losses.add(now) {
+                warn!("The proc connector lost events; rescanning{others}");
+            }
             events.push_back(Event::Rescan);
         }
     }

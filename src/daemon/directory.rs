@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use log::{debug, error, info, warn};
 use mio::Registry;
 
-use super::complaints::{Complaints, withheld};
+use super::complaints::{Complaints, LossCount, withheld};
 use super::fatal::{FatalError, cannot};
 use super::wake::Wake;
 use crate::id::{Inode, Moment, Name};
@@ -29,7 +29,7 @@ pub(super) struct Directory {
     /// The directory that is watched or waited in, as the log has it.
     watched_path: Option<PathBuf>,
     /// How often inotify has lost events.
-    losses: u64,
+    losses: LossCount,
 }
 
 impl Directory {
@@ -39,7 +39,13 @@ impl Directory {
         let watch = DirectoryWatch::new(&path)
             .map_err(cannot("create an inotify instance (see fs.inotify.max_user_instances)"))?;
         Wake::Directory.register(registry, &watch).map_err(cannot("register an event source"))?;
-        Ok(Self { path, watch, control_dir: None, watched_path: None, losses: 0 })
+        Ok(Self {
+            path,
+            watch,
+            control_dir: None,
+            watched_path: None,
+            losses: LossCount::default(),
+        })
     }
 
     /// The open directory, if it exists.
@@ -49,7 +55,7 @@ impl Directory {
 
     /// How often inotify has lost events.
     pub(super) fn losses(&self) -> u64 {
-        self.losses
+        self.losses.total()
     }
 
     /// The path of a file in the directory, in quotes.
@@ -111,12 +117,13 @@ impl Directory {
         events: &mut VecDeque<Event>,
     ) {
         let mut changes = Vec::new();
+        let mut failure = None;
         loop {
             match self.watch.read(|change| changes.push(change)) {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(error) => {
-                    error!("Cannot read inotify events: {error}; rescanning");
+                    failure = Some(error);
                     changes.push(Change::Lost);
                     break;
                 }
@@ -132,9 +139,11 @@ impl Directory {
                 Change::Lost => lost = true,
             }
         }
-        if lost {
-            self.losses += 1;
-            warn!("inotify lost events; rescanning");
+        if lost && let Some(others) = self.losses.add(now) {
+            match failure {
+                Some(error) => error!("Cannot read inotify events: {error}; rescanning{others}"),
+                None => warn!("inotify lost events; rescanning{others}"),
+            }
         }
         if path_changed {
             self.find(now, shortages, events);

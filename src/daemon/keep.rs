@@ -52,6 +52,7 @@ struct Backlog {
     /// When it took something, or when the first of these came, whichever is later.
     moved_at: Option<Moment>,
     lost: u64,
+    complaints: Complaints,
 }
 
 /// What a descriptor is called while somebody else has it.
@@ -159,8 +160,8 @@ impl Keep {
             backlog.notices.pop_front();
             backlog.moved_at = Some(now);
         }
-        let lost = std::mem::take(&mut backlog.lost);
-        if lost > 0 {
+        if backlog.lost > 0 && backlog.complaints.make(now).is_some() {
+            let lost = std::mem::take(&mut backlog.lost);
             warn!(
                 "The service manager takes nothing: {lost} messages to it were lost; a restart may lose connections"
             );

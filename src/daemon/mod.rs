@@ -281,8 +281,8 @@ impl Daemon {
             Wake::Qmp(_) => {}
             Wake::Signals => self.take_signals(),
             Wake::Directory => self.sources.read_directory(now, &mut self.events),
-            Wake::Connector => self.sources.read_connector(&mut self.events),
-            Wake::Trace => self.sources.read_trace(&mut self.events),
+            Wake::Connector => self.sources.read_connector(now, &mut self.events),
+            Wake::Trace => self.sources.read_trace(now, &mut self.events),
             Wake::Writer => self.sources.reports.acknowledge(&mut self.node),
             Wake::Pidfd(incarnation) => {
                 self.events.push_back(Event::Of(incarnation, Said::Died));

@@ -70,12 +70,12 @@ impl Sources {
         self.directory.read(now, &mut self.shortages, events);
     }
 
-    pub(super) fn read_connector(&mut self, events: &mut VecDeque<Event>) {
-        self.connector.read(self.poll.registry(), events);
+    pub(super) fn read_connector(&mut self, now: Moment, events: &mut VecDeque<Event>) {
+        self.connector.read(now, self.poll.registry(), events);
     }
 
-    pub(super) fn read_trace(&mut self, events: &mut VecDeque<Event>) {
-        if let Err(Lost) = self.trace.read(&mut self.watchlist, events) {
+    pub(super) fn read_trace(&mut self, now: Moment, events: &mut VecDeque<Event>) {
+        if let Err(Lost) = self.trace.read(now, &mut self.watchlist, events) {
             self.connections.count_oom_kills();
         }
     }
@@ -225,7 +225,7 @@ impl Sources {
                 events.push_back(Event::Of(incarnation, said));
             }
             Action::Consult { incarnation, questions } => {
-                self.consult(incarnation, questions, events);
+                self.consult(now, incarnation, questions, events);
             }
             Action::Watch { pid } => self.watchlist.add(pid),
             Action::Unwatch { pid } => {
@@ -325,12 +325,13 @@ impl Sources {
     /// the answer.
     fn consult(
         &mut self,
+        now: Moment,
         incarnation: Incarnation,
         questions: Questions,
         events: &mut VecDeque<Event>,
     ) {
         if questions.signals {
-            self.read_trace(events);
+            self.read_trace(now, events);
         }
         let answers = consult::ask(questions, self.connections.get(incarnation), &self.paths);
         events.push_back(Event::Of(incarnation, Said::Consulted(answers)));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use log::{Level, error, info, warn};
 use mio::Registry;
 
+use super::complaints::LossCount;
 use super::wake::Wake;
 use super::watchlist::Watchlist;
 use crate::id::Moment;
@@ -46,7 +47,7 @@ pub(super) struct TraceSource {
     /// How many signals to each watched process have been traced.
     counts: HashMap<u32, u32>,
     /// How often the kernel has lost some.
-    losses: u64,
+    losses: LossCount,
 }
 
 impl TraceSource {
@@ -59,7 +60,7 @@ impl TraceSource {
             is_wanted_since: None,
             state: String::new(),
             counts: HashMap::new(),
-            losses: 0,
+            losses: LossCount::default(),
         }
     }
 
@@ -74,7 +75,7 @@ impl TraceSource {
 
     /// How often the kernel has lost some.
     pub(super) fn losses(&self) -> u64 {
-        self.losses
+        self.losses.total()
     }
 
     /// When [`TraceSource::open_when_quiet`] has something to do if no source speaks.
@@ -102,7 +103,7 @@ impl TraceSource {
         }
         self.is_wanted_since = Some(now);
         if self.tracefs.as_ref().is_some_and(|it| it.has(&self.name)) {
-            return self.open(registry, watchlist, events);
+            return self.open(now, registry, watchlist, events);
         }
         Ok(())
     }
@@ -118,13 +119,14 @@ impl TraceSource {
     ) -> Result<(), Lost> {
         let is_due = |since| is_quiet || now.since(since) >= LONGEST_WAIT;
         if self.is_wanted_since.is_some_and(is_due) {
-            return self.open(registry, watchlist, events);
+            return self.open(now, registry, watchlist, events);
         }
         Ok(())
     }
 
     fn open(
         &mut self,
+        now: Moment,
         registry: &Registry,
         watchlist: &mut Watchlist,
         events: &mut VecDeque<Event>,
@@ -142,7 +144,7 @@ impl TraceSource {
             Ok(trace) => {
                 self.trace = Some(trace);
                 self.log_state(Level::Info, "The kernel's trace shows who sends signals");
-                self.read(watchlist, events)
+                self.read(now, watchlist, events)
             }
             Err(reason) => self.lose(&reason),
         }
@@ -187,6 +189,7 @@ impl TraceSource {
     /// Takes in everything that has been traced so far.
     pub(super) fn read(
         &mut self,
+        now: Moment,
         watchlist: &mut Watchlist,
         events: &mut VecDeque<Event>,
     ) -> Result<(), Lost> {
@@ -194,9 +197,8 @@ impl TraceSource {
         let mut traced = Vec::new();
         let lost = match trace.drain(|event| traced.push(event)) {
             Ok(lost_some) => {
-                if lost_some {
-                    self.losses += 1;
-                    info!("The kernel's trace lost some signals");
+                if lost_some && let Some(others) = self.losses.add(now) {
+                    info!("The kernel's trace lost some signals{others}");
                 }
                 Ok(())
             }
