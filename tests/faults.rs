@@ -1,17 +1,17 @@
 //! System calls fail on purpose, each kind that the daemon makes, at many places: it goes on, no
 //! file is wrong, and when the fault has passed the next verdict is right.
 //!
-//! `strace` does it (`--inject`). A first run without a fault says which calls there are and how
-//! often each is made; of these places some are tried with one error each, or every place with
-//! every error if `FAULTS=all` says so.
+//! `strace` does it (`--inject`), to both of the daemon's threads. A first run without a fault says
+//! which calls there are and how often each is made; of these places some are tried with one error
+//! each, or every place with every error if `FAULTS=all` says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
 use std::thread;
 
-use testbed::{Daemon, Node, await_that, figure, needs};
+use testbed::{Daemon, Death, Node, await_that, figure, needs};
 
 const ERRORS: [&str; 6] = ["EMFILE", "ENOSPC", "EIO", "EINTR", "EACCES", "ENOMEM"];
 
@@ -35,7 +35,8 @@ const SPARED: [&str; 12] = [
     "geteuid",
 ];
 
-/// What makes a fault in what comes before unimportant: from here on it is the daemon's own code.
+/// What makes a fault in what comes before unimportant: from here on it is the daemon's own code, in
+/// either of its threads.
 const BEGIN: &str = "PR_SET_NAME";
 
 fn node() -> Node {
@@ -43,10 +44,11 @@ fn node() -> Node {
 }
 
 /// One call that is to fail.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Fault {
     call: String,
-    /// Which one of its kind, from 1, since the program was started.
+    /// Which one of its kind, from 1, since the program or its thread was started. strace counts
+    /// for each thread, so that one of each may fail.
     number: usize,
     error: &'static str,
 }
@@ -74,31 +76,59 @@ fn assert_right(node: &Node, daemon: &Daemon, [user, admin]: &[String; 2]) {
 }
 
 fn strace<'a>(trace: &'a Path, more: &[&'a str]) -> Vec<&'a str> {
-    [&["strace", "-o", trace.to_str().unwrap()], more].concat()
+    [&["strace", "-f", "-o", trace.to_str().unwrap()], more].concat()
 }
 
-/// How often each call is made: before the daemon's own code, and then.
-fn calls() -> BTreeMap<String, (usize, usize)> {
+/// How often a thread makes a call: before the daemon's own code, and then.
+type Counts = BTreeMap<String, (usize, usize)>;
+
+/// What each thread does, the main one first.
+fn calls() -> Vec<Counts> {
     let node = node();
     let trace = node.path("trace");
     let daemon = node.start_wrapped(&strace(&trace, &[]), &[]);
     let names = two_end(&node, 0);
     assert_right(&node, &daemon, &names);
     drop(daemon);
-    let mut calls = BTreeMap::new();
-    let mut has_begun = false;
-    for line in fs::read_to_string(trace).unwrap().lines() {
-        let Some((name, _)) = line.split_once('(') else { continue };
-        has_begun |= line.contains(BEGIN);
+    // By thread: whether its own code has begun, and its calls.
+    let mut threads: Vec<(&str, bool, Counts)> = Vec::new();
+    let text = fs::read_to_string(trace).unwrap();
+    for line in text.lines() {
+        let Some((thread, call)) = line.split_once(' ') else { continue };
+        let Some((name, _)) = call.trim_start().split_once('(') else { continue };
+        // What strace says of the end of a call, of a signal or of a process.
+        if name.starts_with(['<', '-', '+']) {
+            continue;
+        }
+        let index = threads.iter().position(|(it, ..)| *it == thread).unwrap_or_else(|| {
+            threads.push((thread, false, Counts::new()));
+            threads.len() - 1
+        });
+        let (_, has_begun, calls) = &mut threads[index];
+        *has_begun |= call.contains(BEGIN);
         let (before, since) = calls.entry(name.to_string()).or_insert((0, 0));
-        *(if has_begun { since } else { before }) += 1;
+        *(if *has_begun { since } else { before }) += 1;
     }
-    assert!(has_begun, "the daemon's own code was not found");
-    calls.retain(|name, &mut (_, since)| since > 0 && !SPARED.contains(&name.as_str()));
-    calls
+    assert_eq!(threads.len(), 2, "not the loop and the writer");
+    let own_calls = |(_, has_begun, mut calls): (&str, bool, Counts)| {
+        assert!(has_begun, "the daemon's own code was not found");
+        calls.retain(|name, _| !SPARED.contains(&name.as_str()));
+        calls
+    };
+    threads.into_iter().map(own_calls).collect()
 }
 
-fn faults(calls: &BTreeMap<String, (usize, usize)>) -> Vec<Fault> {
+/// Those of both threads. What is the same for both is tried once, and what would fail in the main
+/// thread before its own code is not.
+fn faults(threads: &[Counts]) -> Vec<Fault> {
+    let before = |call: &str| threads[0].get(call).map_or(0, |&(before, _)| before);
+    let faults = threads.iter().flat_map(faults_of);
+    let faults: BTreeSet<Fault> =
+        faults.filter(|fault| fault.number > before(&fault.call)).collect();
+    faults.into_iter().collect()
+}
+
+fn faults_of(calls: &Counts) -> Vec<Fault> {
     let is_all = std::env::var("FAULTS").is_ok_and(|which| which == "all");
     let mut faults = Vec::new();
     for (i, (call, &(before, since))) in calls.iter().enumerate() {
@@ -131,12 +161,13 @@ fn try_fault(fault: &Fault) -> Outcome {
     const ROUNDS: usize = 4;
     let node = node();
     let trace = node.path("trace");
-    let has_passed = || fs::read_to_string(&trace).is_ok_and(|text| text.contains("(INJECTED)"));
+    let injected =
+        || fs::read_to_string(&trace).map_or(0, |text| text.matches("(INJECTED)").count());
     let only = format!("--trace={}", fault.call);
     let inject = format!("--inject={}:error={}:when={}", fault.call, fault.error, fault.number);
     let wrapper = strace(&trace, &[&only, &inject]);
     let Some(daemon) = node.try_start_wrapped(&wrapper, &[]) else {
-        assert!(has_passed(), "it did not start, and no call has failed");
+        assert!(injected() > 0, "it did not start, and no call has failed");
         let daemon = node.start();
         let names = two_end(&node, 0);
         assert_right(&node, &daemon, &names);
@@ -144,9 +175,16 @@ fn try_fault(fault: &Fault) -> Outcome {
     };
     let mut outcome = Outcome::NotReached;
     for round in 0..ROUNDS {
-        let is_over = has_passed();
+        let before = injected();
         let names = two_end(&node, round);
-        if is_over {
+        // The other thread may make its call of this number only now.
+        let is_told = |name: &String| {
+            daemon.lines().iter().filter_map(|line| Death::parse(line)).any(|it| it.name == *name)
+        };
+        await_that("both ends are logged, or a call fails", || {
+            before == 0 || injected() > before || names.iter().all(is_told)
+        });
+        if before > 0 && injected() == before {
             assert_right(&node, &daemon, &names);
             outcome = Outcome::Survived;
             break;
@@ -164,6 +202,7 @@ fn whatever_call_fails_the_next_verdict_is_right() {
     needs!(Root, Strace);
     let calls = calls();
     let faults = faults(&calls);
+    let kinds: BTreeSet<&String> = faults.iter().map(|fault| &fault.call).collect();
     let left = Mutex::new(faults.iter());
     let outcomes = Mutex::new((0, 0, 0));
     let failed = Mutex::new(Vec::new());
@@ -186,7 +225,7 @@ fn whatever_call_fails_the_next_verdict_is_right() {
     });
     let (survived, not_started, not_reached) = outcomes.into_inner().unwrap();
     figure(
-        &format!("{} failing system calls of {} kinds", faults.len(), calls.len()),
+        &format!("{} failing system calls of {} kinds", faults.len(), kinds.len()),
         &format!(
             "{survived} survived, {not_started} named at the start, {not_reached} not made this time, {} not survived",
             faults.len() - survived - not_started - not_reached
