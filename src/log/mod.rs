@@ -8,7 +8,9 @@
 //! - debug: every event of the directory and every QMP message; never to syslog.
 //!
 //! A thread writes its lines itself and waits for the disk, unless it has them queued
-//! ([`queue_lines`]): then it waits for nobody, and takes no lock.
+//! ([`queue_lines`]): then it waits for nobody, and takes no lock. The `env_logger` crate cannot do
+//! that: it takes one mutex of the whole process for each line, even for an empty one, so the event
+//! loop at its real-time priority would wait for an ordinary thread that holds it.
 
 mod outputs;
 mod stderr;
