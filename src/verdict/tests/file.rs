@@ -1,6 +1,7 @@
 //! The file: when it is there, for which life, and what becomes of one that cannot be written.
 
 use super::*;
+use crate::verdict::file::Decision;
 
 #[test]
 fn a_power_off_is_marked_before_the_process_is_gone() {
@@ -150,4 +151,16 @@ fn a_file_found_beside_an_instance_that_is_started_is_stale_once_it_runs() {
     world.said(heard(Qmp::Stop));
     world.said(heard(Qmp::Resume));
     assert!(world.file, "looked at once: nobody can keep the daemon busy with it");
+}
+
+/// Ganeti removes the file of an instance that it has stopped by force once, as soon as that is
+/// dead: what comes later stays.
+#[test]
+fn a_signal_read_as_the_users_marks_in_time_or_not_at_all() {
+    let decision = |cause| {
+        let verdict = Verdict { cause, initiator: Initiator::User };
+        verdict.file(&Case::default(), &Settings::default())
+    };
+    assert_eq!(decision(Cause::HostSignal(None)), Decision::PresentInTime);
+    assert_eq!(decision(Cause::GuestShutdown), Decision::Present);
 }

@@ -116,6 +116,31 @@ fn who_is_connected_to_late_may_have_been_asked_before() {
     assert_eq!(world.only_death().missing, [Missing::Past]);
 }
 
+/// A QEMU whose guest does not run may have said SHUTDOWN before anybody listened (`-no-shutdown`).
+#[test]
+fn what_nobody_heard_may_explain_an_end_that_nothing_else_explains() {
+    let missing = |running, was_reset, status| {
+        let mut world = World::new(Settings::default());
+        world.peer = Peer { age: Some(Duration::from_secs(3600)), ..PEER };
+        world.binds(Inode(1));
+        world.says(Message::Greeting(None));
+        world.says(Message::Return(Answer::Done));
+        world.says(Message::Return(Answer::Status { running, panicked: false }));
+        if was_reset {
+            world.said(heard(Qmp::Reset));
+        }
+        dies(&mut world, status);
+        let death = world.only_death();
+        death.missing.contains(&Missing::Past)
+    };
+    let killed = WaitStatus(9);
+    assert!(missing(true, false, EXIT_0), "why it exited");
+    assert!(!missing(true, true, EXIT_0), "a guest that was reset since was asked nothing before");
+    assert!(!missing(true, false, killed), "SIGKILL is explanation enough for a guest that runs");
+    assert!(missing(false, false, killed), "whether its user had shut it down by then");
+    assert!(!missing(false, true, killed));
+}
+
 #[test]
 fn what_was_decided_stays_decided_beyond_a_restart() {
     let mut world = world();
@@ -196,6 +221,21 @@ fn what_decides_is_written_down_however_much_was_said_before() {
         assert_eq!(world.only_death().verdict.cause, Cause::GuestShutdown);
         assert!(world.file, "a restart while it drains removes nothing");
     }
+}
+
+/// What takes something back has an allowance of its own, and that can be used up as well.
+#[test]
+fn what_decides_is_written_down_however_often_something_was_taken_back() {
+    let mut world = world();
+    for _ in 0..2000 {
+        world.said(heard(Qmp::Powerdown));
+        world.said(heard(Qmp::Reset));
+    }
+    world.said(heard(Qmp::GuestPanicked));
+    restarted(&mut world, true);
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().verdict.cause, Cause::GuestPanic);
 }
 
 #[test]
