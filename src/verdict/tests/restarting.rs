@@ -116,6 +116,18 @@ fn who_is_connected_to_late_may_have_been_asked_before() {
     assert_eq!(world.only_death().missing, [Missing::Past]);
 }
 
+#[test]
+fn who_spoke_since_the_gap_is_judged_as_if_there_had_been_none() {
+    let mut world = world();
+    restarted(&mut world, false);
+    world.answers();
+    world.said(heard(shutdown_without_data()));
+    world.said(Said::Closed);
+    assert!(world.file);
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().verdict.cause, Cause::GuestShutdown);
+}
+
 /// A QEMU whose guest does not run may have said SHUTDOWN before anybody listened (`-no-shutdown`).
 #[test]
 fn what_nobody_heard_may_explain_an_end_that_nothing_else_explains() {
