@@ -304,6 +304,7 @@ fn a_file_that_could_not_be_written_is_still_owed_after_a_restart() {
     world.said(heard(shutdown(Reason::GuestShutdown)));
     assert!(!world.file);
     restarted(&mut world, true);
+    assert!(world.file, "at once: it was owed all along");
     world.said(Said::Closed);
     dies(&mut world, EXIT_0);
     world.passes(Duration::from_secs(10));
