@@ -249,10 +249,7 @@ impl Trace {
         open(&self.tracefs, "saved_cmdlines", OFlags::RDONLY)
             .and_then(|file| file.take(LONGEST).read_to_end(&mut text))
             .ok()?;
-        let prefix = format!("{pid} ");
-        let mut lines = text.split(|&byte| byte == b'\n');
-        let line = lines.find_map(|line| line.strip_prefix(prefix.as_bytes()))?;
-        (line != b"<...>").then(|| line.to_vec())
+        trace::saved_name(&text, pid).map(<[u8]>::to_vec)
     }
 
     fn read(&self, path: &str) -> io::Result<String> {
