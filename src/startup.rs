@@ -17,8 +17,9 @@ use crate::log::{Log, NOTICE};
 use crate::sys::daemonize::{self, Report, Side, Starter};
 use crate::sys::handover::{self, Inheritance};
 use crate::sys::pid_file::PidFile;
+use crate::sys::sandbox::{self, Role};
 use crate::sys::service_manager::ServiceManager;
-use crate::sys::{node_name, priority, process, sandbox, users};
+use crate::sys::{node_name, priority, process, users};
 
 /// Why the daemon has not come up.
 #[derive(Debug)]
@@ -175,7 +176,14 @@ fn serve(
         }
         return Ok(());
     }
-    let mut daemon = Daemon::new(paths, options.settings, options.metrics_file, manager, log)?;
+    let mut daemon = Daemon::new(
+        paths,
+        options.settings,
+        options.metrics_file,
+        manager,
+        log,
+        !options.no_sandbox,
+    )?;
     // From here on it is up: whoever started it may go on.
     *starter = None;
     if let Err(error) = priority::raise() {
@@ -186,7 +194,7 @@ fn serve(
     daemon.begin(inheritance);
     if options.no_sandbox {
         warn!("No sandbox (--no-sandbox): the daemon keeps all capabilities and system calls");
-    } else if let Err(error) = sandbox::enter() {
+    } else if let Err(error) = sandbox::enter(Role::Loop) {
         error!(
             "{error}; running with more privileges than needed (use --no-sandbox if that is intended)"
         );

@@ -600,6 +600,12 @@ impl World {
                 self.events.push_back(Event::Of(incarnation, said));
             }
             Action::Consult { incarnation, questions } => self.answers(incarnation, questions),
+            Action::LookInto { incarnation, at, sender } => {
+                assert!(!self.life(incarnation).is_recorded);
+                let task = sender.pid.expect("who has a number");
+                let said = Said::LookedInto { at, task, sender: None };
+                self.events.push_back(Event::Of(incarnation, said));
+            }
             Action::Watch { pid } => assert!(self.watched.insert(pid), "{pid} twice"),
             Action::Unwatch { pid } => assert!(self.watched.remove(&pid), "{pid} twice"),
             Action::Create { incarnation, name, inode, only_in_time } => {

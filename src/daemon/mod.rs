@@ -15,6 +15,7 @@ mod directory;
 mod endpoint;
 mod fatal;
 mod keep;
+mod lookup;
 mod metrics;
 mod pace;
 mod records;
@@ -47,6 +48,7 @@ use directory::Directory;
 pub use fatal::FatalError;
 use fatal::cannot;
 use keep::Keep;
+use lookup::Lookup;
 use pace::Pace;
 use reports::Reports;
 use sources::Sources;
@@ -81,13 +83,15 @@ pub struct Daemon {
 
 impl Daemon {
     /// Prepares everything that the daemon cannot run without. What it can, it asks for while
-    /// it runs.
+    /// it runs. `is_confined`: the threads that look into processes are to give up what they do not
+    /// need.
     pub fn new(
         paths: Paths,
         settings: Settings,
         metrics_file: Option<PathBuf>,
         manager: Option<ServiceManager>,
         log: Log,
+        is_confined: bool,
     ) -> Result<Self, FatalError> {
         let poll = Poll::new().map_err(cannot("create an epoll instance"))?;
         let numbers =
@@ -101,6 +105,7 @@ impl Daemon {
             connections: Connections::new(),
             connector: ConnectorSource::new(),
             trace: TraceSource::new(paths.trace_name()),
+            lookup: Lookup::new(poll.registry(), is_confined),
             watchlist: Watchlist::default(),
             keep: Keep::new(&paths, manager),
             reports: Reports::open(log, &paths, metrics_file),
@@ -236,6 +241,7 @@ impl Daemon {
             Wake::Directory => self.sources.read_directory(now, &mut self.events),
             Wake::Connector => self.sources.read_connector(&mut self.events),
             Wake::Trace => self.sources.read_trace(&mut self.events),
+            Wake::Lookup => self.sources.read_lookup(now, &mut self.events),
             Wake::Pidfd(incarnation) => {
                 self.events.push_back(Event::Of(incarnation, Said::Died));
             }
@@ -245,6 +251,7 @@ impl Daemon {
 
     fn tick(&mut self, now: Moment) {
         self.sources.tick_connector(now, &mut self.events);
+        self.sources.lookup.give_up(now, &mut self.events);
         self.settle(now);
         if self.node.deadline() <= now {
             self.events.push_back(Event::Tick);

@@ -15,6 +15,7 @@ use super::consult;
 use super::directory::Directory;
 use super::endpoint::{Connected, Endpoint};
 use super::keep::{self, Keep};
+use super::lookup::Lookup;
 use super::metrics::{Losses, Snapshot};
 use super::reports::Reports;
 use super::trace::{Lost, TraceSource};
@@ -35,6 +36,7 @@ pub(super) struct Sources {
     pub(super) connections: Connections,
     pub(super) connector: ConnectorSource,
     pub(super) trace: TraceSource,
+    pub(super) lookup: Lookup,
     pub(super) watchlist: Watchlist,
     pub(super) keep: Keep,
     pub(super) reports: Reports,
@@ -51,7 +53,12 @@ impl Sources {
 
     /// When there will be, if nothing comes before that.
     pub(super) fn deadline(&self, now: Moment) -> Option<Moment> {
-        let deadlines = [self.connector.deadline(), self.trace.deadline(now), self.keep.deadline()];
+        let deadlines = [
+            self.connector.deadline(),
+            self.trace.deadline(now),
+            self.lookup.deadline(),
+            self.keep.deadline(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -77,6 +84,10 @@ impl Sources {
         if let Err(Lost) = self.trace.read(&mut self.watchlist, events) {
             self.connections.count_oom_kills();
         }
+    }
+
+    pub(super) fn read_lookup(&mut self, now: Moment, events: &mut VecDeque<Event>) {
+        self.lookup.read(now, |task| self.trace.remembered_name(task), events);
     }
 
     /// Takes the connector's silence for a refusal, if that is due.
@@ -162,6 +173,10 @@ impl Sources {
         for life in memory.lives() {
             if let Some(kept) = keep::take_endpoint(left, life.incarnation) {
                 self.connections.adopt(self.poll.registry(), life, kept);
+                // The earlier one may not have come to it.
+                if let Some(process) = life.process {
+                    self.lookup.read_command_line(now, life.incarnation, process, events);
+                }
             }
         }
         let adopted: HashSet<Incarnation> =
@@ -205,8 +220,8 @@ impl Sources {
             Action::Start { name } => info!("Start monitor {}", socket_of(&name)),
             Action::Stop { name } => info!("Stop monitor {}", socket_of(&name)),
             Action::Connect { incarnation, name, inode } => {
-                let said = self.connect(now, incarnation, &name, inode);
-                events.extend(said.into_iter().map(|said| Event::Of(incarnation, said)));
+                let said = self.connect(now, incarnation, &name, inode, events);
+                events.push_back(Event::Of(incarnation, said));
             }
             Action::Send { incarnation, command } => {
                 self.connections.add_command(incarnation, command);
@@ -217,6 +232,9 @@ impl Sources {
             }
             Action::Consult { incarnation, questions } => {
                 self.consult(incarnation, questions, events);
+            }
+            Action::LookInto { incarnation, at, sender } => {
+                self.lookup.look_into(now, incarnation, at, sender, events);
             }
             Action::Watch { pid } => self.watchlist.add(pid),
             Action::Unwatch { pid } => {
@@ -266,7 +284,8 @@ impl Sources {
         incarnation: Incarnation,
         name: &Name,
         inode: Inode,
-    ) -> Vec<Said> {
+        events: &mut VecDeque<Event>,
+    ) -> Said {
         let registry = self.poll.registry();
         let connected = if let Some(again) = self.connections.reconnect(registry, incarnation) {
             if again.is_ok() {
@@ -274,12 +293,15 @@ impl Sources {
                 // this one does not live to report it.
                 self.keep.forget_endpoint(incarnation);
             }
-            again.map(|peer| Some(vec![Said::Connected(peer)])).map_err(SocketError::Io)
+            again.map(|peer| Some(Said::Connected(peer))).map_err(SocketError::Io)
         } else if let Some(directory) = self.directory.control_dir() {
-            Endpoint::connect(directory, &self.paths, registry, incarnation, name, inode)
-                .map(|made| made.map(|connected| self.add_connection(incarnation, connected)))
+            Endpoint::connect(directory, &self.paths, registry, incarnation, name, inode).map(
+                |made| {
+                    made.map(|connected| self.add_connection(now, incarnation, connected, events))
+                },
+            )
         } else {
-            return vec![Said::NotConnected(ConnectError::Gone)];
+            return Said::NotConnected(ConnectError::Gone);
         };
         match connected {
             Ok(Some(said)) => {
@@ -290,17 +312,23 @@ impl Sources {
             }
             Ok(None) => {
                 debug!("The QEMU of {name} is dead, and another process holds its socket");
-                vec![Said::NotConnected(ConnectError::Orphaned)]
+                Said::NotConnected(ConnectError::Orphaned)
             }
             Err(error) => {
                 let path = self.directory.path_of(name, SOCKET_SUFFIX);
-                vec![Said::NotConnected(not_connected(error, &path, now, &mut self.shortages))]
+                Said::NotConnected(not_connected(error, &path, now, &mut self.shortages))
             }
         }
     }
 
-    fn add_connection(&mut self, incarnation: Incarnation, connected: Connected) -> Vec<Said> {
-        let Connected { mut endpoint, peer, command_line, remark } = connected;
+    fn add_connection(
+        &mut self,
+        now: Moment,
+        incarnation: Incarnation,
+        connected: Connected,
+        events: &mut VecDeque<Event>,
+    ) -> Said {
+        let Connected { mut endpoint, peer, remark } = connected;
         if let Some(remark) = remark {
             warn!("Instance {}: {}", endpoint.name, Printable(remark.as_bytes()));
         }
@@ -308,8 +336,11 @@ impl Sources {
             endpoint.count_oom_kills();
         }
         self.connections.add(incarnation, endpoint);
-        let started = command_line.map(Said::CommandLine);
-        [Said::Connected(peer)].into_iter().chain(started).collect()
+        // It matters where the guest resets, for which it has to run first.
+        if let Some(process) = peer.process {
+            self.lookup.read_command_line(now, incarnation, process, events);
+        }
+        Said::Connected(peer)
     }
 
     /// Asks those sources that do not speak by themselves. What the trace holds is handled before

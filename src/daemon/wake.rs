@@ -15,6 +15,8 @@ pub(super) enum Wake {
     Directory,
     Connector,
     Trace,
+    /// A process has been looked into.
+    Lookup,
     /// The connection of this life.
     Qmp(Incarnation),
     /// The end of this life's process.
@@ -22,7 +24,7 @@ pub(super) enum Wake {
 }
 
 /// From here on, two numbers belong to each life. See [`Incarnation`] for why they fit.
-const FIRST_LIFE: usize = 4;
+const FIRST_LIFE: usize = 5;
 
 impl From<Wake> for Token {
     fn from(wake: Wake) -> Self {
@@ -32,6 +34,7 @@ impl From<Wake> for Token {
             Wake::Directory => 1,
             Wake::Connector => 2,
             Wake::Trace => 3,
+            Wake::Lookup => 4,
             Wake::Qmp(incarnation) => of(incarnation),
             Wake::Pidfd(incarnation) => of(incarnation) + 1,
         })
@@ -46,7 +49,8 @@ impl From<Token> for Wake {
             1 => Self::Directory,
             2 => Self::Connector,
             3 => Self::Trace,
-            _ if number % 2 == 0 => Self::Qmp(incarnation),
+            4 => Self::Lookup,
+            _ if (number - FIRST_LIFE).is_multiple_of(2) => Self::Qmp(incarnation),
             _ => Self::Pidfd(incarnation),
         }
     }
@@ -73,7 +77,8 @@ mod tests {
 
     #[test]
     fn every_wake_has_a_number_of_its_own_and_is_found_by_it() {
-        let mut wakes = vec![Wake::Signals, Wake::Directory, Wake::Connector, Wake::Trace];
+        let mut wakes =
+            vec![Wake::Signals, Wake::Directory, Wake::Connector, Wake::Trace, Wake::Lookup];
         for number in [0, 1, 2, 41, (1 << 48) - 1] {
             let incarnation = Incarnation(number);
             wakes.extend([Wake::Qmp(incarnation), Wake::Pidfd(incarnation)]);

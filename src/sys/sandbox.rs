@@ -1,8 +1,10 @@
 //! Giving up what is not needed: capabilities, privileges by way of other programs, and every
 //! system call but those that the daemon makes.
 //!
-//! To be entered when the daemon is up. What it may need later, to open again what it has lost, is
-//! among what is kept; what only its start needs is not.
+//! Capabilities and filters are each thread's own, so each thread enters by itself, as what it is
+//! ([`Role`]): the loop when the daemon is up, those that look into processes when they begin. What
+//! the loop may need later, to open again what it has lost, is among what is kept; what only its
+//! start needs is not.
 
 use std::fmt;
 use std::io;
@@ -37,7 +39,34 @@ impl fmt::Display for SandboxError {
 
 impl std::error::Error for SandboxError {}
 
-/// What the daemon uses when it is up.
+/// What a thread is there for, which says what it keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Everything but the following.
+    Loop,
+    /// Looks into processes that are not ours. It reads, and cannot write a file, make a
+    /// connection, send a signal or change a priority.
+    Lookup,
+}
+
+impl Role {
+    fn capabilities(self) -> &'static [CapabilitySet] {
+        match self {
+            Self::Loop => &KEPT,
+            Self::Lookup => &[CapabilitySet::SYS_PTRACE],
+        }
+    }
+
+    fn calls(self) -> impl Iterator<Item = libc::c_long> {
+        let calls = match self {
+            Self::Loop => [CALLS, OLD_CALLS],
+            Self::Lookup => [LOOKUP, OLD_LOOKUP],
+        };
+        calls.into_iter().flatten().copied()
+    }
+}
+
+/// What the loop uses when it is up.
 const KEPT: [CapabilitySet; 4] = [
     // To join the proc connector's group again (before Linux 6.6), with a large buffer.
     CapabilitySet::NET_ADMIN,
@@ -50,7 +79,7 @@ const KEPT: [CapabilitySet; 4] = [
     CapabilitySet::SYS_NICE,
 ];
 
-/// The system calls that the daemon makes when it is up.
+/// The system calls that the loop makes when the daemon is up.
 const CALLS: &[libc::c_long] = &[
     // The loop.
     libc::SYS_epoll_ctl,
@@ -150,20 +179,69 @@ const OLD_CALLS: &[libc::c_long] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLD_CALLS: &[libc::c_long] = &[];
 
-/// Gives up what is not needed. A system call that is not listed kills the process from here on.
+/// Those of a thread that looks into processes. Its memory grows by mprotect(2) as well, which the
+/// filter allows where it makes nothing executable.
+const LOOKUP: &[libc::c_long] = &[
+    // Questions and answers.
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    // /proc.
+    libc::SYS_close,
+    libc::SYS_fcntl,
+    libc::SYS_fstat,
+    libc::SYS_newfstatat,
+    libc::SYS_openat,
+    libc::SYS_read,
+    libc::SYS_readlinkat,
+    libc::SYS_statx,
+    // How long the machine has been suspended.
+    libc::SYS_clock_gettime,
+    // Memory, and what the language's runtime does with it.
+    libc::SYS_brk,
+    libc::SYS_futex,
+    libc::SYS_getrandom,
+    libc::SYS_madvise,
+    libc::SYS_mmap,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_sched_yield,
+    libc::SYS_restart_syscall,
+    libc::SYS_rt_sigreturn,
+    // A panic.
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_write,
+    libc::SYS_writev,
+    // No call at all: what a tracer makes of one that it lets fail, as the tests do.
+    u32::MAX as libc::c_long,
+    // The end.
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_sigaltstack,
+];
+
+#[cfg(target_arch = "x86_64")]
+const OLD_LOOKUP: &[libc::c_long] = &[libc::SYS_open, libc::SYS_stat, libc::SYS_readlink];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_LOOKUP: &[libc::c_long] = &[];
+
+/// Gives up what a thread of this kind does not need. A system call that is not listed kills the process from here on.
 /// What cannot be given up is no reason to keep the rest.
-pub fn enter() -> Result<(), SandboxError> {
-    let capabilities = drop_capabilities().map_err(SandboxError::Capabilities);
+pub fn enter(role: Role) -> Result<(), SandboxError> {
+    let capabilities = drop_capabilities(role).map_err(SandboxError::Capabilities);
     let privileges =
         set_no_new_privs(true).map_err(|error| SandboxError::NoNewPrivileges(error.into()));
-    let calls = filter()
+    let calls = filter(role)
         .map_err(|error| SandboxError::Filter(error.to_string()))
         .and_then(|it| apply_filter(&it).map_err(|error| SandboxError::Filter(error.to_string())));
     capabilities.and(privileges).and(calls)
 }
 
-fn drop_capabilities() -> io::Result<()> {
-    let kept = KEPT.into_iter().fold(CapabilitySet::empty(), CapabilitySet::union);
+fn drop_capabilities(role: Role) -> io::Result<()> {
+    let kept = role.capabilities().iter().copied();
+    let kept = kept.fold(CapabilitySet::empty(), CapabilitySet::union);
     let had = capabilities(None)?;
     if had.effective.contains(CapabilitySet::SETPCAP) {
         // Those that the kernel has and this program does not know are in it, too.
@@ -187,14 +265,19 @@ fn drop_capabilities() -> io::Result<()> {
     Ok(set_capabilities(None, left)?)
 }
 
-fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
-    let anything = |&call: &libc::c_long| (call, Vec::new());
+fn filter(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
+    let anything = |call: libc::c_long| (call, Vec::new());
     let mut rules: std::collections::BTreeMap<libc::c_long, Vec<SeccompRule>> =
-        CALLS.iter().chain(OLD_CALLS).map(anything).collect();
+        role.calls().map(anything).collect();
     // A panic ends in abort(3), which signals this very process.
     let this = u64::from(std::process::id());
     let to_itself = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, this)?;
     rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![to_itself])?]);
+    if role == Role::Lookup {
+        let executable = SeccompCmpOp::MaskedEq(libc::PROT_EXEC.cast_unsigned().into());
+        let no_code = SeccompCondition::new(2, SeccompCmpArgLen::Dword, executable, 0)?;
+        rules.insert(libc::SYS_mprotect, vec![SeccompRule::new(vec![no_code])?]);
+    }
     let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
     SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture)?
         .try_into()

@@ -1,9 +1,14 @@
 //! What has to be asked of the sources that do not speak by themselves before a life is judged.
 
+use std::time::Duration;
+
 use super::conversation::Shutdown;
 use super::{Case, Questions};
 use crate::id::Moment;
 use crate::wire::{Signal, StatusAnswer, WaitStatus};
+
+/// How long the record may wait for senders that are being looked at, once the verdict is final.
+const LOOKS: Duration = Duration::from_millis(300);
 
 /// The questions about one life: each is asked once.
 #[derive(Clone, Debug, Default, Hash)]
@@ -13,6 +18,11 @@ pub(super) struct Inquiry {
     is_open: bool,
     /// The kernel keeps the status and has not said it yet.
     status_will_come: bool,
+    /// Senders that are being looked at: when they sent a signal, and their numbers. No verdict
+    /// waits for them.
+    looks: Vec<(Moment, u32)>,
+    /// The record waits for them until then.
+    look_until: Option<Moment>,
 }
 
 impl Inquiry {
@@ -65,6 +75,40 @@ impl Inquiry {
     /// The process has been reaped: the kernel may say its status now.
     pub(super) fn ask_status_again(&mut self) {
         self.asked.status = false;
+    }
+
+    /// This sender is being looked at from now on, if it is not already.
+    pub(super) fn begin_look(&mut self, at: Moment, task: u32) -> bool {
+        let is_new = !self.looks.contains(&(at, task));
+        if is_new {
+            self.looks.push((at, task));
+        }
+        is_new
+    }
+
+    /// It has been looked at. False if nobody waits for that.
+    pub(super) fn end_look(&mut self, at: Moment, task: u32) -> bool {
+        let place = self.looks.iter().position(|look| *look == (at, task));
+        place.map(|place| self.looks.swap_remove(place)).is_some()
+    }
+
+    /// The verdict is final.
+    pub(super) fn limit_looks(&mut self, now: Moment) {
+        self.look_until = Some(now + LOOKS);
+    }
+
+    /// Until when the record waits for the senders that are being looked at.
+    pub(super) fn look_until(&self) -> Option<Moment> {
+        self.look_until.filter(|_| self.is_looking())
+    }
+
+    /// Whoever has not been looked at by now is not waited for any more.
+    pub(super) fn give_up_looks(&mut self) {
+        self.looks.clear();
+    }
+
+    pub(super) fn is_looking(&self) -> bool {
+        !self.looks.is_empty()
     }
 
     pub(super) fn is_open(&self) -> bool {

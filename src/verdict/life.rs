@@ -86,7 +86,7 @@ impl Life {
 
     /// What has to outlive the daemon; nothing if there is nobody yet, or nobody any more.
     pub(super) fn to_remember(&self, incarnation: Incarnation) -> Option<Remembered> {
-        (self.link.was_up() && self.stage < Stage::Finished).then(|| Remembered {
+        (self.link.was_up() && self.stage < Stage::Recorded).then(|| Remembered {
             incarnation,
             name: self.name.clone(),
             inode: self.inode,
@@ -105,6 +105,8 @@ impl Life {
     /// An earlier daemon's life goes on under this one.
     pub(super) fn resume(&mut self, context: &mut Context<'_>) {
         self.announce(context);
+        // An earlier daemon may have ended before it knew.
+        self.look_into_senders(|_| true, context);
         // The file was decided by this when the conversation ended; what comes now came after that.
         if self.file.is_decided() && self.lacks_reason() {
             self.file.close(self.verdict(context));
@@ -142,10 +144,14 @@ impl Life {
 
     /// When [`Life::tick`] is to be called.
     pub(super) fn deadline(&self) -> Option<Moment> {
-        [self.link.deadline(), self.last_words(), self.watched.deadline(), self.file.deadline()]
-            .into_iter()
-            .flatten()
-            .min()
+        let deadlines = [
+            self.link.deadline(),
+            self.last_words(),
+            self.watched.deadline(),
+            self.file.deadline(),
+            self.inquiry.look_until(),
+        ];
+        deadlines.into_iter().flatten().min()
     }
 
     /// What is left under the name when this life is over: a socket that may be stale.
@@ -216,6 +222,10 @@ impl Life {
             self.advance(Stage::OutOfTime);
             self.finish_if_complete(context);
         }
+        if self.inquiry.look_until().is_some_and(|at| at <= now) {
+            self.inquiry.give_up_looks();
+            self.record_if_ready(context);
+        }
     }
 
     pub(super) fn take(&mut self, said: Said, context: &mut Context<'_>) {
@@ -233,6 +243,7 @@ impl Life {
             Said::Lives => self.found_alive(context),
             Said::File(outcome) => self.file_answered(outcome, context),
             Said::Consulted(answers) => self.consulted(answers, context),
+            Said::LookedInto { at, task, sender } => self.looked_into(at, task, sender, context),
         }
     }
 
@@ -250,6 +261,7 @@ impl Life {
     pub(super) fn signalled(&mut self, sent: &Sent, context: &mut Context<'_>) {
         let fact = Fact::Signalled(sent.signal, sent.sender.clone());
         self.case.learn(sent.at, Source::Trace, fact, context.settings);
+        self.look_into_senders(|known| known.at == sent.at, context);
     }
 
     pub(super) fn chosen_by_oom_killer(&mut self, at: Moment, context: &mut Context<'_>) {

@@ -29,7 +29,7 @@ pub enum Event {
     Exit { pid: u32, status: WaitStatus },
     /// This process dumps core, or would if it were not for its limit.
     CoreDump { pid: u32 },
-    /// Somebody sent a signal to this process.
+    /// Somebody sent a signal to this process. Of the sender no more need be known than its number.
     Signalled { pid: u32, sent: Sent },
     /// The kernel's OOM killer chose this process.
     OutOfMemory { pid: u32, at: Moment },
@@ -57,6 +57,13 @@ pub enum Said {
     File(FileOutcome),
     /// The answer to [`Action::Consult`].
     Consulted(Answers),
+    /// The answer to [`Action::LookInto`]: what was found of the sender; nothing if it could not be
+    /// looked at in time.
+    LookedInto {
+        at: Moment,
+        task: u32,
+        sender: Option<Arc<Sender>>,
+    },
 }
 
 /// What the sources that do not speak by themselves are asked before a verdict.
@@ -182,6 +189,14 @@ pub enum Action {
     Consult {
         incarnation: Incarnation,
         questions: Questions,
+    },
+    /// Look at the process that sent a signal at this moment, of which `sender` is known so far, and
+    /// answer with `Said::LookedInto`. That may take its time: nothing but the record waits for it,
+    /// and that not for long.
+    LookInto {
+        incarnation: Incarnation,
+        at: Moment,
+        sender: Arc<Sender>,
     },
     /// Have the kernel tell of this process.
     Watch {

@@ -96,6 +96,10 @@ struct Around {
     /// What the sources answer that do not speak by themselves.
     answers: Answers,
     asked: Vec<Questions>,
+    /// Which senders were to be looked at, and what is found of each.
+    looks: Vec<(Moment, u32)>,
+    looks_hang: bool,
+    looked_at: Option<Arc<Sender>>,
     /// What the journal tells, and how often something was written into it.
     journal: Memory,
     writings: u32,
@@ -138,6 +142,9 @@ impl World {
             traced: VecDeque::new(),
             answers: Answers::default(),
             asked: Vec::new(),
+            looks: Vec::new(),
+            looks_hang: false,
+            looked_at: None,
             journal: Memory::default(),
             writings: 0,
         };
@@ -267,6 +274,14 @@ impl Around {
                 self.probes += 1;
                 let answer = if self.process_lives { Said::Lives } else { Said::Died };
                 events.push_back(Event::Of(incarnation, answer));
+            }
+            Action::LookInto { incarnation, at, sender } => {
+                let task = sender.pid.unwrap();
+                self.looks.push((at, task));
+                if !self.looks_hang {
+                    let sender = self.looked_at.clone();
+                    events.push_back(Event::Of(incarnation, Said::LookedInto { at, task, sender }));
+                }
             }
             Action::Send { .. } | Action::Release { .. } | Action::Answered { .. } => {}
         }
