@@ -20,7 +20,7 @@ NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare quick check every-order fuzz deb test-deb tools bench bench-scale bench-programs size clean
+.PHONY: all demo compare quick check every-order mutants fuzz deb test-deb tools bench bench-scale bench-programs size clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -127,6 +127,14 @@ bench-programs:
 every-order:
 	@tests/install-packages $(BUILD)
 	$(CARGO) test --profile search --locked --test every_order -- --nocapture
+
+# Does a test fail if the code is wrong? Changes src/verdict and src/wire in a thousand small ways,
+# one at a time: two hours on two cores. MUTANTS='-f src/verdict/cause.rs' for one file. What is
+# let live, and why, is in .cargo/mutants.toml.
+mutants:
+	@tests/install-packages $(BUILD)
+	@[ -x target/tools/bin/cargo-mutants ] || $(CARGO) install cargo-mutants --locked --root target/tools
+	PATH=target/tools/bin:$$PATH PROPTEST_CASES=40 $(CARGO) mutants -o target -j 2 $(MUTANTS)
 
 # Any bytes for whatever reads what others write, so many seconds each; see fuzz/README.md.
 FUZZ_SECONDS ?= 15

@@ -5,15 +5,21 @@
 //! after the attack, and lives until its stdin ends.
 //!
 //!   arguments BYTES PID COUNT   shows so long a command line, and sends SIGHUP to PID so often
+//!   link PATH TARGET            puts a symbolic link there, in the place of what is there
+//!   fifo PATH                   a FIFO, in the same way
+//!   file PATH TEXT              a file, in the same way
 //!   listen COUNT                asks the proc connector so often to tell it of processes
 //!   refused FROM UP-TO          asks it for what there is not, with these even request numbers,
 //!                               again and again
 
+use std::fs;
 use std::io::{self, Read, Write};
+use std::os::unix::fs::symlink;
 
 use kvmd::wire::proc_event::Request;
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_CONNECTOR;
+use rustix::fs::{CWD, FileType, Mode, mknodat};
 use rustix::process::{
     Gid, Pid, PrctlMmMap, Signal, Uid, configure_virtual_memory_map, kill_process,
 };
@@ -32,6 +38,22 @@ fn main() {
             (0..number(count)).for_each(|_| kill_process(pid, Signal::HUP).expect("send SIGHUP"));
             done();
         }
+        ("link", [path, target]) => {
+            make_way(path);
+            symlink(target, path).expect("plant a link");
+            done();
+        }
+        ("fifo", [path]) => {
+            make_way(path);
+            mknodat(CWD, *path, FileType::Fifo, Mode::from_raw_mode(0o666), 0)
+                .expect("plant a FIFO");
+            done();
+        }
+        ("file", [path, text]) => {
+            make_way(path);
+            fs::write(path, text).expect("plant a file");
+            done();
+        }
         ("listen", [count]) => {
             let socket = connector();
             let listen = Request::Listen.to_datagram(0);
@@ -40,6 +62,14 @@ fn main() {
         }
         ("refused", [from, up_to]) => refused(number(from), number(up_to)),
         _ => panic!("unknown attack {words:?}"),
+    }
+}
+
+/// By its name: whose it is does not matter in a directory where one may write.
+fn make_way(path: &str) {
+    match fs::rename(path, format!("{path}.elsewhere")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => panic!("{path}: {error}"),
+        _ => {}
     }
 }
 
@@ -64,7 +94,7 @@ fn become_user(id: u32) {
 
 /// Has `/proc/self/cmdline` be `text`: prctl(2), `PR_SET_MM_MAP`, which takes no privilege.
 fn show_arguments(text: &[u8]) {
-    let stat = std::fs::read_to_string("/proc/self/stat").expect("read /proc/self/stat");
+    let stat = fs::read_to_string("/proc/self/stat").expect("read /proc/self/stat");
     let (_, fields) = stat.rsplit_once(')').expect("a name in parentheses");
     let fields: Vec<u64> =
         fields.split_whitespace().map(|field| field.parse().unwrap_or_default()).collect();

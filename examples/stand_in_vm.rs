@@ -17,6 +17,7 @@
 //!   piece TEXT          send a piece of a line, which the next `line` ends
 //!   bytes COUNT         send so many x            nest COUNT   send an event with deep data
 //!   flood COUNT         send so many events       trickle      send a byte for each line read
+//!   bursts MS MS COUNT  send events for so long and pause for so long, so many times
 //!   shutdown REASON     as QEMU goes down: the event, the draining, the end
 //!   listen              listen (after --listen-late)
 //!   close               close the connection      hang-up      and the socket, and live on
@@ -28,11 +29,14 @@ use std::path::PathBuf;
 use std::process::exit;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
 use rustix::process::{Gid, Uid};
 use signal_hook_mio::v1_0::Signals;
+
+/// One of those that mean nothing.
+const EVENT: &str = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "RTC_CHANGE", "data": {"offset": 0}}"#;
 
 enum Happening {
     Connected(UnixStream),
@@ -235,11 +239,11 @@ impl StandIn {
                 self.send(&format!(r#"{{"event": "DEEP", "data": {data}}}"#));
             }
             "flood" => {
-                let event = r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "RTC_CHANGE", "data": {"offset": 0}}"#;
                 for _ in 0..rest.parse().unwrap() {
-                    self.send(event);
+                    self.send(EVENT);
                 }
             }
+            "bursts" => self.send_bursts(rest),
             "trickle" => {
                 self.write(b"x");
             }
@@ -251,6 +255,26 @@ impl StandIn {
             }
             "exit" => exit(rest.parse().unwrap()),
             _ => panic!("unknown command {command:?}"),
+        }
+    }
+
+    /// So little is on its way at any time that whoever reads it has read all soon after each burst.
+    fn send_bursts(&mut self, rest: &str) {
+        const ON_ITS_WAY: usize = 16 * 1024;
+        let numbers: Vec<u64> = rest.split(' ').map(|number| number.parse().unwrap()).collect();
+        let [burst, pause, count] = numbers[..] else { panic!("bursts MS MS COUNT, not {rest:?}") };
+        if let Some(client) = &self.client {
+            rustix::net::sockopt::set_socket_send_buffer_size(client, ON_ITS_WAY).unwrap();
+        }
+        let events = format!("{EVENT}\r\n").repeat(32);
+        for _ in 0..count {
+            let begun = Instant::now();
+            while begun.elapsed() < Duration::from_millis(burst) {
+                if !self.write(events.as_bytes()) {
+                    return;
+                }
+            }
+            thread::sleep(Duration::from_millis(pause));
         }
     }
 

@@ -103,8 +103,17 @@ fn running_daemon(report: &mut Report, paths: &Paths) -> Option<u32> {
 
 /// The first of Ganeti's two switches.
 fn cluster(report: &mut Report, paths: &Paths) {
-    match config::should_run(paths, node_name::find) {
-        Ok(()) => report.say(
+    let find = |family| {
+        let node = node_name::find(family, &paths.node_name_file());
+        if let Some(failure) = node.failure() {
+            let text = format!("cannot look up this node's name: {failure}");
+            report.say(Standing::Reduced, &text);
+            Report::advise(node_name::REMEDY);
+        }
+        node
+    };
+    match config::should_run(paths, find) {
+        Ok(_) => report.say(
             Standing::Good,
             "the cluster has KVM and user_shutdown enabled, and this node may have instances",
         ),
@@ -165,6 +174,10 @@ fn files(report: &mut Report, paths: &Paths) {
         let directory = path.parent().unwrap_or(Path::new("/"));
         let may = rustix::fs::access(directory, rustix::fs::Access::WRITE_OK);
         if let Err(error) = may.map_err(io::Error::from) {
+            // The daemon makes its own.
+            if error.kind() == io::ErrorKind::NotFound && directory == paths.private_dir() {
+                continue;
+            }
             report.say(Standing::Wrong, &format!("cannot write {}: {error}", path.display()));
             Report::advise(&format!("make sure that {} exists", directory.display()));
         }

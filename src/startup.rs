@@ -14,12 +14,13 @@ use crate::cli::{Options, Syslog};
 use crate::config::{self, GanetisWords, Paths};
 use crate::daemon::{self, Daemon};
 use crate::log::{Log, NOTICE};
+use crate::sys::confinement::Reach;
 use crate::sys::daemonize::{self, Report, Side, Starter};
 use crate::sys::handover::{self, Inheritance};
 use crate::sys::pid_file::PidFile;
-use crate::sys::sandbox::{self, Role};
+use crate::sys::sandbox::{self, Role, Within};
 use crate::sys::service_manager::ServiceManager;
-use crate::sys::{node_name, priority, process, users};
+use crate::sys::{node_name, private_directory, process, users};
 
 /// Why the daemon has not come up.
 #[derive(Debug)]
@@ -90,7 +91,7 @@ fn come_up(options: Options, mut starter: Option<Starter>) -> ExitCode {
     let paths = Paths::from_environment();
     let log = Log::new();
     let result = open_log(&log, &paths, &options).and_then(|()| {
-        let inheritance = if options.takes_over { take_over(&paths)? } else { Inheritance::new() };
+        let inheritance = if options.takes_over { Some(take_over(&paths)?) } else { None };
         let pid_file = PidFile::create(&paths.pid_file())
             .map_err(|error| StartError::PidFile(paths.pid_file(), error))?;
         Ok((inheritance, pid_file))
@@ -100,6 +101,12 @@ fn come_up(options: Options, mut starter: Option<Starter>) -> ExitCode {
         Err(error) => return give_up(&error, starter.as_mut()),
     };
     info!(target: NOTICE, "ganeti-kvmd daemon startup");
+    if let Err(error) = process::raise_descriptor_limit() {
+        warn!("Cannot raise the limit of open files: {error}");
+    }
+    if let Err(error) = private_directory::prepare(&paths.private_dir()) {
+        error!("Cannot keep the state where only root can write: {error}");
+    }
     let result = serve(paths, options, log, inheritance, &mut starter);
     drop(pid_file);
     let code = match result {
@@ -133,9 +140,34 @@ fn open_log(log: &Log, paths: &Paths, options: &Options) -> Result<(), StartErro
     syslog.map_err(StartError::Syslog)
 }
 
-/// Takes what the daemon that runs has open, if one does.
+/// Whether there is something to do on this node. It may take [the name service] to answer.
+///
+/// [the name service]: node_name::find
+fn should_run(paths: &Paths) -> Result<(), config::WhyNot> {
+    let file = paths.node_name_file();
+    let node = config::should_run(paths, |family| {
+        let node = node_name::find(family, &file);
+        if let Some(failure) = node.failure() {
+            warn!(
+                "Cannot look up this node's name: {failure}. To do without: {}",
+                node_name::REMEDY
+            );
+        }
+        node
+    })?;
+    if let Err(error) = node.remember(&file) {
+        info!(
+            "Cannot write {}: {error}; if the name service does not answer at the next start, this node's name is not known",
+            file.display()
+        );
+    }
+    Ok(())
+}
+
+/// Takes what the daemon that runs has open, if one does, and if there is something to do on this
+/// node. That is asked while the other daemon still serves: what it takes is not asked again.
 fn take_over(paths: &Paths) -> Result<Inheritance, StartError> {
-    config::should_run(paths, node_name::find).map_err(StartError::NotToRun)?;
+    should_run(paths).map_err(StartError::NotToRun)?;
     let running = PidFile::holder(&paths.pid_file())
         .map_err(|error| StartError::PidFile(paths.pid_file(), error))?;
     let Some(pid) = running else {
@@ -156,18 +188,21 @@ fn give_up(error: &StartError, starter: Option<&mut Starter>) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Runs until a signal asks it to end, or says why there is nothing to do here.
+/// Runs until a signal asks it to end, or says why there is nothing to do here. With an inheritance
+/// it is known that there is.
 fn serve(
     paths: Paths,
     options: Options,
     log: Log,
-    inheritance: Inheritance,
+    inheritance: Option<Inheritance>,
     starter: &mut Option<Starter>,
 ) -> Result<(), daemon::FatalError> {
     // A daemon that detaches itself may have been started by another service, whose manager is
     // none of its.
     let manager = options.foreground.then(ServiceManager::of_this_process).flatten();
-    if let Err(why) = config::should_run(&paths, node_name::find) {
+    if inheritance.is_none()
+        && let Err(why) = should_run(&paths)
+    {
         info!("{why}");
         info!("{}", why.remedy());
         // To end without having been up would be a failure, and worth another try.
@@ -176,28 +211,50 @@ fn serve(
         }
         return Ok(());
     }
-    let mut daemon = Daemon::new(
-        paths,
-        options.settings,
-        options.metrics_file,
-        manager,
-        log,
-        !options.no_sandbox,
-    )?;
+    let reach = paths.reach(options.metrics_file.as_deref());
+    let mut daemon = Daemon::new(paths, options.settings, options.metrics_file, manager, log)?;
     // From here on it is up: whoever started it may go on.
     *starter = None;
-    if let Err(error) = priority::raise() {
-        info!(
-            "No real-time priority ({error}): on a busy machine a guest may be gone before its file is there"
-        );
-    }
-    daemon.begin(inheritance);
+    daemon.begin(inheritance.unwrap_or_default());
     if options.no_sandbox {
         warn!("No sandbox (--no-sandbox): the daemon keeps all capabilities and system calls");
-    } else if let Err(error) = sandbox::enter(Role::Loop) {
-        error!(
-            "{error}; running with more privileges than needed (use --no-sandbox if that is intended)"
-        );
+        daemon.look_into_processes(|| {});
+    } else {
+        enter_sandbox(&reach, &mut daemon);
     }
     daemon.run()
+}
+
+/// Gives up what the daemon does not need, and starts its other threads, which do so themselves.
+fn enter_sandbox(reach: &Reach, daemon: &mut Daemon) {
+    let is_to_be_confined = daemon.is_told_of_exits() || process::has_statuses_of_the_dead();
+    if !is_to_be_confined {
+        info!(
+            "Not confined to its directories: without the proc connector, /proc has to tell how processes end, and Landlock would hide that"
+        );
+    }
+    daemon.look_into_processes(move || {
+        let within = if is_to_be_confined { Within::Proc } else { Within::Everything };
+        // What fails here fails for this thread, too, which logs it: the log has a lock.
+        let _ = sandbox::enter(Role::Lookup, within);
+    });
+    let within = if is_to_be_confined { Within::Reach(reach) } else { Within::Everything };
+    match sandbox::enter(Role::Loop, within) {
+        Ok(confined) => {
+            if is_to_be_confined && !confined.is_enforced {
+                info!(
+                    "Not confined to its directories: this kernel has no Landlock, or has it off"
+                );
+            }
+            for path in confined.missing {
+                warn!(
+                    "{} does not exist: if it is created later, the daemon has to be restarted to use it",
+                    path.display()
+                );
+            }
+        }
+        Err(error) => error!(
+            "{error}; running with more privileges than needed (use --no-sandbox if that is intended)"
+        ),
+    }
 }

@@ -10,7 +10,9 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use testbed::{Attacker, Daemon, NOBODY, Node, StandIn, await_that, figure, needs};
+use testbed::{
+    Attacker, Daemon, NOBODY, Node, StandIn, await_that, figure, kernel_is_at_least, needs,
+};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -434,4 +436,40 @@ fn a_fifo_in_the_place_of_an_ssconf_file() {
     assert!(node.try_start_wrapped(&[], &[]).is_none(), "there is nothing to do");
     let said = fs::read_to_string(node.log_file()).unwrap();
     assert!(said.contains("it is a FIFO, not a plain file; remove it"), "{said}");
+}
+
+/// From Linux 6.6 on anybody may ask the proc connector for what there is not; the refusal goes to
+/// everybody who listens, with the number that the request had.
+#[test]
+fn refusals_that_are_not_for_the_daemon() {
+    const CHECKS: usize = 20;
+    needs!(Root);
+    if !kernel_is_at_least(6, 6) {
+        eprintln!("Before Linux 6.6 nobody but root may ask the proc connector");
+        return;
+    }
+    let node = node();
+    let daemon = node.start();
+    // Numbers that the daemon could count from.
+    let pid = daemon.pid();
+    let mut floods: Vec<Attacker> = [0, pid << 8]
+        .map(|from| {
+            let up_to = from + 2 * CHECKS as u32 + 10;
+            Attacker::start(&["refused", &from.to_string(), &up_to.to_string()])
+        })
+        .into();
+    floods.iter_mut().for_each(Attacker::await_done);
+    // Whatever moves the directory has it look at everything, and ask the kernel again.
+    let aside = node.path("aside");
+    for check in 0..CHECKS {
+        fs::rename(node.control_dir(), &aside).unwrap();
+        daemon.await_lines("Watch directory", 2 * check + 2);
+        fs::rename(&aside, node.control_dir()).unwrap();
+        daemon.await_lines("Watch directory", 2 * check + 3);
+    }
+    let stand_in = node.stand_in("web1").connected();
+    daemon.await_line("is connected and running");
+    stand_in.signal(testbed::Signal::KILL);
+    daemon.await_death("web1");
+    assert_eq!(daemon.count("is not available"), 0, "{:#?}", daemon.lines());
 }

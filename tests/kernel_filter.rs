@@ -65,6 +65,15 @@ impl Filter {
     /// Whether an event of this kind, of this thread of this process, passes.
     fn passes(&self, what: u32, pid: u32, tgid: u32) -> bool {
         let words = [76, 3, 0, 0, 1, 1, 0, 0, 40, what, 0, 0, 0, pid, tgid, 0, 17, 0, 0];
+        self.passes_words(words)
+    }
+
+    /// Whether an acknowledgement of this number passes.
+    fn passes_acknowledgement(&self, ack: u32) -> bool {
+        self.passes_words([76, 3, 0, 0, 1, 1, 0, ack, 40, NONE, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+    }
+
+    fn passes_words(&self, words: [u32; 19]) -> bool {
         let bytes: Vec<u8> = words.into_iter().flat_map(u32::to_ne_bytes).collect();
         self.passes_bytes(&bytes)
     }
@@ -141,17 +150,56 @@ fn pids_in_a_row_take_one_range() {
 }
 
 #[test]
-fn only_ends_and_acknowledgements_pass() {
+fn only_ends_pass() {
     let _machine = whole_machine();
     let filter = Filter::new(&Program::watching(&[40], LONGEST));
-    for what in [FORK, EXEC, 4, 0x40, 0x80, 0x100, 0x200] {
+    for what in [NONE, FORK, EXEC, 4, 0x40, 0x80, 0x100, 0x200] {
         assert!(!filter.passes(what, 40, 40), "{what:#x}");
     }
-    assert!(filter.passes(NONE, 0, 0), "the acknowledgement of LISTEN");
     assert!(!filter.passes(EXIT, 41, 40), "a thread is not its process");
     assert!(!filter.passes(EXIT, 40, 41));
     assert!(filter.passes(COREDUMP, 41, 40), "any thread dumps for its process");
     assert!(!filter.passes(COREDUMP, 40, 41));
+}
+
+#[test]
+fn the_acknowledgement_that_is_awaited_passes_and_no_other() {
+    const AWAITED: u32 = 0x1234_5678;
+    let _machine = whole_machine();
+    for pids in [&[][..], &[40], &[40, 50, 60]] {
+        let filter = Filter::new(&Program::awaiting_answer(pids, AWAITED, LONGEST));
+        assert!(filter.passes_acknowledgement(AWAITED), "{pids:?}");
+        for other in [0, 1, AWAITED - 1, AWAITED + 1, AWAITED.swap_bytes(), u32::MAX] {
+            assert!(!filter.passes_acknowledgement(other), "{other:#x}");
+        }
+        for pid in [40, 41] {
+            assert_eq!(filter.passes_exit(pid), pids.contains(&pid), "{pid} of {pids:?}");
+            assert_eq!(filter.passes(COREDUMP, 7, pid), pids.contains(&pid), "{pid} of {pids:?}");
+        }
+        let filter = Filter::new(&Program::watching(pids, LONGEST));
+        assert!(!filter.passes_acknowledgement(AWAITED), "it is awaited no more");
+    }
+}
+
+/// Whoever listens gets the answers to all requests.
+#[test]
+fn the_live_connector_gives_each_request_its_own_answer() {
+    needs!(Root);
+    let _machine = whole_machine();
+    let mut connector = listening(&[1]);
+    let other = netlink_sys::Socket::new(netlink_sys::protocols::NETLINK_CONNECTOR).unwrap();
+    for _ in 0..100 {
+        for number in 0..10 {
+            let listen = kvmd::wire::proc_event::Request::Listen.to_datagram(number);
+            other.send(&listen, 0).unwrap();
+        }
+        assert_eq!(connector.receive().unwrap(), None, "somebody else's");
+        connector.ask_again(&[1], clock::now()).unwrap();
+        if testbed::kernel_is_at_least(6, 6) {
+            assert_eq!(connector.receive().unwrap(), Some(Received::Listening));
+        }
+        assert_eq!(connector.receive().unwrap(), None);
+    }
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! Every source can lose what it has to say, and clocks jump: that is noticed, or does not matter.
 
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::Duration;
 
-use kvmd::sys::socket_option::attach_filter;
 use netlink_sys::protocols::NETLINK_CONNECTOR;
 use netlink_sys::{Socket, SocketAddr};
-use pid_filter::Instruction;
+use rustix::net::netlink::SocketAddrNetlink;
+use rustix::net::{bind, getsockname};
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 use rustix::time::{ClockId, Timespec, clock_gettime, clock_settime};
 use testbed::{Daemon, Node, Signal, StandIn, figure, needs};
@@ -132,9 +132,11 @@ fn a_connector_that_has_fallen_silent_is_replaced() {
     let missed = connected(&node, &daemon, "missed");
     let told = connected(&node, &daemon, "told");
     let (before, descriptor) = connector_of(&daemon);
-    // From here on nothing passes, not even the answer to the question whether anybody is there.
-    let drop_all = Instruction { code: 6, jt: 0, jf: 0, k: 0 };
-    attach_filter(steal(&daemon, descriptor).as_fd(), &[drop_all]).unwrap();
+    // From here on nothing reaches it, not even the answer to the question whether anybody is there:
+    // it is in no group any more.
+    let socket = steal(&daemon, descriptor);
+    let address: SocketAddrNetlink = getsockname(&socket).unwrap().try_into().unwrap();
+    bind(&socket, &SocketAddrNetlink::new(address.pid(), 0)).unwrap();
     missed.signal(Signal::KILL);
     let death = daemon.await_death("missed");
     assert_eq!((&*death.cause, &*death.initiator), ("killed", "admin"), "{}", death.line);

@@ -288,3 +288,41 @@ fn the_copyright_file_has_every_crate_that_is_linked() {
         assert!(new == old, "{path} is not up to date: UPDATE_COPYRIGHT=1 writes it anew");
     }
 }
+
+/// What a document names in backquotes as a file or a directory of this repository.
+fn paths_in(document: &str) -> Vec<&str> {
+    const ROOMS: [&str; 7] =
+        ["src/", "tests/", "examples/", "packaging/", "docs/", "fuzz/", "bpf/"];
+    let quoted = document.split('`').skip(1).step_by(2);
+    quoted
+        .filter(|text| ROOMS.iter().any(|room| text.starts_with(room)))
+        // A command line, or a pattern.
+        .map(|text| text.split(' ').next().unwrap_or(text))
+        .filter(|path| !path.contains(['*', '{']) && !path.chars().any(char::is_uppercase))
+        .collect()
+}
+
+#[test]
+fn every_path_that_a_document_names_is_there() {
+    let documents = [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "docs/architecture.md",
+        "fuzz/README.md",
+        "bpf/README.md",
+        "tests/compliance/DEVIATIONS.md",
+    ];
+    let mut gone = String::new();
+    for document in documents {
+        let text = read(document);
+        for path in paths_in(&text) {
+            // A document names what is beside it, too.
+            let beside = Path::new(document).parent().unwrap().join(path);
+            if !root().join(path).exists() && !root().join(beside).exists() {
+                let _ = writeln!(gone, "{document}: {path}");
+            }
+        }
+    }
+    assert!(gone.is_empty(), "these are not there (any more):\n{gone}");
+}

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::thread;
 
-use testbed::{Node, figure, needs};
+use testbed::{Attacker, Node, figure, kernel_is_at_least, needs};
 
 /// How many processes this machine has ever started.
 fn processes_so_far() -> u64 {
@@ -58,6 +58,35 @@ fn fifty_thousand_processes_come_and_go_and_are_sent_signals() {
     daemon.assert_alive();
     drop(stand_ins);
     daemon.await_any_deaths(20);
+}
+
+/// From Linux 6.6 on anybody may ask the proc connector to tell of processes, and its answer goes to
+/// everybody who listens.
+#[test]
+fn nobody_who_asks_the_proc_connector_wakes_it() {
+    const REQUESTS: u32 = 200_000;
+    needs!(Root);
+    if !kernel_is_at_least(6, 6) {
+        eprintln!("Before Linux 6.6 nobody but root may ask the proc connector");
+        return;
+    }
+    let node = Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"));
+    let daemon = node.start();
+    let stand_in = node.stand_in("web1").connected();
+    daemon.await_line("is connected and running");
+    let (switches, ticks) = (daemon.context_switches(), daemon.cpu_ticks());
+    let count = REQUESTS.to_string();
+    let mut flood: Vec<Attacker> = (0..3).map(|_| Attacker::start(&["listen", &count])).collect();
+    flood.iter_mut().for_each(Attacker::await_done);
+    let switches = daemon.context_switches() - switches;
+    let ticks = daemon.cpu_ticks() - ticks;
+    figure(
+        &format!("3 processes of nobody's ask the proc connector {REQUESTS} times each"),
+        &format!("{switches} context switches, {ticks} clock ticks"),
+    );
+    assert!(switches <= 5 && ticks <= 1, "{switches} context switches, {ticks} clock ticks");
+    stand_in.signal(testbed::Signal::KILL);
+    assert_eq!(daemon.await_death("web1").cause, "killed");
 }
 
 /// Between two looks at everything, every 30 seconds, it sleeps.

@@ -50,7 +50,7 @@ fn a_request_outlives_the_daemon_that_heard_it() {
     guest.deafen();
     guest.execute(&["system_powerdown"]);
     let remembered = || {
-        let state = node.path("var/run/ganeti/ganeti-kvmd.state");
+        let state = node.path("var/run/ganeti-kvmd/state");
         fs::read_to_string(state).is_ok_and(|text| text.contains("Requested"))
     };
     await_that("it is written down", remembered);

@@ -3,7 +3,7 @@
 use std::fs;
 
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use testbed::{Node, StandIn, needs};
+use testbed::{Death, Node, StandIn, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -76,4 +76,54 @@ fn no_descriptors_left() {
     }
     let said = daemon.count("Too many open files");
     assert!(said <= 6, "said, and not again and again: {:#?}", daemon.lines());
+}
+
+/// A restarted daemon that can open nothing knows nothing of them: they have not ended for that.
+#[test]
+fn no_descriptors_left_after_a_restart() {
+    const VMS: usize = 12;
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    let mut stand_ins: Vec<_> =
+        (0..VMS).map(|i| node.stand_in(format!("web{i}")).connected()).collect();
+    daemon.await_lines(" is connected", VMS);
+    daemon.kill();
+    let daemon = node.start_wrapped(&["prlimit", "--nofile=28:28"], &[]);
+    daemon.await_line("Cannot connect");
+    // Those that it could connect to are served, and one ends.
+    let line = daemon.await_line(" is connected");
+    let is_named = |stand_in: &&mut StandIn| line.contains(&format!("\"{}\"", stand_in.name()));
+    let first = stand_ins.iter_mut().find(is_named).expect("one of ours is connected");
+    let first_name = first.name().to_string();
+    first.tell("shutdown guest-shutdown");
+    daemon.await_death(&first_name);
+    let living = stand_ins.iter().filter(|stand_in| stand_in.name() != first_name);
+    let ended: Vec<&str> = living
+        .map(StandIn::name)
+        .filter(|name| daemon.lines().iter().any(|line| is_the_end_of(line, name)))
+        .collect();
+    assert!(ended.is_empty(), "they live: {ended:?}");
+    // And each is judged in its turn.
+    let mut stand_ins: Vec<_> =
+        stand_ins.into_iter().filter(|stand_in| stand_in.name() != first_name).collect();
+    for stand_in in &mut stand_ins {
+        stand_in.tell("exit 0");
+    }
+    daemon.await_any_deaths(VMS);
+}
+
+fn is_the_end_of(line: &str, name: &str) -> bool {
+    Death::parse(line).is_some_and(|death| death.name == name)
+}
+
+/// What Ganeti's daemon-util starts has 1024, of many more that it may have.
+#[test]
+fn it_takes_as_many_descriptors_as_it_may_have() {
+    let node = node();
+    let daemon = node.start_wrapped(&["prlimit", "--nofile=64:4000"], &[]);
+    let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.pid())).unwrap();
+    let limit = limits.lines().find_map(|line| line.strip_prefix("Max open files")).unwrap();
+    let limit: Vec<&str> = limit.split_whitespace().collect();
+    assert_eq!(limit, ["4000", "4000", "files"]);
 }

@@ -1,8 +1,8 @@
 //! The program: which datagrams of the proc connector pass.
 //!
-//! Passed are the acknowledgement of LISTEN, the EXIT of a thread-group leader that is
-//! watched, and the COREDUMP of any thread of a watched process. Pids are compared in a
-//! balanced tree, so that the longest program answers after a few dozen instructions.
+//! Passed are the EXIT of a thread-group leader that is watched, the COREDUMP of any thread of a
+//! watched process, and, while one is awaited, the acknowledgement of one request. Pids are
+//! compared in a balanced tree, so that the longest program answers after a few dozen instructions.
 
 use std::fmt;
 use std::ops::{Deref, RangeInclusive};
@@ -14,7 +14,7 @@ use crate::ranges::cover;
 pub const LONGEST: usize = 4096;
 
 /// The fewest instructions that [`Program::watching`] can do with: one range of pids.
-pub const SHORTEST: usize = prologue_length() + tree_length(1) + LOWER_BOUND;
+pub const SHORTEST: usize = LONGEST_PROLOGUE + tree_length(1) + LOWER_BOUND;
 
 /// What a program returns to keep a datagram: as many bytes of it as there are.
 pub const ACCEPT: u32 = u32::MAX;
@@ -24,6 +24,7 @@ pub const DROP: u32 = 0;
 /// Offsets into a proc connector datagram: `struct nlmsghdr` (16 bytes), `struct cn_msg`
 /// (20), `struct proc_event` (`linux/netlink.h`, `linux/connector.h`, `linux/cn_proc.h`).
 mod offset {
+    pub(super) const ACK: u32 = 28;
     pub(super) const WHAT: u32 = 36;
     pub(super) const PROCESS_PID: u32 = 52;
     pub(super) const PROCESS_TGID: u32 = 56;
@@ -78,17 +79,33 @@ impl Program {
     ///
     /// Where `room` is too small to name every pid, neighbours share a range: the program
     /// then lets pass a few strangers, and never drops a watched process. `room` is taken
-    /// as between [`SHORTEST`] and [`LONGEST`]. No pid at all gives the shortest program: only
-    /// acknowledgements pass.
+    /// as between [`SHORTEST`] and [`LONGEST`]. No pid at all gives the shortest program: nothing
+    /// passes.
     #[must_use]
     pub fn watching(pids: &[u32], room: usize) -> Self {
+        Self::new(pids, None, room)
+    }
+
+    /// As [`Program::watching`], and lets pass the kernel's answer to one request: the
+    /// acknowledgement with this `cn_msg.ack`, and no other.
+    ///
+    /// From Linux 6.6 on anybody may ask the kernel, as often as he likes, and its answer goes to
+    /// everybody who listens. With a number that cannot be guessed, for as long as the request
+    /// takes, nobody else's answers pass.
+    #[must_use]
+    pub fn awaiting_answer(pids: &[u32], ack: u32, room: usize) -> Self {
+        Self::new(pids, Some(ack), room)
+    }
+
+    fn new(pids: &[u32], ack: Option<u32>, room: usize) -> Self {
         let room = room.clamp(SHORTEST, LONGEST);
         let ranges = cover(pids, most_ranges(room));
         let mut instructions = Vec::with_capacity(room.min(4 * ranges.len() + SHORTEST));
+        instructions.push(instruction(code::LD_W_ABS, offset::WHAT));
         if ranges.is_empty() {
-            acknowledgements_only(&mut instructions);
+            instructions.extend(other_kinds(ack));
         } else {
-            prologue(&mut instructions);
+            prologue(&mut instructions, ack);
             tree(&mut instructions, &ranges, Some(*ranges[0].start()));
         }
         let covered: u64 = ranges.iter().map(|r| u64::from(r.end() - r.start()) + 1).sum();
@@ -126,14 +143,21 @@ const fn loaded(value: u32) -> u32 {
     value.to_be()
 }
 
-fn acknowledgements_only(out: &mut Vec<Instruction>) {
-    out.extend([
-        instruction(code::LD_W_ABS, offset::WHAT),
-        jump(code::JEQ_K, loaded(what::NONE), 0, 1),
+/// Decides on what is the end of no process, with its kind in the accumulator.
+fn other_kinds(ack: Option<u32>) -> Vec<Instruction> {
+    let drop = instruction(code::RET_K, DROP);
+    let Some(ack) = ack else { return vec![drop] };
+    vec![
+        jump(code::JEQ_K, loaded(what::NONE), 0, 3),
+        instruction(code::LD_W_ABS, offset::ACK),
+        jump(code::JEQ_K, loaded(ack), 0, 1),
         instruction(code::RET_K, ACCEPT),
-        instruction(code::RET_K, DROP),
-    ]);
+        drop,
+    ]
 }
+
+/// How many instructions that are at most.
+const LONGEST_OTHER_KINDS: usize = 5;
 
 /// Instructions that put a loaded word into this machine's byte order: none on a
 /// big-endian one.
@@ -162,15 +186,8 @@ const TO_NATIVE_ORDER: [Instruction; if cfg!(target_endian = "little") { 16 } el
     steps
 };
 
-/// Decides by the kind of event and leaves the thread group id, in this machine's byte
-/// order, in the accumulator.
-const PROLOGUE: [Instruction; 12] = [
-    instruction(code::LD_W_ABS, offset::WHAT),
-    jump(code::JEQ_K, loaded(what::EXIT), 4, 0),
-    jump(code::JEQ_K, loaded(what::COREDUMP), 8, 0),
-    jump(code::JEQ_K, loaded(what::NONE), 0, 1),
-    instruction(code::RET_K, ACCEPT),
-    instruction(code::RET_K, DROP),
+/// Leaves the thread group id in the accumulator, as it is loaded.
+const THREAD_GROUP: [Instruction; 6] = [
     // EXIT: every thread sends one, only the leader's pid equals its thread group's.
     instruction(code::LD_W_ABS, offset::PROCESS_PID),
     instruction(code::TAX, 0),
@@ -181,12 +198,23 @@ const PROLOGUE: [Instruction; 12] = [
     instruction(code::LD_W_ABS, offset::PROCESS_TGID),
 ];
 
-const fn prologue_length() -> usize {
-    PROLOGUE.len() + TO_NATIVE_ORDER.len()
-}
+/// Where in [`THREAD_GROUP`] the decision on a COREDUMP begins.
+const COREDUMP_AT: usize = THREAD_GROUP.len() - 1;
 
-fn prologue(out: &mut Vec<Instruction>) {
-    out.extend(PROLOGUE);
+/// The load of the event's kind and two comparisons; see [`prologue`].
+const LONGEST_PROLOGUE: usize =
+    3 + LONGEST_OTHER_KINDS + THREAD_GROUP.len() + TO_NATIVE_ORDER.len();
+
+/// Decides by the kind of event, which is in the accumulator, and leaves there the thread group id
+/// in this machine's byte order.
+fn prologue(out: &mut Vec<Instruction>, ack: Option<u32>) {
+    let other_kinds = other_kinds(ack);
+    let exit = other_kinds.len() + 1;
+    let coredump = other_kinds.len() + COREDUMP_AT;
+    out.push(jump(code::JEQ_K, loaded(what::EXIT), short(exit), 0));
+    out.push(jump(code::JEQ_K, loaded(what::COREDUMP), short(coredump), 0));
+    out.extend(other_kinds);
+    out.extend(THREAD_GROUP);
     out.extend(TO_NATIVE_ORDER);
 }
 
@@ -210,7 +238,7 @@ const fn tree_length(ranges: usize) -> usize {
 
 /// The most ranges whose program has at most `room` instructions.
 fn most_ranges(room: usize) -> usize {
-    let fits = |ranges: usize| prologue_length() + tree_length(ranges) + LOWER_BOUND <= room;
+    let fits = |ranges: usize| LONGEST_PROLOGUE + tree_length(ranges) + LOWER_BOUND <= room;
     // A range takes two instructions at least, so that the answer lies below room / 2.
     let (mut fitting, mut too_many) = (1, room / 2 + 1);
     while too_many - fitting > 1 {
@@ -338,9 +366,12 @@ mod tests {
     #[test]
     fn the_length_is_what_was_reckoned() {
         for count in [1, 2, 3, 125, 126, 127, 252, 253, 1000, 2000] {
-            let program = Program::watching(&spread(count), LONGEST);
-            let reckoned = prologue_length() + tree_length(count as usize) + LOWER_BOUND;
+            let program = Program::awaiting_answer(&spread(count), 7, LONGEST);
+            let reckoned = LONGEST_PROLOGUE + tree_length(count as usize) + LOWER_BOUND;
             assert_eq!(program.len(), reckoned, "{count}");
+            assert!(ends_on_every_path(&program), "{count}");
+            let program = Program::watching(&spread(count), LONGEST);
+            assert_eq!(program.len(), reckoned - LONGEST_OTHER_KINDS + 1, "{count}");
             assert!(ends_on_every_path(&program), "{count}");
         }
     }
@@ -353,17 +384,25 @@ mod tests {
     #[test]
     fn in_any_room_the_program_fits() {
         for room in (0..LONGEST + 100).step_by(37) {
-            let program = Program::watching(&spread(3000), room);
-            assert!(program.len() <= room.clamp(SHORTEST, LONGEST), "{room}");
-            assert!(ends_on_every_path(&program), "{room}");
+            for program in [
+                Program::watching(&spread(3000), room),
+                Program::awaiting_answer(&spread(3000), 7, room),
+            ] {
+                assert!(program.len() <= room.clamp(SHORTEST, LONGEST), "{room}");
+                assert!(ends_on_every_path(&program), "{room}");
+            }
         }
     }
 
     #[test]
     #[cfg(target_endian = "little")]
-    fn the_listing_in_the_readme_is_true() {
-        let listing = Program::watching(&[4242, 5000, 5001, 5002, 70_000], LONGEST).to_string();
+    fn the_listings_in_the_readme_are_true() {
         let readme = include_str!("../README.md");
-        assert!(readme.contains(&listing), "README.md should have:\n{listing}");
+        for program in [
+            Program::watching(&[4242, 5000, 5001, 5002, 70_000], LONGEST),
+            Program::awaiting_answer(&[], 0x1234_5678, LONGEST),
+        ] {
+            assert!(readme.contains(&program.to_string()), "README.md should have:\n{program}");
+        }
     }
 }

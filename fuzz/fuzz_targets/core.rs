@@ -1,3 +1,3 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| kvmd_fuzz::node::check(data));
+libfuzzer_sys::fuzz_target!(|data: &[u8]| kvmd_fuzz::core::check(data));

@@ -4,7 +4,7 @@
 //! fuzzer (`fuzz_targets/`), or the replay of every kept input (`tests/replay.rs`).
 
 pub mod connector_datagram;
-pub mod node;
+pub mod core;
 pub mod orders;
 mod peers;
 pub mod qmp_stream;
@@ -22,7 +22,7 @@ pub const TARGETS: [(&str, Check); 7] = [
     ("trace_page", trace_page::check),
     ("ssconf", ssconf::check),
     ("state_file", state_file::check),
-    ("core", node::check),
+    ("core", core::check),
     ("orders", orders::check),
 ];
 

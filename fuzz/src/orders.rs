@@ -10,7 +10,8 @@ use arbitrary::{Arbitrary, Unstructured};
 
 use kvmd::id::{Incarnation, Inode, Moment, Name, Process};
 use kvmd::verdict::{
-    Action, Answers, ConnectError, Event, FileOutcome, Node, Peer, Said, Settings, resume, settle,
+    Action, Answers, ConnectError, Event, Fact, FileOutcome, Node, Peer, Said, Settings, Source,
+    resume, settle,
 };
 use kvmd::wire::StatusAnswer;
 use kvmd::wire::qmp::{Answer, Message};
@@ -232,7 +233,7 @@ impl World<'_> {
     fn answers(&mut self) {
         self.said(Said::Heard(Message::Greeting(None)));
         self.said(Said::Heard(Message::Return(Answer::Done)));
-        self.said(Said::Heard(Message::Return(Answer::Status { running: true })));
+        self.said(Said::Heard(Message::Return(Answer::Status { running: true, panicked: false })));
     }
 
     fn restarts(&mut self, is_held: bool) {
@@ -314,10 +315,15 @@ impl Around<'_> {
                 let answers = Answers {
                     status: status
                         .map_or(StatusAnswer::Never, |ending| StatusAnswer::Known(ending.status())),
-                    logged: logged
+                    facts: logged
                         .filter(|_| questions.own_log)
-                        .map(|sort| (sort.signal(), shell())),
-                    out_of_memory: questions.out_of_memory && oom_is_counted,
+                        .map(|sort| (Source::OwnLog, Fact::Signalled(sort.signal(), shell())))
+                        .into_iter()
+                        .chain(
+                            (questions.out_of_memory && oom_is_counted)
+                                .then_some((Source::ControlGroup, Fact::OutOfMemory)),
+                        )
+                        .collect(),
                 };
                 events.push_back(Event::Of(incarnation, Said::Consulted(answers)));
             }

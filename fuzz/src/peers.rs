@@ -6,7 +6,7 @@ use std::time::Duration;
 use arbitrary::Arbitrary;
 use kvmd::id::Moment;
 use kvmd::verdict::{GuestReset, Sent, Settings, SignalShutdown};
-use kvmd::wire::qmp::{Answer, Event, Message, Note, Reason, Shutdown, Version, WatchdogAction};
+use kvmd::wire::qmp::{Answer, Event, Message, Reason, Shutdown, Version, WatchdogAction};
 use kvmd::wire::{Sender, Signal, WaitStatus};
 
 /// What QEMU says.
@@ -53,7 +53,7 @@ pub(crate) enum Bark {
 
 impl Word {
     pub(crate) fn message(self) -> Message {
-        Message::Event(match self {
+        let event = match self {
             Self::Shutdown { guest, why } => {
                 Event::Shutdown(Shutdown { guest, reason: why.map(Why::reason) })
             }
@@ -63,16 +63,20 @@ impl Word {
             Self::Resume => Event::Resume,
             Self::Panicked => Event::GuestPanicked,
             Self::Watchdog(bark) => Event::Watchdog(bark.action()),
-            Self::Noted => Event::Noted(Note::MemoryFailure),
+            // Of all notes the one that says most about the end.
+            Self::Noted => Event::GuestCrashloaded,
             Self::Other => Event::Other,
             Self::Greeting(has_version) => {
                 let version = has_version.then_some(Version { major: 7, minor: 2, micro: 22 });
                 return Message::Greeting(version);
             }
             Self::Done => return Message::Return(Answer::Done),
-            Self::Status { running } => return Message::Return(Answer::Status { running }),
+            Self::Status { running } => {
+                return Message::Return(Answer::Status { running, panicked: false });
+            }
             Self::Refused => return Message::Error("no".into()),
-        })
+        };
+        Message::Event(event, None)
     }
 }
 
@@ -171,7 +175,11 @@ impl Options {
             guest_reset: if self.restart { GuestReset::Restart } else { GuestReset::User },
             signal_shutdown: if self.user { SignalShutdown::User } else { SignalShutdown::Admin },
             powerdown_window: self.has_window.then_some(POWERDOWN_WINDOW),
-            doubt_window: DOUBT_WINDOW,
+            doubt_window: if self.restart ^ self.user ^ self.has_window {
+                Duration::ZERO
+            } else {
+                DOUBT_WINDOW
+            },
         }
     }
 }

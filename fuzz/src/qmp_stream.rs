@@ -75,7 +75,7 @@ fn check_line(line: &[u8]) {
     assert_fit_to_print(&Excerpt(line).to_string());
     assert_fit_to_print(&Shown(&String::from_utf8_lossy(line)).to_string());
     match &parsed {
-        Ok(Message::Event(event)) => check_event(event),
+        Ok(Message::Event(event, _)) => check_event(event),
         Ok(Message::Error(text)) => assert!(text.chars().count() <= LONGEST_ERROR),
         Ok(Message::Greeting(version)) => {
             assert_fit_to_print(&version.map(|version| version.to_string()).unwrap_or_default());

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::assert_fit_to_print;
 
-/// The boot of the machine on which the captures were made. See `capture`.
+/// The boot that the captures name, and a moment shortly after they began. See `disguise.py`.
 const BOOT: &str = "00000000-0000-0000-0000-000000000000";
 const NOW: Moment = Moment(Duration::from_secs(1_000_000));
 

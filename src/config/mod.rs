@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 pub use ssconf::{SsconfError, has_kvm, is_user_shutdown_enabled, is_vm_capable, primary_family};
 
 use crate::id::Name;
-use crate::sys::node_name::Family;
+use crate::sys::confinement::Reach;
+use crate::sys::node_name::{Family, NodeName};
 use crate::wire::Quoted;
 
 /// Ganeti's paths, each below `GANETI_ROOTDIR` where that is set (its virtual clusters).
@@ -51,10 +52,16 @@ impl Paths {
         self.at("/var/run/ganeti/ganeti-kvmd.pid")
     }
 
+    /// A directory of the daemon's own: to that of the pid file Ganeti's other daemons may write.
+    #[must_use]
+    pub fn private_dir(&self) -> PathBuf {
+        self.at("/var/run/ganeti-kvmd")
+    }
+
     /// Where a daemon waits for what the one that runs has open.
     #[must_use]
     pub fn handover_socket(&self) -> PathBuf {
-        self.at("/var/run/ganeti/ganeti-kvmd.handover")
+        self.private_dir().join("handover")
     }
 
     /// What QEMU itself logs, by Ganeti's `-D`.
@@ -80,13 +87,21 @@ impl Paths {
     /// What the daemon remembers beyond its own end. Gone with the boot, like what it is about.
     #[must_use]
     pub fn state_file(&self) -> PathBuf {
-        self.at("/var/run/ganeti/ganeti-kvmd.state")
+        self.private_dir().join("state")
     }
 
     /// The exit records.
     #[must_use]
     pub fn records_file(&self) -> PathBuf {
         self.at("/var/log/ganeti/kvm-exits.jsonl")
+    }
+
+    /// The name that the name service gave this node last. It is wanted after a boot, when the name
+    /// service may be the last to be up, so it is not in /run; and nobody but root may say what this
+    /// node is called, so it is not in Ganeti's own directory, which belongs to its master daemon.
+    #[must_use]
+    pub fn node_name_file(&self) -> PathBuf {
+        self.at("/var/lib/ganeti-kvmd/node-name")
     }
 
     #[must_use]
@@ -97,6 +112,19 @@ impl Paths {
     /// A file in which Ganeti's master tells its nodes of the cluster.
     fn ssconf(&self, key: &str) -> PathBuf {
         self.at("/var/lib/ganeti").join(format!("ssconf_{key}"))
+    }
+
+    /// What the daemon touches once it is up. Ganeti's directories in /run may vanish and come back.
+    #[must_use]
+    pub fn reach(&self, metrics_file: Option<&Path>) -> Reach {
+        let root = PathBuf::from(&self.root);
+        let changing = if self.root.is_empty() { self.at("/var/run") } else { root };
+        let metrics = metrics_file.and_then(Path::parent).map(|directory| {
+            let is_here = directory.as_os_str().is_empty();
+            if is_here { PathBuf::from(".") } else { directory.to_path_buf() }
+        });
+        let written = [self.private_dir(), self.at("/var/log/ganeti")];
+        Reach { changing, written: written.into_iter().chain(metrics).collect() }
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -120,11 +148,11 @@ pub enum WhyNot {
 
 /// Whether there is something to do here: KVM is enabled in the cluster, so is the detection
 /// of users' shutdowns, and this node may have instances. `node_name` is asked for last, since
-/// it may take the name service to answer.
+/// it may take the name service to answer. Returns the name by which the node may.
 pub fn should_run(
     paths: &Paths,
-    node_name: impl FnOnce(Option<Family>) -> String,
-) -> Result<(), WhyNot> {
+    node_name: impl FnOnce(Option<Family>) -> NodeName,
+) -> Result<NodeName, WhyNot> {
     let read = |key| {
         let path = paths.ssconf(key);
         ssconf::read(&path).map_err(|error| WhyNot::Unreadable(path, error))
@@ -142,10 +170,10 @@ pub fn should_run(
         Err(_) => Some(Family::V4),
     };
     let node = node_name(family);
-    if is_vm_capable(&capable, &node).map_err(WhyNot::Malformed)? {
-        Ok(())
+    if is_vm_capable(&capable, &node.name).map_err(WhyNot::Malformed)? {
+        Ok(node)
     } else {
-        Err(WhyNot::NotVmCapable(node))
+        Err(WhyNot::NotVmCapable(node.name))
     }
 }
 
@@ -244,8 +272,8 @@ mod tests {
         for (key, text) in files {
             fs::write(paths.ssconf(key), text).unwrap();
         }
-        match should_run(&paths, |_| "node1".into()) {
-            Ok(()) => "run".into(),
+        match should_run(&paths, |_| NodeName::given("node1")) {
+            Ok(_) => "run".into(),
             Err(why) => why.to_string().replace(root.path().to_str().unwrap(), ""),
         }
     }

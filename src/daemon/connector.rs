@@ -71,7 +71,7 @@ impl ConnectorSource {
             return self.open(now, registry, keep, watchlist, events);
         };
         connector.forget_shortage();
-        let asked = connector.ask_again(now);
+        let asked = connector.ask_again(&watchlist.pids(), now);
         if self.precision != Precision::Exact {
             watchlist.request_update();
         }
@@ -109,6 +109,16 @@ impl ConnectorSource {
             && keep.keep_connector(connector.as_fd())
         {
             connector.leave_open();
+        }
+    }
+
+    /// No daemon is going to follow this one: whoever keeps the socket is to close it, and the kernel
+    /// is to be told that nobody listens any more. (Before Linux 6.6 it does not notice by itself,
+    /// and goes on making events.)
+    pub(super) fn end_for_good(&mut self, keep: &Keep) {
+        if let Some(connector) = &mut self.connector {
+            keep.forget_connector();
+            connector.close_with_this();
         }
     }
 

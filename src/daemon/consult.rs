@@ -8,22 +8,28 @@ use super::endpoint::Endpoint;
 use crate::config::Paths;
 use crate::sys::memory_cgroup::OomKills;
 use crate::sys::own_log;
-use crate::verdict::{Answers, Questions};
-use crate::wire::{Printable, Sender, Signal, StatusAnswer};
+use crate::verdict::{Answers, Fact, Questions, Source};
+use crate::wire::{Printable, Sender, Signal};
 
-/// Asks them about the life with this endpoint. The trace, which `questions` may name as well,
-/// speaks by itself: what it holds has to be taken in before.
+/// Asks them about the life with this endpoint. They answer at once: the loop waits for them.
+///
+/// The trace, which `questions` may name as well, speaks by itself: what it holds has to be taken in
+/// before.
 pub(super) fn ask(questions: Questions, endpoint: Option<&Endpoint>, paths: &Paths) -> Answers {
-    let status = match endpoint {
-        Some(endpoint) if questions.status => endpoint.status(),
-        _ => StatusAnswer::Never,
-    };
-    let oom_kills = endpoint.and_then(|endpoint| endpoint.oom_kills.as_ref());
-    Answers {
-        status,
-        out_of_memory: questions.out_of_memory && oom_kills.is_some_and(OomKills::have_happened),
-        logged: endpoint.filter(|_| questions.own_log).and_then(|it| signal_by_own_log(it, paths)),
+    let mut answers = Answers::default();
+    let Some(endpoint) = endpoint else { return answers };
+    if questions.status {
+        answers.status = endpoint.status();
     }
+    if questions.own_log
+        && let Some((signal, sender)) = signal_by_own_log(endpoint, paths)
+    {
+        answers.facts.push((Source::OwnLog, Fact::Signalled(signal, sender)));
+    }
+    if questions.out_of_memory && endpoint.oom_kills.as_ref().is_some_and(OomKills::have_happened) {
+        answers.facts.push((Source::ControlGroup, Fact::OutOfMemory));
+    }
+    answers
 }
 
 /// Which signal ends this instance, by the log that QEMU itself writes.

@@ -268,11 +268,11 @@ impl Endpoint {
         }
     }
 
-    /// Whether the process lives, as far as anybody knows.
+    /// Whether the process lives, as far as anybody knows. Where it cannot be looked at, it does not.
     pub(super) fn is_alive(&self) -> bool {
         match (&self.pidfd, self.process) {
             (Some(pidfd), _) => !process::has_ended(pidfd.as_fd()),
-            (None, Some(process)) => process::is_alive(process),
+            (None, Some(process)) => process::is_alive(process).unwrap_or(false),
             (None, None) => true,
         }
     }
@@ -312,7 +312,7 @@ fn heard(
 fn has_ended(process: Process, pidfd: Option<&OwnedFd>) -> bool {
     match pidfd {
         Some(pidfd) => process::has_ended(pidfd.as_fd()),
-        None => !process::is_alive(process),
+        None => process::is_alive(process).is_ok_and(|is_alive| !is_alive),
     }
 }
 
@@ -330,13 +330,15 @@ fn identify(stream: &UnixStream, paths: &Paths, name: &Name) -> io::Result<Ident
                 Ok(_) => None,
             };
             // Dead and reaped in the meantime: the pidfd tells, or else the first look at it.
-            let process = process::identify(pid).unwrap_or(Process { pid, started: 0 });
+            let process = unless_short_of_descriptors(process::identify(pid))?;
+            let process = process.unwrap_or(Process { pid, started: 0 });
             Ok(Identity { process: Some(process), pidfd, remark })
         }
         Listener::Unknown => match in_pid_file {
             Ok(Some(pid)) if process::is_named(pid, name.as_bytes()) => {
-                let process = process::identify(pid).ok();
-                Ok(Identity { process, pidfd: process::open_pidfd(pid).ok(), remark: None })
+                let process = unless_short_of_descriptors(process::identify(pid))?;
+                let pidfd = unless_short_of_descriptors(process::open_pidfd(pid))?;
+                Ok(Identity { process, pidfd, remark: None })
             }
             _ => {
                 let remark = format!(
@@ -346,5 +348,13 @@ fn identify(stream: &UnixStream, paths: &Paths, name: &Name) -> io::Result<Ident
                 Ok(Identity { process: None, pidfd: None, remark: Some(remark) })
             }
         },
+    }
+}
+
+/// What was found, if anything was. A shortage is no answer: it is tried again.
+fn unless_short_of_descriptors<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Err(error) if qmp_socket::is_shortage(&error) => Err(error),
+        found => Ok(found.ok()),
     }
 }

@@ -132,6 +132,11 @@ impl Keep {
         kept.is_ok()
     }
 
+    /// Has the service manager close the proc connector's socket.
+    pub(super) fn forget_connector(&self) {
+        self.forget(CONNECTOR);
+    }
+
     fn forget(&self, name: &str) {
         if let Some(manager) = &self.manager {
             manager.forget(name);

@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 use super::complaints::{Complaints, withheld};
 use super::wake::Wake;
 use crate::id::{Incarnation, Moment, Process};
-use crate::sys::sandbox::{self, Role};
 use crate::sys::worker_threads::WorkerThreads;
 use crate::sys::{clock, process, sender};
 use crate::verdict::{CommandLine, Event, Said};
@@ -87,8 +86,9 @@ struct Look {
 }
 
 pub(super) struct Lookup {
-    /// Absent if no thread could be started.
+    /// Absent before the start, and if none could be started.
     threads: Option<WorkerThreads>,
+    has_begun: bool,
     /// In their order. The first of them are with the threads, ...
     looks: VecDeque<Look>,
     /// ... so many.
@@ -100,26 +100,11 @@ pub(super) struct Lookup {
     buffer: Box<[u8]>,
 }
 
-impl Lookup {
-    /// Starts the threads. `is_confined`: they are to give up what they do not need.
-    pub(super) fn new(registry: &Registry, is_confined: bool) -> Self {
-        let begin = move || {
-            // What fails here fails for the loop, too, which logs it: the log has a lock.
-            let _ = is_confined.then(|| sandbox::enter(Role::Lookup));
-        };
-        let threads = WorkerThreads::start("kvmd-lookup", THREADS, begin, answer)
-            .and_then(|threads| Wake::Lookup.register(registry, &threads).map(|()| threads));
-        if let Err(error) = &threads {
-            error!(
-                "Cannot start a thread to look into processes: {error}; records name the senders of signals by their pids only"
-            );
-        }
-        Self::with(threads.ok())
-    }
-
-    fn with(threads: Option<WorkerThreads>) -> Self {
+impl Default for Lookup {
+    fn default() -> Self {
         Self {
-            threads,
+            threads: None,
+            has_begun: false,
             looks: VecDeque::new(),
             asked: 0,
             last: 0,
@@ -127,6 +112,36 @@ impl Lookup {
             complaints: Complaints::default(),
             buffer: vec![0; LONGEST_ANSWER].into(),
         }
+    }
+}
+
+impl Lookup {
+    /// Starts the threads, each with `begin`. What is to be looked into before that waits.
+    pub(super) fn start(
+        &mut self,
+        now: Moment,
+        registry: &Registry,
+        begin: impl Fn() + Clone + Send + 'static,
+        events: &mut VecDeque<Event>,
+    ) {
+        let threads = WorkerThreads::start("kvmd-lookup", THREADS, begin, answer)
+            .and_then(|threads| Wake::Lookup.register(registry, &threads).map(|()| threads));
+        if let Err(error) = &threads {
+            error!(
+                "Cannot start a thread to look into processes: {error}; records name the senders of signals by their pids only"
+            );
+        }
+        self.begin(now, threads.ok(), events);
+    }
+
+    fn begin(&mut self, now: Moment, threads: Option<WorkerThreads>, events: &mut VecDeque<Event>) {
+        (self.threads, self.has_begun) = (threads, true);
+        if self.threads.is_none() {
+            for look in self.looks.drain(..) {
+                tell_all(look.whom, &Found::Nothing, events);
+            }
+        }
+        self.pass_on(now);
     }
 
     /// Has the sender of a signal looked at, of which this is known so far.
@@ -154,7 +169,8 @@ impl Lookup {
     }
 
     fn ask(&mut self, now: Moment, about: About, whom: For, events: &mut VecDeque<Event>) {
-        let is_closed = self.is_stuck || self.threads.is_none() || self.is_full();
+        let is_down = self.has_begun && self.threads.is_none();
+        let is_closed = self.is_stuck || is_down || self.is_full();
         match self.looks.iter_mut().find(|look| look.about.answers(about)) {
             // To ask once more is to have one more thread hang.
             Some(look) if look.is_overdue => whom.tell(&Found::Nothing, events),
@@ -359,11 +375,18 @@ mod tests {
     const NOW: Moment = Moment(Duration::from_secs(100));
     const LIFE: Incarnation = Incarnation(1);
 
+    fn begun(threads: Option<WorkerThreads>) -> Lookup {
+        let mut lookup = Lookup::default();
+        lookup.begin(NOW, threads, &mut VecDeque::new());
+        lookup
+    }
+
     fn hanging() -> Lookup {
         let hang = || loop {
             thread::park();
         };
-        Lookup::with(Some(WorkerThreads::start("hanging", THREADS, hang, answer).unwrap()))
+        let threads = WorkerThreads::start("hanging", THREADS, hang, answer).unwrap();
+        begun(Some(threads))
     }
 
     fn look_into(lookup: &mut Lookup, at: Moment, task: u32) -> VecDeque<Event> {
@@ -386,9 +409,11 @@ mod tests {
     #[test]
     fn this_process_is_looked_into() {
         let poll = mio::Poll::new().unwrap();
-        let mut lookup = Lookup::new(poll.registry(), false);
+        let mut lookup = Lookup::default();
         let (now, pid) = (clock::now(), std::process::id());
         let mut events = look_into(&mut lookup, now, pid);
+        assert_eq!(lookup.asked, 0, "it waits for the start");
+        lookup.start(now, poll.registry(), || {}, &mut events);
         let this = process::identify(pid).unwrap();
         lookup.read_command_line(now, LIFE, this, &mut events);
         let another = Process { started: 1, ..this };
@@ -440,8 +465,11 @@ mod tests {
 
     #[test]
     fn without_threads_nothing_is_known() {
-        let mut lookup = Lookup::with(None);
-        assert_eq!(look_into(&mut lookup, NOW, 7).len(), 1);
+        let mut lookup = Lookup::default();
+        assert!(look_into(&mut lookup, NOW, 7).is_empty());
+        let mut events = VecDeque::new();
+        lookup.begin(NOW, None, &mut events);
+        assert_eq!((events.len(), look_into(&mut lookup, NOW, 7).len()), (1, 1));
         assert_eq!(lookup.deadline(), None);
     }
 

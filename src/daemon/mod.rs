@@ -31,6 +31,7 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use log::info;
 use mio::{Events, Interest, Poll};
 use signal_hook_mio::v1_0::Signals;
 
@@ -83,15 +84,13 @@ pub struct Daemon {
 
 impl Daemon {
     /// Prepares everything that the daemon cannot run without. What it can, it asks for while
-    /// it runs. `is_confined`: the threads that look into processes are to give up what they do not
-    /// need.
+    /// it runs.
     pub fn new(
         paths: Paths,
         settings: Settings,
         metrics_file: Option<PathBuf>,
         manager: Option<ServiceManager>,
         log: Log,
-        is_confined: bool,
     ) -> Result<Self, FatalError> {
         let poll = Poll::new().map_err(cannot("create an epoll instance"))?;
         let numbers =
@@ -105,7 +104,7 @@ impl Daemon {
             connections: Connections::new(),
             connector: ConnectorSource::new(),
             trace: TraceSource::new(paths.trace_name()),
-            lookup: Lookup::new(poll.registry(), is_confined),
+            lookup: Lookup::default(),
             watchlist: Watchlist::default(),
             keep: Keep::new(&paths, manager),
             reports: Reports::open(log, &paths, metrics_file),
@@ -119,7 +118,7 @@ impl Daemon {
             events: VecDeque::new(),
             heard: VecDeque::new(),
             signals,
-            pace: Pace::default(),
+            pace: Pace::ordinary(),
             is_asked_to_hand_over: false,
             is_stopping: false,
         })
@@ -127,12 +126,25 @@ impl Daemon {
 
     /// Goes on with what an earlier daemon has handed over, and looks at everything once.
     pub fn begin(&mut self, inheritance: Inheritance) {
+        if let Err(error) = self.pace.begin(clock::now()) {
+            info!(
+                "No real-time priority ({error}): on a busy machine a guest may be gone before its file is there"
+            );
+        }
         self.take_over(clock::now(), inheritance);
         // The first tick is due at once: it looks at everything.
         let now = clock::now();
         self.tick(now);
         self.sources.write_down(now, &mut self.node);
         self.sources.publish(&self.node);
+    }
+
+    /// Starts the threads that look into processes which are not ours, each with `begin`. What is to
+    /// be looked into before that waits.
+    pub fn look_into_processes(&mut self, begin: impl Fn() + Clone + Send + 'static) {
+        let Sources { lookup, poll, .. } = &mut self.sources;
+        lookup.start(clock::now(), poll.registry(), begin, &mut self.events);
+        self.settle(clock::now());
     }
 
     /// Goes on where an earlier daemon has ended.
@@ -142,7 +154,7 @@ impl Daemon {
         self.sources.adopt_connector(&mut left, &mut self.events);
         self.settle(now);
         if let Some(memory) = self.sources.keep.read_memory() {
-            let Self { node, sources, events, .. } = self;
+            let Self { node, sources, events, pace, .. } = self;
             let adopted = sources.adopt_connections(now, &memory, &mut left, events);
             if has_inherited {
                 sources.keep_inherited();
@@ -150,10 +162,17 @@ impl Daemon {
             let is_kept = |incarnation| adopted.contains(&incarnation);
             resume(node, now, memory, is_kept, events, |action, events| {
                 sources.perform(now, action, events);
+                pace.look(clock::now());
             });
         }
         // What the file knows nothing of is of no use.
         self.sources.keep.let_go(left);
+    }
+
+    /// Whether the kernel reports how processes end.
+    #[must_use]
+    pub fn is_told_of_exits(&self) -> bool {
+        self.sources.connector.is_listening()
     }
 
     /// Runs until a signal asks it to end.
@@ -161,7 +180,9 @@ impl Daemon {
         let mut woken = Events::with_capacity(WAKE_UP);
         self.sources.keep.notify_ready(clock::now());
         while !self.is_stopping {
-            let patience = self.patience();
+            let now = clock::now();
+            self.pace.sleep(now);
+            let patience = self.patience(now);
             match self.sources.poll.poll(&mut woken, Some(patience)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(cannot("wait for events")(error));
@@ -169,6 +190,7 @@ impl Daemon {
                 _ => {}
             }
             let now = clock::now();
+            self.pace.wake(now);
             // A guest that is being powered off is gone in milliseconds.
             for event in &woken {
                 if let Wake::Qmp(incarnation) = event.token().into() {
@@ -188,7 +210,6 @@ impl Daemon {
             self.sources.write_down(now, &mut self.node);
             self.sources.publish(&self.node);
             self.sources.keep.notify_alive(now);
-            self.pace.get_in_front(now);
             if std::mem::take(&mut self.is_asked_to_hand_over) {
                 self.hand_over();
             }
@@ -202,11 +223,10 @@ impl Daemon {
     }
 
     /// For how long nothing needs to be done if no source speaks.
-    fn patience(&self) -> Duration {
+    fn patience(&self, now: Moment) -> Duration {
         if self.sources.are_behind() {
             return Duration::ZERO;
         }
-        let now = clock::now();
         let others = [self.sources.deadline(now), self.pace.deadline()];
         let node = self.node.deadline();
         others.into_iter().flatten().fold(node, Moment::min).since(now)
@@ -221,6 +241,7 @@ impl Daemon {
             self.settle(now);
         }
         self.heard.shrink_to(MESSAGES_KEPT);
+        self.pace.look(clock::now());
     }
 
     /// Reads from those who had more to say than their share, each once.
@@ -237,7 +258,7 @@ impl Daemon {
         match wake {
             // It has been read already.
             Wake::Qmp(_) => {}
-            Wake::Signals => self.take_signals(now),
+            Wake::Signals => self.take_signals(),
             Wake::Directory => self.sources.read_directory(now, &mut self.events),
             Wake::Connector => self.sources.read_connector(&mut self.events),
             Wake::Trace => self.sources.read_trace(&mut self.events),
@@ -264,12 +285,16 @@ impl Daemon {
         self.settle(now);
     }
 
-    fn take_signals(&mut self, now: Moment) {
+    fn take_signals(&mut self) {
         for signal in self.signals.pending() {
             match signal {
                 libc::SIGHUP => self.sources.reports.reopen_files(),
                 libc::SIGUSR2 => self.is_asked_to_hand_over = true,
-                priority::HAS_RUN_TOO_LONG => self.pace.make_way(now),
+                priority::HAS_RUN_TOO_LONG => self.pace.make_way(clock::now()),
+                libc::SIGINT => {
+                    self.sources.end_for_good();
+                    self.is_stopping = true;
+                }
                 _ => self.is_stopping = true,
             }
         }
@@ -286,7 +311,10 @@ impl Daemon {
 
     /// Has the node handle every event that waits, and all that comes of them.
     fn settle(&mut self, now: Moment) {
-        let Self { node, sources, events, .. } = self;
-        settle(node, now, events, |action, events| sources.perform(now, action, events));
+        let Self { node, sources, events, pace, .. } = self;
+        settle(node, now, events, |action, events| {
+            sources.perform(now, action, events);
+            pace.look(clock::now());
+        });
     }
 }

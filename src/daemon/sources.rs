@@ -212,6 +212,11 @@ impl Sources {
         true
     }
 
+    /// No daemon is going to follow this one.
+    pub(super) fn end_for_good(&mut self) {
+        self.connector.end_for_good(&self.keep);
+    }
+
     /// Does what the node asks for.
     pub(super) fn perform(&mut self, now: Moment, action: Action, events: &mut VecDeque<Event>) {
         let socket_of = |name| self.directory.path_of(name, SOCKET_SUFFIX);
@@ -227,7 +232,9 @@ impl Sources {
                 self.connections.add_command(incarnation, command);
             }
             Action::Probe { incarnation, process } => {
-                let said = if process::is_alive(process) { Said::Lives } else { Said::Died };
+                // One that cannot be looked at is looked at again, like one that lives.
+                let is_alive = process::is_alive(process).unwrap_or(true);
+                let said = if is_alive { Said::Lives } else { Said::Died };
                 events.push_back(Event::Of(incarnation, said));
             }
             Action::Consult { incarnation, questions } => {

@@ -10,11 +10,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::sys::plain_file;
 use crate::sys::replaced_file::replace;
 use crate::verdict::{Entry, Memory};
 use crate::wire::Shown;
@@ -29,6 +29,9 @@ const MODE: u32 = 0o600;
 const FEWEST_LINES: usize = 1024;
 /// ... so many for each life.
 const LINES_FOR_EACH: usize = 4;
+
+/// The most that is read of it, in bytes: some kilobytes for each of ten thousand lives.
+const LONGEST: usize = 64 << 20;
 
 /// So much of the memory for what is written is kept from one time to the next, in bytes.
 const ROOM_KEPT: usize = 4096;
@@ -115,7 +118,7 @@ impl StateFile {
     /// What an earlier daemon has left; nothing if there is no such file, or it is of another
     /// boot.
     pub(super) fn read(&self) -> io::Result<Result<Option<Memory>, NotSaved>> {
-        match std::fs::read(&self.path) {
+        match plain_file::read_own(&self.path, LONGEST) {
             Ok(text) => Ok(recall(&text, &self.boot)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Ok(None)),
             Err(error) => Err(error),
@@ -129,8 +132,7 @@ impl StateFile {
 
     /// Looks whether somebody has removed it, or put another in its place.
     pub(super) fn look(&mut self) {
-        let is_there = |file: &mut File| file.metadata().is_ok_and(|file| file.nlink() > 0);
-        self.file.take_if(|file| !is_there(file));
+        self.file.take_if(|file| !plain_file::is_at(file, &self.path));
     }
 
     /// Whether the whole is to be written even though nothing has changed.

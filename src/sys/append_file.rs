@@ -1,9 +1,14 @@
-//! A file of lines that grows, is rotated by others, and lies on a disk that may be full.
+//! A file of lines that grows, is rotated by others, and lies on a disk that may be full, in a
+//! directory where others may write.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::plain_file::open_own;
 
 /// A file to which whole lines are appended.
 #[derive(Debug)]
@@ -39,8 +44,8 @@ impl AppendFile {
     /// Opens the file, or opens it anew, as after its rotation. On an error the old one stays in
     /// use.
     pub fn open(&mut self) -> io::Result<()> {
-        let mut options = OpenOptions::new();
-        let file = options.read(true).append(true).create(true).mode(self.mode).open(&self.path)?;
+        let flags = OFlags::RDWR | OFlags::APPEND | OFlags::CREATE;
+        let file = open_own(&self.path, flags, Mode::from_raw_mode(self.mode))?;
         let mut last = [0];
         let end = file.metadata()?.len().checked_sub(1);
         self.is_torn =

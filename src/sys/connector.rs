@@ -4,6 +4,10 @@
 //! holds the watched pids is attached before the group is joined, so that the rest of the
 //! machine's processes never wake the daemon. The socket can lose events (`ENOBUFS`) and can
 //! be refused without a word; both are told apart from silence here.
+//!
+//! From Linux 6.6 on every user may send requests, and the kernel's answer to each goes to every
+//! listener. So the daemon's own have random numbers, and the filter lets the answer to one pass
+//! only while that one is made.
 
 use std::fmt;
 use std::io;
@@ -14,6 +18,7 @@ use netlink_sys::protocols::NETLINK_CONNECTOR;
 use netlink_sys::{Socket, SocketAddr};
 use pid_filter::{LONGEST, Program, SHORTEST};
 
+use super::random::random;
 use super::socket_option::{attach_filter, detach_filter};
 use crate::id::Moment;
 use crate::wire::proc_event::{self, ProcMessage, Request};
@@ -25,7 +30,8 @@ const PROC_GROUP: u32 = 1;
 /// megabytes hold the end of about 5000 processes.
 const RECEIVE_BUFFER: usize = 4 << 20;
 
-/// The kernel answers LISTEN before `send(2)` returns. A refusal is not answered at all.
+/// The kernel answers LISTEN before `send(2)` returns (since Linux 2.6.39). In other namespaces than
+/// the first it does not answer at all.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
 /// Since Linux 6.6 a socket counts as one listener however often it says so. Before that each
@@ -96,20 +102,18 @@ impl Connector {
         {
             let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER);
         }
-        // The answers to other listeners arrive here too; most of those count from 0.
-        let request = std::process::id() << 8;
         let mut connector = Self {
             socket,
-            request,
+            request: 0,
             answer_due: None,
             is_listening: false,
             is_kept: false,
             room: LONGEST,
         };
-        connector.attach(pids).map_err(Unavailable::Filter)?;
+        connector.attach(pids, None).map_err(Unavailable::Filter)?;
         let group = SocketAddr::new(0, PROC_GROUP);
         connector.socket.bind(&group).map_err(Unavailable::Bind)?;
-        connector.ask(now)?;
+        connector.ask(pids, now)?;
         Ok(connector)
     }
 
@@ -119,8 +123,7 @@ impl Connector {
     pub fn adopt(socket: OwnedFd, is_kept: bool) -> Self {
         // SAFETY: the descriptor is owned, and given away here.
         let socket = unsafe { Socket::from_raw_fd(socket.into_raw_fd()) };
-        let request = std::process::id() << 8;
-        Self { socket, request, answer_due: None, is_listening: true, is_kept, room: LONGEST }
+        Self { socket, request: 0, answer_due: None, is_listening: true, is_kept, room: LONGEST }
     }
 
     /// Has the kernel tell of exactly these pids from now on, in one step.
@@ -129,7 +132,7 @@ impl Connector {
     /// into ranges; the old one stays in force until a new one is. A watched process is never
     /// filtered out: if no filter at all can be had, everything passes.
     pub fn watch(&mut self, pids: &[u32]) -> io::Result<Precision> {
-        match self.attach(pids) {
+        match self.attach(pids, None) {
             Ok(precision) => Ok(precision),
             Err(_) => detach_filter(self.socket.as_fd()).map(|()| Precision::Unfiltered),
         }
@@ -140,9 +143,13 @@ impl Connector {
         self.room = LONGEST;
     }
 
-    fn attach(&mut self, pids: &[u32]) -> io::Result<Precision> {
+    /// Lets pass what concerns these pids, and the answer to this request.
+    fn attach(&mut self, pids: &[u32], request: Option<u32>) -> io::Result<Precision> {
         loop {
-            let program = Program::watching(pids, self.room);
+            let program = match request {
+                Some(number) => Program::awaiting_answer(pids, answer_to(number), self.room),
+                None => Program::watching(pids, self.room),
+            };
             match attach_filter(self.socket.as_fd(), &program) {
                 Ok(()) if program.is_exact() => return Ok(Precision::Exact),
                 Ok(()) => return Ok(Precision::Ranges),
@@ -157,15 +164,29 @@ impl Connector {
     }
 
     /// Asks whether the kernel still tells of exits, where asking again is free. The answer is
-    /// [`Received::Listening`], or none by [`Connector::deadline`].
-    pub fn ask_again(&mut self, now: Moment) -> Result<(), Unavailable> {
-        if kernel_version() >= IDEMPOTENT_LISTEN { self.ask(now) } else { Ok(()) }
+    /// [`Received::Listening`], or none by [`Connector::deadline`]. `pids` are those that are watched.
+    pub fn ask_again(&mut self, pids: &[u32], now: Moment) -> Result<(), Unavailable> {
+        if kernel_version() < IDEMPOTENT_LISTEN {
+            return Ok(());
+        }
+        match self.ask(pids, now) {
+            // The answer would not pass. What is watched still does.
+            Err(Unavailable::Filter(_)) => Ok(()),
+            asked => asked,
+        }
     }
 
-    fn ask(&mut self, now: Moment) -> Result<(), Unavailable> {
-        self.request = self.request.wrapping_add(2);
+    fn ask(&mut self, pids: &[u32], now: Moment) -> Result<(), Unavailable> {
+        self.request = random().map_err(Unavailable::Send)?;
+        let room = self.room;
+        self.attach(pids, Some(self.request)).map_err(Unavailable::Filter)?;
         let request = Request::Listen.to_datagram(self.request);
-        self.socket.send(&request, 0).map_err(Unavailable::Send)?;
+        let sent = self.socket.send(&request, 0).map_err(Unavailable::Send);
+        // Its answer has passed by now. Where there is no room to replace the filter, it is the
+        // only one that ever will.
+        self.room = room;
+        let _ = self.attach(pids, None);
+        sent?;
         self.answer_due = Some(now + ANSWER_WITHIN);
         Ok(())
     }
@@ -173,6 +194,11 @@ impl Connector {
     /// Somebody else keeps the socket: the kernel is to go on telling it when this one is closed.
     pub fn leave_open(&mut self) {
         self.is_kept = true;
+    }
+
+    /// Nobody else keeps it any more: the kernel is to be told when this one is closed.
+    pub fn close_with_this(&mut self) {
+        self.is_kept = false;
     }
 
     #[must_use]
@@ -208,7 +234,7 @@ impl Connector {
         };
         match message {
             ProcMessage::Acknowledged { request, errno }
-                if request == self.request.wrapping_add(1) && self.answer_due.is_some() =>
+                if request == answer_to(self.request) && self.answer_due.is_some() =>
             {
                 self.answer_due = None;
                 if errno != 0 {
@@ -238,8 +264,13 @@ impl AsFd for Connector {
     }
 }
 
+/// The number that the kernel's answer to a request has.
+fn answer_to(request: u32) -> u32 {
+    request.wrapping_add(1)
+}
+
 /// Major and minor version of the running kernel; the oldest one if it cannot be read.
-fn kernel_version() -> (u32, u32) {
+pub(super) fn kernel_version() -> (u32, u32) {
     let system = rustix::system::uname();
     let release = system.release().to_string_lossy();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse);

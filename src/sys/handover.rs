@@ -10,10 +10,11 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, chmod};
+use rustix::fs::{Mode, fchmod};
+use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -22,10 +23,11 @@ use rustix::net::{
 };
 use rustix::process::{Signal, pidfd_send_signal};
 
+use super::private_directory;
 use super::process::{self, open_pidfd};
 use super::socket_option::peer_pid_and_uid;
 
-/// How long one side waits for the other.
+/// How long one side waits for the other: the daemon for all that its successor does.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The longest message, in bytes.
@@ -51,6 +53,7 @@ pub fn take_over(pid: u32, path: &Path) -> io::Result<Inheritance> {
             "it is another program, or an older version that cannot hand over",
         ));
     }
+    private_directory::prepare(directory_of(path))?;
     let listener = Listener::at(path)?;
     pidfd_send_signal(&predecessor, PLEASE)?;
     let connection = listener.accept(pid)?;
@@ -74,29 +77,35 @@ struct Listener<'a> {
 
 impl<'a> Listener<'a> {
     fn at(path: &'a Path) -> io::Result<Self> {
+        private_directory::require(directory_of(path))?;
         match fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let socket = new_socket()?;
+        // Before it has a name: that gets this mode.
+        fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
         bind(&socket, &SocketAddrUnix::new(path)?)?;
         let listener = Self { socket, path };
-        chmod(path, Mode::RUSR | Mode::WUSR)?;
         listen(&listener.socket, 1)?;
         Ok(listener)
     }
 
     fn accept(&self, pid: u32) -> io::Result<OwnedFd> {
-        let mut arrivals = [PollFd::new(&self.socket, PollFlags::IN)];
-        if poll(&mut arrivals, Some(&timespec(PATIENCE)))? == 0 {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "it does not answer"));
+        let until = Instant::now() + PATIENCE;
+        loop {
+            wait_for(&self.socket, PollFlags::IN, until, "it does not answer")?;
+            let connection = match accept_with(&self.socket, SocketFlags::CLOEXEC) {
+                Err(Errno::AGAIN) => continue,
+                accepted => accepted?,
+            };
+            let (peer, user) = peer_pid_and_uid(connection.as_fd())?;
+            // Anybody else is not it, and does not keep it away.
+            if peer == pid && private_directory::is_trusted(user) {
+                set_socket_timeout(&connection, Timeout::Recv, Some(PATIENCE))?;
+                return Ok(connection);
+            }
         }
-        let connection = accept_with(&self.socket, SocketFlags::CLOEXEC)?;
-        if peer_pid_and_uid(connection.as_fd())?.0 != pid {
-            return Err(io::Error::other("another process answered"));
-        }
-        set_socket_timeout(&connection, Timeout::Recv, Some(PATIENCE))?;
-        Ok(connection)
     }
 }
 
@@ -119,25 +128,31 @@ fn receive_all(connection: &OwnedFd) -> io::Result<Inheritance> {
     }
 }
 
-/// A successor that has asked, as the daemon sees it.
+/// A successor that has asked, as the daemon sees it. It gets so much time for all of it.
 #[derive(Debug)]
-pub struct Asking(OwnedFd);
+pub struct Asking {
+    socket: OwnedFd,
+    until: Instant,
+}
 
 impl Asking {
-    /// Finds whoever waits at `path`.
+    /// Finds whoever waits at `path`, where nobody but root can.
     pub fn at(path: &Path) -> io::Result<Self> {
-        let successor = new_socket()?;
-        connect(&successor, &SocketAddrUnix::new(path)?)?;
-        let (_, uid) = peer_pid_and_uid(successor.as_fd())?;
-        if uid != rustix::process::geteuid().as_raw() {
+        private_directory::require(directory_of(path))?;
+        let socket = new_socket()?;
+        match connect(&socket, &SocketAddrUnix::new(path)?) {
+            Err(Errno::AGAIN) => {
+                return Err(timed_out("the process that waits there accepts nobody"));
+            }
+            connected => connected?,
+        }
+        let (_, user) = peer_pid_and_uid(socket.as_fd())?;
+        if !private_directory::is_trusted(user) {
             return Err(io::Error::other(format!(
-                "the process that waits there belongs to user {uid}"
+                "the process that waits there belongs to user {user}"
             )));
         }
-        for side in [Timeout::Send, Timeout::Recv] {
-            set_socket_timeout(&successor, side, Some(PATIENCE))?;
-        }
-        Ok(Self(successor))
+        Ok(Self { socket, until: Instant::now() + PATIENCE })
     }
 
     /// Gives a copy of a descriptor, under this name.
@@ -147,22 +162,33 @@ impl Asking {
         let descriptors = [descriptor];
         ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
         let text = [IoSlice::new(name.as_bytes())];
-        sendmsg(&self.0, &text, &mut ancillary, SendFlags::NOSIGNAL)?;
-        Ok(())
+        loop {
+            match sendmsg(&self.socket, &text, &mut ancillary, SendFlags::NOSIGNAL) {
+                Ok(_) => return Ok(()),
+                Err(Errno::AGAIN) => self.wait_for(PollFlags::OUT, "it takes nothing in")?,
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
 
     /// Everything was given. Returns when it is known to have arrived.
     pub fn finish(&self) -> io::Result<()> {
-        send(&self.0, END, SendFlags::NOSIGNAL)?;
-        match receive_one(&self.0)? {
+        self.wait_for(PollFlags::OUT, "it takes nothing in")?;
+        send(&self.socket, END, SendFlags::NOSIGNAL)?;
+        self.wait_for(PollFlags::IN, "it does not say that it has everything")?;
+        match receive_one(&self.socket)? {
             (answer, _) if answer.as_bytes() == TAKEN => Ok(()),
             _ => Err(io::Error::other("the new daemon went away")),
         }
     }
 
+    fn wait_for(&self, what: PollFlags, otherwise: &'static str) -> io::Result<()> {
+        wait_for(&self.socket, what, self.until, otherwise)
+    }
+
     /// Nothing is given, for this reason.
     pub fn refuse(&self, reason: &str) -> io::Result<()> {
-        send(&self.0, reason.as_bytes(), SendFlags::NOSIGNAL)?;
+        send(&self.socket, reason.as_bytes(), SendFlags::NOSIGNAL)?;
         Ok(())
     }
 }
@@ -182,11 +208,38 @@ fn receive_one(socket: &OwnedFd) -> io::Result<(String, Option<OwnedFd>)> {
     Ok((String::from_utf8_lossy(&text[..received.bytes.min(LONGEST)]).into_owned(), descriptor))
 }
 
+/// Nobody else is to be met there.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new("/"))
+}
+
+/// One that never waits.
 fn new_socket() -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC;
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     Ok(socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
 }
 
+/// Waits until the socket is ready, or it is late.
+fn wait_for(
+    socket: &OwnedFd,
+    what: PollFlags,
+    until: Instant,
+    otherwise: &'static str,
+) -> io::Result<()> {
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        match poll(&mut [PollFd::new(socket, what)], Some(&timespec(left))) {
+            Ok(0) => return Err(timed_out(otherwise)),
+            Err(Errno::INTR) => {}
+            ready => return Ok(ready.map(|_| ())?),
+        }
+    }
+}
+
+fn timed_out(why: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::TimedOut, why)
+}
+
 fn timespec(duration: Duration) -> Timespec {
-    Timespec { tv_sec: duration.as_secs().cast_signed(), tv_nsec: 0 }
+    Timespec { tv_sec: duration.as_secs().cast_signed(), tv_nsec: duration.subsec_nanos().into() }
 }

@@ -7,6 +7,7 @@
 
 pub mod append_file;
 pub mod clock;
+pub mod confinement;
 pub mod connector;
 pub mod control_dir;
 pub mod core_pattern;
@@ -19,8 +20,10 @@ pub mod own_log;
 pub mod pid_file;
 pub mod plain_file;
 pub mod priority;
+pub mod private_directory;
 pub mod process;
 pub mod qmp_socket;
+mod random;
 pub mod replaced_file;
 pub mod sandbox;
 pub mod sender;

@@ -1,16 +1,19 @@
 //! The pid file: who runs, and that it is one only.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock, ftruncate, open};
+use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock, ftruncate};
+use rustix::process::{Flock, FlockType, fcntl_getlk};
+
+use super::plain_file::{is_at, open_own};
+use super::process::read_pid_file;
 
 /// The pid file, locked for as long as this is held, and removed when it is dropped.
 #[derive(Debug)]
 pub struct PidFile {
-    _file: OwnedFd,
+    _file: File,
     path: PathBuf,
 }
 
@@ -21,26 +24,33 @@ impl PidFile {
     /// It belongs to the process: to be taken after the last fork. `EAGAIN`: another process
     /// has it.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = open(path, flags, Mode::RUSR | Mode::WUSR)?;
-        fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive)?;
-        ftruncate(&file, 0)?;
-        rustix::io::write(&file, format!("{}\n", std::process::id()).as_bytes())?;
-        Ok(Self { _file: file, path: path.to_path_buf() })
+        /// Somebody who may write to the directory can make this go on for ever.
+        const TRIES: usize = 100;
+        for _ in 0..TRIES {
+            let flags = OFlags::RDWR | OFlags::CREATE;
+            let file = open_own(path, flags, Mode::RUSR | Mode::WUSR)?;
+            fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            // One that has been removed since, by a process that has just ended, locks nobody out.
+            if is_at(&file, path) {
+                ftruncate(&file, 0)?;
+                rustix::io::write(&file, format!("{}\n", std::process::id()).as_bytes())?;
+                return Ok(Self { _file: file, path: path.to_path_buf() });
+            }
+        }
+        Err(io::Error::other("somebody puts another file in its place, again and again"))
     }
 
     /// The process that has the file locked now; nothing if there is none.
     pub fn holder(path: &Path) -> io::Result<Option<u32>> {
-        let file = match open(path, OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()) {
-            Err(rustix::io::Errno::NOENT) => return Ok(None),
+        let file = match open_own(path, OFlags::RDONLY, Mode::empty()) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened?,
         };
-        match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(None),
-            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::ACCESS) => {
-                super::process::read_pid_file(path)
-            }
-            Err(error) => Err(error.into()),
+        match fcntl_getlk(&file, &Flock::from(FlockType::WriteLock))? {
+            None => Ok(None),
+            Some(Flock { pid: Some(pid), .. }) => Ok(Some(pid.as_raw_pid().cast_unsigned())),
+            // It lives in a process namespace that cannot be seen from here.
+            Some(_) => read_pid_file(path),
         }
     }
 }

@@ -10,24 +10,46 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use rustix::fs::{FileType, Mode, OFlags, fstat, open};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, open, statat};
 use rustix::io::Errno;
+
+use super::private_directory::is_trusted;
 
 /// What never is to happen when a file is opened.
 const CAREFULLY: OFlags =
     OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
-/// What has the name is no plain file.
+/// What has the name is not to be used.
 #[derive(Debug)]
-struct NotPlain(FileType);
+enum Unfit {
+    NotPlain(FileType),
+    /// It belongs to another user than root or this process's own.
+    Owner(u32),
+    /// What is written to it is written to another file, too.
+    HasOtherNames,
+}
 
-impl fmt::Display for NotPlain {
+impl fmt::Display for Unfit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "it is {}, not a plain file; remove it", kind(self.0))
+        match self {
+            Self::NotPlain(other) => {
+                write!(f, "it is {}, not a plain file; remove it", kind(*other))
+            }
+            Self::Owner(user) => {
+                write!(f, "it belongs to user {user} and not to root; remove it")
+            }
+            Self::HasOtherNames => f.write_str("it has other names as well; remove it"),
+        }
     }
 }
 
-impl std::error::Error for NotPlain {}
+impl std::error::Error for Unfit {}
+
+impl From<Unfit> for io::Error {
+    fn from(unfit: Unfit) -> Self {
+        Self::other(unfit)
+    }
+}
 
 /// What it is, for a message.
 pub(super) fn kind(kind: FileType) -> &'static str {
@@ -54,6 +76,35 @@ pub fn read_end(path: impl AsRef<Path>, most: usize) -> io::Result<Vec<u8>> {
     read_from(&file, most)
 }
 
+/// As [`read`], of a file that nobody else can have made: see [`open_own`].
+pub fn read_own(path: impl AsRef<Path>, most: usize) -> io::Result<Vec<u8>> {
+    read_from(&open_own(path.as_ref(), OFlags::RDONLY, Mode::empty())?, most)
+}
+
+/// Opens a file of this program's own in a directory where others may write, with these flags. It
+/// has to belong to root or to this process's user, and to have one name only: then nobody else has
+/// planted it.
+pub(super) fn open_own(path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
+    let file = open_plain(path, flags, mode)?;
+    let stat = fstat(&file)?;
+    if !is_trusted(stat.st_uid) {
+        return Err(Unfit::Owner(stat.st_uid).into());
+    }
+    if stat.st_nlink > 1 {
+        return Err(Unfit::HasOtherNames.into());
+    }
+    Ok(file)
+}
+
+/// Whether the path leads to this file, which is open, and to no other.
+#[must_use]
+pub fn is_at(file: &File, path: &Path) -> bool {
+    match (fstat(file), statat(CWD, path, AtFlags::SYMLINK_NOFOLLOW)) {
+        (Ok(this), Ok(that)) => (this.st_dev, this.st_ino) == (that.st_dev, that.st_ino),
+        _ => false,
+    }
+}
+
 fn read_from(file: &File, most: usize) -> io::Result<Vec<u8>> {
     /// So much is read with one call: what /proc says of a process, is of one moment.
     const AT_ONCE: usize = 4096;
@@ -64,14 +115,12 @@ fn read_from(file: &File, most: usize) -> io::Result<Vec<u8>> {
 
 fn open_plain(path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
     let file = match open(path, flags | CAREFULLY, mode) {
-        Err(Errno::LOOP) => return Err(io::Error::other(NotPlain(FileType::Symlink))),
-        // A FIFO that nobody reads, or a socket.
-        Err(Errno::NXIO) => return Err(io::Error::other(NotPlain(FileType::Fifo))),
+        Err(Errno::LOOP) => return Err(Unfit::NotPlain(FileType::Symlink).into()),
         opened => opened?,
     };
     match FileType::from_raw_mode(fstat(&file)?.st_mode) {
         FileType::RegularFile => Ok(file.into()),
-        other => Err(io::Error::other(NotPlain(other))),
+        other => Err(Unfit::NotPlain(other).into()),
     }
 }
 
@@ -105,7 +154,7 @@ mod tests {
         let path = |name: &str| directory.path().join(name);
         fs::write(path("file"), "0123456789").unwrap();
         std::os::unix::fs::symlink(path("file"), path("link")).unwrap();
-        rustix::fs::mknodat(rustix::fs::CWD, path("fifo"), FileType::Fifo, Mode::RWXU, 0).unwrap();
+        rustix::fs::mknodat(CWD, path("fifo"), FileType::Fifo, Mode::RWXU, 0).unwrap();
         let _socket = UnixListener::bind(path("socket")).unwrap();
         assert_eq!(said(&path("link")), "it is a symbolic link, not a plain file; remove it");
         assert_eq!(said(&path("fifo")), "it is a FIFO, not a plain file; remove it");

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, setrlimit};
 
 use super::{clock, plain_file};
 use crate::id::Process;
@@ -62,9 +62,29 @@ pub fn age(process: Process) -> Option<Duration> {
 }
 
 /// Whether this very process still runs. One that is dead and not yet reaped does not.
-#[must_use]
-pub fn is_alive(process: Process) -> bool {
-    read_stat(process.pid).is_ok_and(|stat| stat.started == process.started && !stat.is_dead())
+///
+/// An error says nothing of that: `EMFILE`, `ENFILE` and `ENOMEM` are this process's own, and may
+/// pass.
+pub fn is_alive(process: Process) -> io::Result<bool> {
+    match read_stat(process.pid) {
+        Ok(stat) => Ok(stat.started == process.started && !stat.is_dead()),
+        // The latter, if it ended after its file had been opened.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Lets this process open as many files as it ever may: 1024 is what a shell leaves it, and what
+/// Ganeti's daemon-util does. Nobody here uses `select(2)`, which can do with no more.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the pointer is to a value that lives across the call, of the type that the call fills.
+    // (rustix's own takes for granted that it does not fail.)
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    let most = Rlimit { current: Some(limit.rlim_max), maximum: Some(limit.rlim_max) };
+    Ok(setrlimit(Resource::Nofile, most)?)
 }
 
 /// How this very process ended, if it is dead and not yet reaped.
@@ -97,6 +117,12 @@ pub fn status_of(pidfd: BorrowedFd<'_>) -> StatusAnswer {
         // ENOTTY: before Linux 6.13. ESRCH: reaped, before Linux 6.15.
         Err(_) => StatusAnswer::Never,
     }
+}
+
+/// Whether [`status_of`] knows how a process ended that has been reaped (Linux 6.15).
+#[must_use]
+pub fn has_statuses_of_the_dead() -> bool {
+    super::connector::kernel_version() >= (6, 15)
 }
 
 /// `struct pidfd_info` of `linux/pidfd.h`, as it was first.
@@ -225,8 +251,8 @@ mod tests {
     #[test]
     fn this_process_lives_and_an_earlier_one_with_its_pid_does_not() {
         let this = identify(std::process::id()).unwrap();
-        assert!(is_alive(this));
-        assert!(!is_alive(Process { started: this.started - 1, ..this }));
+        assert!(is_alive(this).unwrap());
+        assert!(!is_alive(Process { started: this.started - 1, ..this }).unwrap());
     }
 
     #[test]
@@ -236,9 +262,9 @@ mod tests {
         let pidfd = open_pidfd(child.id()).unwrap();
         let mut ends = [PollFd::new(&pidfd, PollFlags::IN)];
         poll(&mut ends, None).unwrap();
-        assert!(has_ended(pidfd.as_fd()) && !is_alive(process));
+        assert!(has_ended(pidfd.as_fd()) && !is_alive(process).unwrap());
         child.wait().unwrap();
-        assert!(!is_alive(process));
+        assert!(!is_alive(process).unwrap());
     }
 
     #[test]

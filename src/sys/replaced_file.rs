@@ -5,15 +5,22 @@ use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use super::random::random;
+
 /// Puts a file with these contents at `path`, and returns it, open for more. Nothing is flushed to
 /// the disk: what is lost with the machine's power was about processes that are gone with it.
 pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<File> {
-    let temporary = beside(path);
-    let create = || OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary);
-    let created = match create() {
-        // One that an earlier process left behind may belong to anybody.
+    let mut temporary = beside(path, "");
+    // Exclusively: it is a new file, and no link is followed.
+    let create =
+        |path: &Path| OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    let created = match create(&temporary) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            fs::remove_file(&temporary).and_then(|()| create())
+            // One that an earlier process left behind is not left for ever. Somebody may have put
+            // something there that is not so easily removed, or may put it there again.
+            let _ = fs::remove_file(&temporary);
+            temporary = beside(path, &format!("{:x}.", random()?));
+            create(&temporary)
         }
         created => created,
     };
@@ -30,9 +37,9 @@ pub fn replace(path: &Path, contents: &[u8], mode: u32) -> io::Result<File> {
 
 /// In the same directory, so that it can be renamed; hidden, and with an ending that collectors
 /// of text files pass over.
-fn beside(path: &Path) -> PathBuf {
+fn beside(path: &Path, random: &str) -> PathBuf {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    path.with_file_name(format!(".{name}.tmp"))
+    path.with_file_name(format!(".{name}.{random}tmp"))
 }
 
 #[cfg(test)]
@@ -44,7 +51,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("metrics.prom");
         replace(&path, b"one", 0o644).unwrap();
-        fs::write(beside(&path), "left behind").unwrap();
+        fs::write(beside(&path, ""), "left behind").unwrap();
         replace(&path, b"two", 0o644).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o644);

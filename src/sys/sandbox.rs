@@ -1,4 +1,4 @@
-//! Giving up what is not needed: capabilities, privileges by way of other programs, and every
+//! Giving up what is not needed: files, capabilities, privileges by way of other programs, and every
 //! system call but those that the daemon makes.
 //!
 //! Capabilities and filters are each thread's own, so each thread enters by itself, as what it is
@@ -18,9 +18,12 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter,
 };
 
+use super::confinement::{Confined, ConfinementError, Reach, confine, confine_to_proc};
+
 /// Why less was given up than there is to give up.
 #[derive(Debug)]
 pub enum SandboxError {
+    Files(ConfinementError),
     Capabilities(io::Error),
     NoNewPrivileges(io::Error),
     /// The filter on system calls, in the words of the library or of the kernel.
@@ -30,6 +33,7 @@ pub enum SandboxError {
 impl fmt::Display for SandboxError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            Self::Files(error) => write!(f, "cannot give up files with Landlock: {error}"),
             Self::Capabilities(error) => write!(f, "cannot drop capabilities: {error}"),
             Self::NoNewPrivileges(error) => write!(f, "cannot set no_new_privs: {error}"),
             Self::Filter(error) => write!(f, "cannot filter system calls: {error}"),
@@ -44,8 +48,8 @@ impl std::error::Error for SandboxError {}
 pub enum Role {
     /// Everything but the following.
     Loop,
-    /// Looks into processes that are not ours. It reads, and cannot write a file, make a
-    /// connection, send a signal or change a priority.
+    /// Looks into processes that are not ours. It reads, and cannot create or remove a file, make a
+    /// connection, send a signal to others or change a priority.
     Lookup,
 }
 
@@ -53,7 +57,7 @@ impl Role {
     fn capabilities(self) -> &'static [CapabilitySet] {
         match self {
             Self::Loop => &KEPT,
-            Self::Lookup => &[CapabilitySet::SYS_PTRACE],
+            Self::Lookup => &[],
         }
     }
 
@@ -66,18 +70,29 @@ impl Role {
     }
 }
 
+/// The files that are to stay within reach.
+#[derive(Clone, Copy, Debug)]
+pub enum Within<'a> {
+    Everything,
+    Reach(&'a Reach),
+    /// What the kernel shows of processes.
+    Proc,
+}
+
 /// What the loop uses when it is up.
-const KEPT: [CapabilitySet; 4] = [
+const KEPT: [CapabilitySet; 3] = [
     // To join the proc connector's group again (before Linux 6.6), with a large buffer.
     CapabilitySet::NET_ADMIN,
-    // How a process ended, and who sent a signal, where that is another user's: proc(5).
-    CapabilitySet::SYS_PTRACE,
     // QEMU's socket, log and pid file, where Ganeti gives each instance a user of its own; Ganeti's
     // directories, where it has users of its own.
     CapabilitySet::DAC_OVERRIDE,
     // To get in front of other processes again.
     CapabilitySet::SYS_NICE,
 ];
+
+/// How a process ended, and which program the sender of a signal runs, where that is another user's:
+/// proc(5). Of use only to a thread that is not confined.
+const KEPT_UNCONFINED: CapabilitySet = CapabilitySet::SYS_PTRACE;
 
 /// The system calls that the loop makes when the daemon is up.
 const CALLS: &[libc::c_long] = &[
@@ -227,21 +242,31 @@ const OLD_LOOKUP: &[libc::c_long] = &[libc::SYS_open, libc::SYS_stat, libc::SYS_
 #[cfg(not(target_arch = "x86_64"))]
 const OLD_LOOKUP: &[libc::c_long] = &[];
 
-/// Gives up what a thread of this kind does not need. A system call that is not listed kills the process from here on.
+/// Gives up what a thread of this kind does not need. A system call that is not listed kills the
+/// process from here on.
 /// What cannot be given up is no reason to keep the rest.
-pub fn enter(role: Role) -> Result<(), SandboxError> {
-    let capabilities = drop_capabilities(role).map_err(SandboxError::Capabilities);
+///
+/// `within`: the files that are to stay within reach.
+pub fn enter(role: Role, within: Within<'_>) -> Result<Confined, SandboxError> {
+    let confined = match within {
+        Within::Everything => Ok(Confined { is_enforced: false, missing: Vec::new() }),
+        Within::Reach(reach) => confine(reach),
+        Within::Proc => confine_to_proc(),
+    };
+    let is_confined = matches!(&confined, Ok(Confined { is_enforced: true, .. }));
+    let files = confined.map_err(SandboxError::Files);
+    let capabilities = drop_capabilities(role, is_confined).map_err(SandboxError::Capabilities);
     let privileges =
         set_no_new_privs(true).map_err(|error| SandboxError::NoNewPrivileges(error.into()));
     let calls = filter(role)
         .map_err(|error| SandboxError::Filter(error.to_string()))
         .and_then(|it| apply_filter(&it).map_err(|error| SandboxError::Filter(error.to_string())));
-    capabilities.and(privileges).and(calls)
+    capabilities.and(privileges).and(calls).and(files)
 }
 
-fn drop_capabilities(role: Role) -> io::Result<()> {
-    let kept = role.capabilities().iter().copied();
-    let kept = kept.fold(CapabilitySet::empty(), CapabilitySet::union);
+fn drop_capabilities(role: Role, is_confined: bool) -> io::Result<()> {
+    let first = if is_confined { CapabilitySet::empty() } else { KEPT_UNCONFINED };
+    let kept = role.capabilities().iter().copied().fold(first, CapabilitySet::union);
     let had = capabilities(None)?;
     if had.effective.contains(CapabilitySet::SETPCAP) {
         // Those that the kernel has and this program does not know are in it, too.

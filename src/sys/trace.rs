@@ -24,7 +24,7 @@ use crate::wire::Signal;
 use crate::wire::trace::{self, LONGEST_PAGE, Layout, MOST_RANGES, TraceEvent};
 
 /// Where tracefs is mounted; before Linux 4.1 and on some systems still, below debugfs.
-const MOUNTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
+pub(super) const MOUNTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
 
 /// The signals that end a process, but for those that QEMU uses for itself.
 const SIGNALS: [Signal; 12] = [
@@ -72,12 +72,23 @@ impl Tracefs {
         find_tracefs().map(Self).map_err(Unavailable::NoTracefs)
     }
 
+    /// The directory in which instances are made.
+    pub(super) fn instances(&self) -> io::Result<OwnedFd> {
+        open_directory(&self.0, "instances")
+    }
+
     /// Whether an earlier daemon has left the instance `name`. To go on with it takes a
     /// millisecond; to make it anew 50, in which the kernel waits for all its CPUs.
     #[must_use]
     pub fn has(&self, name: &OsStr) -> bool {
         let path = Path::new("instances").join(name);
         statat(&self.0, path, AtFlags::empty()).is_ok()
+    }
+}
+
+impl AsFd for Tracefs {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
     }
 }
 

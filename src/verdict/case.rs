@@ -20,10 +20,8 @@ use crate::wire::{Signal, WaitStatus};
 const LEADER_AHEAD: Duration = Duration::from_secs(1);
 
 /// What decides nothing by itself (STOP, RESUME, one more of many requests) is written down so
-/// often at once, ...
+/// often at once, and then once a second: no QEMU can keep the daemon busy with writing.
 const MOST_CHATTER: u32 = 100;
-/// ... and then once in this time: no QEMU can keep the daemon busy with writing.
-const CHATTER_INTERVAL: Duration = Duration::from_secs(1);
 
 /// All evidence about one life.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, Hash)]
@@ -95,9 +93,9 @@ impl Allowance {
     }
 
     fn is_used_up(&mut self, now: Moment) -> bool {
-        let intervals = now.since(self.as_of).as_secs() / CHATTER_INTERVAL.as_secs();
-        if intervals > 0 {
-            let more = u32::try_from(intervals).unwrap_or(u32::MAX);
+        let seconds = now.since(self.as_of).as_secs();
+        if seconds > 0 {
+            let more = u32::try_from(seconds).unwrap_or(u32::MAX);
             self.left = self.left.saturating_add(more).min(MOST_CHATTER);
             self.as_of = now;
         }

@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::conversation::{Panic, Pending, Shutdown, Unheard};
 use super::evidence::Signals;
 use super::file::Decision;
@@ -13,7 +15,7 @@ use crate::wire::qmp::Reason;
 use crate::wire::{Signal, WaitStatus};
 
 /// Why a virtual machine ended.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Cause {
     /// The guest powered itself off.
     GuestShutdown,
@@ -58,7 +60,7 @@ impl Cause {
 }
 
 /// Whose doing it was.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Initiator {
     User,
     Admin,
@@ -68,7 +70,7 @@ pub enum Initiator {
 }
 
 /// What the evidence amounts to.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Verdict {
     pub cause: Cause,
     pub initiator: Initiator,

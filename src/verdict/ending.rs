@@ -52,26 +52,26 @@ impl Life {
 
     /// Asks what is still to be asked.
     pub(super) fn consult(&mut self, context: &mut Context<'_>) {
-        if let Some(questions) = self.inquiry.ask(&self.case, self.watched.died()) {
+        if let Some(questions) = self.inquiry.ask(&self.case, self.watched.died(), context.now) {
             let incarnation = context.incarnation;
             context.actions.push(Action::Consult { incarnation, questions });
         }
     }
 
     pub(super) fn consulted(&mut self, answers: Answers, context: &mut Context<'_>) {
-        self.inquiry.close(answers.status);
+        let Answers { status, facts } = answers;
+        self.inquiry.close(status);
         let (now, settings) = (context.now, context.settings);
-        if let StatusAnswer::Known(status) = answers.status {
+        if let StatusAnswer::Known(status) = status {
             let at = self.watched.died().unwrap_or(now);
             self.case.learn(at, self.watched.source(), Fact::Exited(status), settings);
         }
-        if let Some((signal, sender)) = answers.logged {
-            self.learn(Source::OwnLog, Fact::Signalled(signal, sender), context);
-            let now = context.now;
-            self.look_into_senders(|sent| sent.at == now, context);
-        }
-        if answers.out_of_memory {
-            self.learn(Source::ControlGroup, Fact::OutOfMemory, context);
+        for (source, fact) in facts {
+            let sender = fact.sender().cloned();
+            self.learn(source, fact, context);
+            if let Some(sender) = sender {
+                self.look_into_senders(|sent| Arc::ptr_eq(&sent.sender, &sender), context);
+            }
         }
         if self.is_to_be_closed() {
             self.consult(context);

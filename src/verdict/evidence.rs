@@ -153,6 +153,16 @@ pub enum Fact {
     FileFailed,
 }
 
+impl Fact {
+    /// Who sent the signal, if it is about one.
+    pub(super) fn sender(&self) -> Option<&Arc<Sender>> {
+        match self {
+            Self::Signalled(_, sender) => Some(sender),
+            _ => None,
+        }
+    }
+}
+
 /// In one word, for scripts.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

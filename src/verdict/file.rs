@@ -46,8 +46,8 @@ pub(super) struct File {
 
 impl File {
     /// One that an earlier daemon has decided about and seen to.
-    pub(super) fn recalled(decided: Option<Decision>) -> Self {
-        Self { decided, ..Self::default() }
+    pub(super) fn recalled(decided: Option<Decision>, at_close: Option<Verdict>) -> Self {
+        Self { decided, at_close, ..Self::default() }
     }
 
     /// Decides, and says whether this was the decision: it is made once. What Ganeti does with

@@ -9,13 +9,15 @@ use crate::wire::{Signal, StatusAnswer, WaitStatus};
 
 /// How long the record may wait for senders that are being looked at, once the verdict is final.
 const LOOKS: Duration = Duration::from_millis(300);
+/// Whoever is asked answers at once; this is for one that does not.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// The questions about one life: each is asked once.
 #[derive(Clone, Debug, Default, Hash)]
 pub(super) struct Inquiry {
     asked: Questions,
-    /// An answer is to come.
-    is_open: bool,
+    /// An answer is to come, by then.
+    due: Option<Moment>,
     /// The kernel keeps the status and has not said it yet.
     status_will_come: bool,
     /// Senders that are being looked at: when they sent a signal, and their numbers. No verdict
@@ -27,19 +29,24 @@ pub(super) struct Inquiry {
 
 impl Inquiry {
     /// What is still to be asked, unless an answer is to come. It counts as asked from now on.
-    pub(super) fn ask(&mut self, case: &Case, died: Option<Moment>) -> Option<Questions> {
-        let questions = self.due(case, died).except(self.asked);
-        if self.is_open || questions.is_empty() {
+    pub(super) fn ask(
+        &mut self,
+        case: &Case,
+        died: Option<Moment>,
+        now: Moment,
+    ) -> Option<Questions> {
+        let questions = self.questions(case, died).except(self.asked);
+        if self.is_open() || questions.is_empty() {
             return None;
         }
         self.asked = self.asked.and(questions);
-        self.is_open = true;
+        self.due = Some(now + ANSWER_WITHIN);
         Some(questions)
     }
 
     /// A QEMU that said itself that its guest did it, and ended as it should, leaves nothing to
     /// ask. What costs most is asked last, where nothing else has answered.
-    fn due(&self, case: &Case, died: Option<Moment>) -> Questions {
+    fn questions(&self, case: &Case, died: Option<Moment>) -> Questions {
         let status = case.status(died);
         let may_be_by_signal = case.shutdown().is_none_or(Shutdown::may_be_by_signal);
         let lacks_status = died.is_some() && status.is_none();
@@ -64,7 +71,7 @@ impl Inquiry {
 
     /// They have answered.
     pub(super) fn close(&mut self, status: StatusAnswer) {
-        self.is_open = false;
+        self.due = None;
         match status {
             StatusAnswer::Known(_) => self.status_will_come = false,
             StatusAnswer::NotYet => self.status_will_come = true,
@@ -112,7 +119,12 @@ impl Inquiry {
     }
 
     pub(super) fn is_open(&self) -> bool {
-        self.is_open
+        self.due.is_some()
+    }
+
+    /// When an answer that has not come is given up.
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        self.due
     }
 
     pub(super) fn status_will_come(&self) -> bool {

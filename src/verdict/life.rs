@@ -4,6 +4,7 @@
 //! ([`Watched`]), and what the kernel reports of the process. What they say goes into the
 //! [`Case`]; `ending.rs` draws the conclusions. Nothing here weighs evidence.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::evidence::{Fact, Sent, Source};
@@ -12,7 +13,9 @@ use super::inquiry::Inquiry;
 use super::link::Link;
 use super::stage::{Stage, Voice};
 use super::watched::Watched;
-use super::{Action, Case, ConnectError, Peer, Remembered, RemoveReason, Said, Settings, Turn};
+use super::{
+    Action, Answers, Case, ConnectError, Peer, Remembered, RemoveReason, Said, Settings, Turn,
+};
 use crate::id::{Incarnation, Inode, Moment, Name};
 use crate::wire::WaitStatus;
 use crate::wire::qmp::{self, Answer, Command, Message};
@@ -74,13 +77,14 @@ impl Life {
     /// A life that an earlier daemon has watched. `is_kept` if its connection outlived that
     /// daemon, with everything that was said on it since.
     pub(super) fn recalled(life: Remembered, is_kept: bool, now: Moment) -> Self {
+        let is_silent = life.voice == Voice::Silent;
         Self {
             watched: Watched::recalled(life.process, is_kept),
             voice: if is_kept { life.voice } else { Voice::Silent },
             case: life.case,
-            file: File::recalled(life.decision),
+            file: File::recalled(life.decision, life.at_close),
             has_gap: !is_kept,
-            ..Self::with_link(life.name, life.inode, Link::recalled(is_kept, now))
+            ..Self::with_link(life.name, life.inode, Link::recalled(is_kept, is_silent, now))
         }
     }
 
@@ -93,13 +97,15 @@ impl Life {
             process: self.watched.process(),
             voice: self.voice,
             decision: self.file.to_remember(),
+            at_close: self.file.verdict_at_close().cloned(),
             case: self.case.to_remember(),
         })
     }
 
     /// Differs from what it was where there is something new to remember.
-    pub(super) fn mark(&self) -> (u32, Voice, Option<Decision>) {
-        (self.case.turns(), self.voice, self.file.to_remember())
+    pub(super) fn mark(&self) -> (u32, Voice, Option<Decision>, bool) {
+        let is_closed = self.file.verdict_at_close().is_some();
+        (self.case.turns(), self.voice, self.file.to_remember(), is_closed)
     }
 
     /// An earlier daemon's life goes on under this one.
@@ -107,10 +113,6 @@ impl Life {
         self.announce(context);
         // An earlier daemon may have ended before it knew.
         self.look_into_senders(|_| true, context);
-        // The file was decided by this when the conversation ended; what comes now came after that.
-        if self.file.is_decided() && self.lacks_reason() {
-            self.file.close(self.verdict(context));
-        }
         if self.link.is_up() {
             if self.case.is_behind() {
                 self.learn(Source::Daemon, Fact::Unheard, context);
@@ -144,14 +146,9 @@ impl Life {
 
     /// When [`Life::tick`] is to be called.
     pub(super) fn deadline(&self) -> Option<Moment> {
-        let deadlines = [
-            self.link.deadline(),
-            self.last_words(),
-            self.watched.deadline(),
-            self.file.deadline(),
-            self.inquiry.look_until(),
-        ];
-        deadlines.into_iter().flatten().min()
+        let parts = [self.link.deadline(), self.watched.deadline(), self.file.deadline()];
+        let waits = [self.last_words(), self.inquiry.deadline(), self.inquiry.look_until()];
+        parts.into_iter().chain(waits).flatten().min()
     }
 
     /// What is left under the name when this life is over: a socket that may be stale.
@@ -218,6 +215,9 @@ impl Life {
         if self.file.deadline().is_some_and(|at| at <= now) {
             self.act_on_file(context);
         }
+        if self.inquiry.deadline().is_some_and(|at| at <= now) {
+            self.consulted(Answers::default(), context);
+        }
         if self.last_words().is_some_and(|at| at <= now) {
             self.advance(Stage::OutOfTime);
             self.finish_if_complete(context);
@@ -261,7 +261,7 @@ impl Life {
     pub(super) fn signalled(&mut self, sent: &Sent, context: &mut Context<'_>) {
         let fact = Fact::Signalled(sent.signal, sent.sender.clone());
         self.case.learn(sent.at, Source::Trace, fact, context.settings);
-        self.look_into_senders(|known| known.at == sent.at, context);
+        self.look_into_senders(|known| Arc::ptr_eq(&known.sender, &sent.sender), context);
     }
 
     pub(super) fn chosen_by_oom_killer(&mut self, at: Moment, context: &mut Context<'_>) {

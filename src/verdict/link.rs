@@ -61,10 +61,12 @@ impl Link {
         Self { state: State::Down { tries: MOST_REFUSALS, next: None }, was_up: false }
     }
 
-    /// One that an earlier daemon made, and that outlived it if it `is_kept`.
-    pub(super) fn recalled(is_kept: bool, now: Moment) -> Self {
+    /// One that an earlier daemon made, and that outlived it if it `is_kept`. `is_silent` if QEMU had
+    /// not said a word on it: another client may have its slot.
+    pub(super) fn recalled(is_kept: bool, is_silent: bool, now: Moment) -> Self {
         let state = if is_kept {
-            State::Up { warn_at: Some(now + ANSWER_WITHIN), awaits: None, unheard_since: None }
+            let unheard_since = is_silent.then_some(Moment::START);
+            State::Up { warn_at: Some(now + ANSWER_WITHIN), awaits: None, unheard_since }
         } else {
             State::Down { tries: 0, next: Some(now) }
         };

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Case;
 use super::file::Decision;
 use super::stage::Voice;
+use super::{Case, Verdict};
 use crate::id::{Incarnation, Inode, Name, Process};
 
 /// All lives of a node. Its times are those of one boot of the machine.
@@ -39,6 +39,8 @@ pub struct Remembered {
     pub process: Option<Process>,
     pub(super) voice: Voice,
     pub(super) decision: Option<Decision>,
+    /// By what that was decided when the conversation ended.
+    pub(super) at_close: Option<Verdict>,
     pub(super) case: Case,
 }
 

@@ -6,10 +6,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Death, Sent};
+use super::{Death, Fact, Sent, Source};
 use crate::id::{Incarnation, Inode, Moment, Name, Process};
 use crate::wire::qmp::{Command, Message};
-use crate::wire::{Sender, Signal, StatusAnswer, WaitStatus};
+use crate::wire::{Sender, StatusAnswer, WaitStatus};
 
 /// What a source has to tell.
 #[derive(Debug)]
@@ -108,9 +108,8 @@ impl Questions {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answers {
     pub status: StatusAnswer,
-    /// The signal that QEMU's own log names, and who it says sent it.
-    pub logged: Option<(Signal, Arc<Sender>)>,
-    pub out_of_memory: bool,
+    /// Whatever else they know.
+    pub facts: Vec<(Source, Fact)>,
 }
 
 /// Who is at the other end of a connection.

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use kvmd::id::{Incarnation, Inode, Moment, Name, Process};
 use kvmd::verdict::{
-    Action, Answers, Cause, CommandLine, ConnectError, Death, Event, FileOutcome, Initiator,
-    Memory, Missing, Node, Peer, Questions, RemoveReason, Said, Sent, resume, settle,
+    Action, Answers, Cause, CommandLine, ConnectError, Death, Event, Fact, FileOutcome, Initiator,
+    Memory, Missing, Node, Peer, Questions, RemoveReason, Said, Sent, Source, resume, settle,
 };
 use kvmd::wire::qmp::{Answer, Event as Qmp, Message};
 use kvmd::wire::{Sender, Signal, StatusAnswer};
@@ -254,7 +254,7 @@ impl<'a> World<'a> {
                 may(Step::Pass(gap), true);
             }
             if budget.restarts > 0 && self.around.deaths.is_empty() {
-                may(Step::Restart(Restart::Kept), facts.is_connected && sources.pidfd);
+                may(Step::Restart(Restart::Kept), facts.has_pidfd);
                 may(Step::Restart(Restart::NotKept), true);
                 may(Step::Restart(Restart::Unheard), !all_said);
                 may(Step::Restart(Restart::OverMeanwhile), true);
@@ -354,7 +354,7 @@ impl<'a> World<'a> {
         let is_kept = how == Restart::Kept;
         // The next daemon asks itself.
         facts.look = None;
-        facts.is_connected = is_kept;
+        facts.is_connected = is_kept && !facts.is_closed;
         facts.has_pidfd &= is_kept;
         match how {
             Restart::Kept | Restart::NotKept => {
@@ -516,9 +516,14 @@ impl Around<'_> {
         let logged = self.row.logged.filter(|_| questions.own_log);
         Answers {
             status,
-            logged: logged.map(|signal| (signal, shell())),
-            out_of_memory: questions.out_of_memory
-                && self.row.out_of_memory == OutOfMemory::Counted,
+            facts: logged
+                .map(|signal| (Source::OwnLog, Fact::Signalled(signal, shell())))
+                .into_iter()
+                .chain(
+                    (questions.out_of_memory && self.row.out_of_memory == OutOfMemory::Counted)
+                        .then_some((Source::ControlGroup, Fact::OutOfMemory)),
+                )
+                .collect(),
         }
     }
 

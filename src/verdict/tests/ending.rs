@@ -265,3 +265,33 @@ fn a_daemon_that_comes_later_looks_at_those_whom_nobody_has_looked_at() {
     world.passes(Duration::from_secs(3));
     assert_eq!(world.only_death().sent().map(|sent| &sent.sender), Some(&bash()));
 }
+
+#[test]
+fn without_a_pidfd_the_exit_of_the_leader_alone_has_the_process_looked_at_soon() {
+    let mut world = World::new(Settings::default());
+    world.peer.has_pidfd = false;
+    world.binds(Inode(1));
+    world.answers();
+    world.passes(Duration::from_secs(31));
+    let before = world.probes;
+    world.passes(Duration::from_secs(25));
+    assert!(world.probes - before <= 1, "nothing ends: it is looked at with everything else");
+    // The connection is still there: somebody else holds it.
+    world.happens(Event::Exit { pid: PID, status: WaitStatus(9) });
+    world.passes(Duration::from_millis(5));
+    world.process_lives = false;
+    world.passes(Duration::from_secs(3));
+    assert_eq!(world.only_death().missing, [Missing::EndOfConversation, Missing::Sender]);
+}
+
+#[test]
+fn a_source_that_does_not_answer_is_given_up() {
+    let mut world = world();
+    world.is_mute = true;
+    dies(&mut world, WaitStatus(9));
+    assert!(world.deaths.is_empty(), "who sent the signal is being asked");
+    world.passes(Duration::from_secs(5));
+    assert_eq!(world.only_death().verdict.cause, Cause::Killed);
+    assert_eq!(world.only_death().missing, [Missing::Sender]);
+    assert!(world.watched.is_empty());
+}

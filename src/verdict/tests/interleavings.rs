@@ -65,8 +65,15 @@ impl Evidence {
                 Some(status) if !self.connector_tells => StatusAnswer::Known(status),
                 _ => StatusAnswer::Never,
             },
-            logged: self.logged.map(|signal| (signal, sent(signal).sender)),
-            out_of_memory: self.out_of_memory == Some(OomSource::ControlGroup),
+            facts: self
+                .logged
+                .map(|signal| (Source::OwnLog, Fact::Signalled(signal, sent(signal).sender)))
+                .into_iter()
+                .chain(
+                    (self.out_of_memory == Some(OomSource::ControlGroup))
+                        .then_some((Source::ControlGroup, Fact::OutOfMemory)),
+                )
+                .collect(),
         }
     }
 }

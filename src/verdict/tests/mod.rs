@@ -1,6 +1,7 @@
 //! A node without a system under it: what the sources tell is played to it, and a world of
 //! one directory does what it asks for.
 
+mod case;
 mod connecting;
 mod ending;
 mod file;
@@ -17,7 +18,7 @@ use std::time::Duration;
 use super::*;
 use crate::id::{Incarnation, Inode, Moment, Name, Process};
 use crate::wire::qmp::{
-    Answer, Event as Qmp, Message, Reason, Shutdown, Timestamp, WatchdogAction,
+    Answer, Event as Qmp, Message, Note, Reason, Shutdown, Timestamp, Version, WatchdogAction,
 };
 use crate::wire::{Sender, Signal, StatusAnswer, WaitStatus};
 
@@ -100,6 +101,8 @@ struct Around {
     looks: Vec<(Moment, u32)>,
     looks_hang: bool,
     looked_at: Option<Arc<Sender>>,
+    /// Whoever is asked does not answer.
+    is_mute: bool,
     /// What the journal tells, and how often something was written into it.
     journal: Memory,
     writings: u32,
@@ -145,6 +148,7 @@ impl World {
             looks: Vec::new(),
             looks_hang: false,
             looked_at: None,
+            is_mute: false,
             journal: Memory::default(),
             writings: 0,
         };
@@ -268,7 +272,8 @@ impl Around {
             }
             Action::Consult { incarnation, questions } => {
                 let answers = self.consult(questions, events);
-                events.push_back(Event::Of(incarnation, Said::Consulted(answers)));
+                let said = Event::Of(incarnation, Said::Consulted(answers));
+                events.extend((!self.is_mute).then_some(said));
             }
             Action::Probe { incarnation, .. } => {
                 self.probes += 1;
@@ -304,12 +309,13 @@ impl Around {
         if questions.signals {
             events.extend(self.traced.drain(..));
         }
-        let Answers { status, logged, out_of_memory } = self.answers.clone();
-        Answers {
-            status: if questions.status { status } else { StatusAnswer::Never },
-            logged: logged.filter(|_| questions.own_log),
-            out_of_memory: out_of_memory && questions.out_of_memory,
-        }
+        let Answers { status, mut facts } = self.answers.clone();
+        facts.retain(|(source, _)| match source {
+            Source::OwnLog => questions.own_log,
+            Source::ControlGroup => questions.out_of_memory,
+            _ => false,
+        });
+        Answers { status: if questions.status { status } else { StatusAnswer::Never }, facts }
     }
 
     fn change_file(&mut self, present: bool) -> Said {

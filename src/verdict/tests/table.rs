@@ -379,7 +379,8 @@ fn a_qemu_that_does_not_say_why_is_judged_by_the_signals_it_was_sent() {
 #[test]
 fn without_a_trace_qemus_own_log_names_the_signal() {
     let mut world = World::with_running_instance(Settings::default());
-    world.answers.logged = Some((Signal::TERM, sent(Signal::TERM).sender));
+    let fact = Fact::Signalled(Signal::TERM, sent(Signal::TERM).sender);
+    world.answers.facts.push((Source::OwnLog, fact));
     world.said(heard(shutdown_without_data()));
     world.said(Said::Closed);
     assert!(!world.file);
@@ -397,7 +398,9 @@ fn the_oom_killer_is_told_from_an_operator() {
         let kernels = Sent { at, signal: Signal::KILL, sender: Arc::new(Sender::kernel()) };
         world.traced.push_back(Event::Signalled { pid: PID, sent: kernels });
     };
-    let by_counter = |world: &mut World| world.answers.out_of_memory = true;
+    let by_counter = |world: &mut World| {
+        world.answers.facts.push((Source::ControlGroup, Fact::OutOfMemory));
+    };
     for tell in [by_trace as fn(&mut World), by_counter] {
         for status in [Some(WaitStatus(9)), None] {
             let mut world = World::with_running_instance(Settings::default());
