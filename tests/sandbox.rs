@@ -71,3 +71,30 @@ fn without_it_everything_is_kept_and_the_log_says_so() {
     let this = std::fs::read_to_string("/proc/self/status").unwrap();
     assert!(this.contains(&format!("CapEff:\t{:016x}", mask(&daemon, "CapEff"))));
 }
+
+#[test]
+fn the_threads_that_look_into_processes_keep_less() {
+    const CAP_SYS_PTRACE: u64 = 1 << 19;
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    in_the_loop(&node, &daemon);
+    let ptrace = if daemon.count("Not confined") > 0 { CAP_SYS_PTRACE } else { 0 };
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+    let statuses: Vec<String> = tasks
+        .map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap())
+        .filter(|status| status.starts_with("Name:\tkvmd-lookup\n"))
+        .collect();
+    assert_eq!(statuses.len(), 5);
+    for status in statuses {
+        for line in [
+            format!("CapEff:\t{ptrace:016x}"),
+            format!("CapPrm:\t{ptrace:016x}"),
+            format!("CapBnd:\t{ptrace:016x}"),
+            "NoNewPrivs:\t1".into(),
+            "Seccomp:\t2".into(),
+        ] {
+            assert!(status.lines().any(|it| it == line), "{line}: {status}");
+        }
+    }
+}

@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use log::{error, info, warn};
+use log::{debug, error, info, warn};
 use mio::Registry;
 use serde::{Deserialize, Serialize};
 
@@ -222,6 +222,11 @@ impl Lookup {
             if look.is_overdue && std::mem::take(&mut self.is_stuck) {
                 info!("Senders of signals are looked into again");
             }
+            if let Found::NoReboot(no_reboot) = answer.found {
+                let when =
+                    if no_reboot { "ends when its guest resets" } else { "resets its guest" };
+                debug!("Process {}: by its command line it {when}", look.about.task());
+            }
             let found = match answer.found {
                 Found::Sender(sender) if sender.gone => {
                     let name = sender.pid.and_then(&remembered);
@@ -332,10 +337,13 @@ fn tell_all(whom: Vec<For>, found: &Found, events: &mut VecDeque<Event>) {
             };
             Some(Event::Of(incarnation, Said::LookedInto { at, task, sender }))
         }
-        (For::CommandLine(incarnation), &Found::NoReboot(no_reboot)) => {
-            Some(Event::Of(incarnation, Said::CommandLine(CommandLine { no_reboot })))
+        (For::CommandLine(incarnation), found) => {
+            let line = match *found {
+                Found::NoReboot(no_reboot) => Some(CommandLine { no_reboot }),
+                _ => None,
+            };
+            Some(Event::Of(incarnation, Said::CommandLine(line)))
         }
-        (For::CommandLine(_), _) => None,
     }));
 }
 
@@ -357,8 +365,11 @@ fn answer(question: &[u8]) -> Vec<u8> {
     let found = match about {
         About::Sender(task, at) => Found::Sender(sender::look_at(task, at, clock::boot_offset())),
         About::CommandLine(process) => match process::command_line(process.pid) {
-            // It is this process's, and not that of another with its pid.
-            Ok(arguments) if process::identify(process.pid).is_ok_and(|it| it == process) => {
+            // It is this process's, and not that of another with its pid. One that is dead has none.
+            Ok(arguments)
+                if !arguments.is_empty()
+                    && process::identify(process.pid).is_ok_and(|it| it == process) =>
+            {
                 Found::NoReboot(has_no_reboot(&arguments))
             }
             _ => Found::Nothing,
@@ -425,12 +436,13 @@ mod tests {
         while !lookup.looks.is_empty() {
             lookup.read(now, |_| None, &mut events);
         }
-        assert_eq!((events.len(), lookup.asked), (2, 0), "of another nothing is said");
+        assert_eq!((events.len(), lookup.asked), (3, 0));
         let is_this = |event: &Event| match event {
             Event::Of(LIFE, Said::LookedInto { at, task, sender: Some(sender) }) => {
                 (*at, *task, sender.pid, sender.gone) == (now, pid, Some(pid), false)
             }
-            Event::Of(LIFE, Said::CommandLine(line)) => !line.no_reboot,
+            // Of another process with this pid nothing is said.
+            Event::Of(LIFE, Said::CommandLine(line)) => line.is_none_or(|line| !line.no_reboot),
             _ => false,
         };
         assert!(events.iter().all(is_this), "{events:?}");

@@ -173,10 +173,6 @@ impl Sources {
         for life in memory.lives() {
             if let Some(kept) = keep::take_endpoint(left, life.incarnation) {
                 self.connections.adopt(self.poll.registry(), life, kept);
-                // The earlier one may not have come to it.
-                if let Some(process) = life.process {
-                    self.lookup.read_command_line(now, life.incarnation, process, events);
-                }
             }
         }
         let adopted: HashSet<Incarnation> =
@@ -225,7 +221,7 @@ impl Sources {
             Action::Start { name } => info!("Start monitor {}", socket_of(&name)),
             Action::Stop { name } => info!("Stop monitor {}", socket_of(&name)),
             Action::Connect { incarnation, name, inode } => {
-                let said = self.connect(now, incarnation, &name, inode, events);
+                let said = self.connect(now, incarnation, &name, inode);
                 events.push_back(Event::Of(incarnation, said));
             }
             Action::Send { incarnation, command } => {
@@ -239,6 +235,9 @@ impl Sources {
             }
             Action::Consult { incarnation, questions } => {
                 self.consult(incarnation, questions, events);
+            }
+            Action::ReadCommandLine { incarnation, process } => {
+                self.lookup.read_command_line(now, incarnation, process, events);
             }
             Action::LookInto { incarnation, at, sender } => {
                 self.lookup.look_into(now, incarnation, at, sender, events);
@@ -291,7 +290,6 @@ impl Sources {
         incarnation: Incarnation,
         name: &Name,
         inode: Inode,
-        events: &mut VecDeque<Event>,
     ) -> Said {
         let registry = self.poll.registry();
         let connected = if let Some(again) = self.connections.reconnect(registry, incarnation) {
@@ -302,11 +300,8 @@ impl Sources {
             }
             again.map(|peer| Some(Said::Connected(peer))).map_err(SocketError::Io)
         } else if let Some(directory) = self.directory.control_dir() {
-            Endpoint::connect(directory, &self.paths, registry, incarnation, name, inode).map(
-                |made| {
-                    made.map(|connected| self.add_connection(now, incarnation, connected, events))
-                },
-            )
+            Endpoint::connect(directory, &self.paths, registry, incarnation, name, inode)
+                .map(|made| made.map(|connected| self.add_connection(incarnation, connected)))
         } else {
             return Said::NotConnected(ConnectError::Gone);
         };
@@ -328,13 +323,7 @@ impl Sources {
         }
     }
 
-    fn add_connection(
-        &mut self,
-        now: Moment,
-        incarnation: Incarnation,
-        connected: Connected,
-        events: &mut VecDeque<Event>,
-    ) -> Said {
+    fn add_connection(&mut self, incarnation: Incarnation, connected: Connected) -> Said {
         let Connected { mut endpoint, peer, remark } = connected;
         if let Some(remark) = remark {
             warn!("Instance {}: {}", endpoint.name, Printable(remark.as_bytes()));
@@ -343,10 +332,6 @@ impl Sources {
             endpoint.count_oom_kills();
         }
         self.connections.add(incarnation, endpoint);
-        // It matters where the guest resets, for which it has to run first.
-        if let Some(process) = peer.process {
-            self.lookup.read_command_line(now, incarnation, process, events);
-        }
         Said::Connected(peer)
     }
 

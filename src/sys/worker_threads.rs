@@ -35,7 +35,8 @@ pub struct WorkerThreads {
 }
 
 impl WorkerThreads {
-    /// Starts so many threads of this name (15 bytes at most), at ordinary priority. Each begins
+    /// Starts so many threads of this name (15 bytes at most), at ordinary priority, the first
+    /// among equals: what they are to look at may be gone in a moment. Each begins
     /// with `begin`, and answers each question by `work`. Fewer, if some cannot be started.
     pub fn start(
         name: &str,
@@ -52,8 +53,8 @@ impl WorkerThreads {
             let started =
                 thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
                     block_signals();
-                    // Its parent may run before others. It fails for a number that is none only.
-                    let _ = priority::lower();
+                    // Without the privilege it takes its turn.
+                    let _ = priority::come_first_among_others();
                     begin();
                     serve(&theirs, work);
                 });

@@ -112,7 +112,9 @@ impl Life {
             return;
         }
         self.consult(context);
-        let waits = self.inquiry.is_open() || (may_wait && self.inquiry.status_will_come());
+        let waits = self.inquiry.is_open()
+            || (may_wait && self.inquiry.status_will_come())
+            || (!is_out_of_time && self.lacks_command_line(&self.final_verdict(context)));
         if !waits {
             self.finish(context);
         }
@@ -236,11 +238,16 @@ impl Life {
 
     /// Decides about the file at the SHUTDOWN event, if QEMU said whose doing it was.
     pub(super) fn decide_early(&mut self, context: &mut Context<'_>) {
-        if self.file.may_be_early()
-            && let Some(verdict) = self.case.judge_early(context.settings)
-        {
+        let Some(verdict) = self.case.judge_early(context.settings) else { return };
+        if self.file.may_be_early() && !self.lacks_command_line(&verdict) {
             self.decide_file(&verdict, context);
         }
+    }
+
+    /// What a reset means depends on the command line, and to read that takes less than QEMU takes
+    /// to end.
+    fn lacks_command_line(&self, verdict: &Verdict) -> bool {
+        verdict.cause == Cause::GuestReset && self.inquiry.reads_command_line()
     }
 
     fn decide_file(&mut self, verdict: &Verdict, context: &mut Context<'_>) {

@@ -20,6 +20,8 @@ pub(super) struct Inquiry {
     due: Option<Moment>,
     /// The kernel keeps the status and has not said it yet.
     status_will_come: bool,
+    /// QEMU's command line is being read.
+    reads_command_line: bool,
     /// Senders that are being looked at: when they sent a signal, and their numbers. No verdict
     /// waits for them.
     looks: Vec<(Moment, u32)>,
@@ -82,6 +84,19 @@ impl Inquiry {
     /// The process has been reaped: the kernel may say its status now.
     pub(super) fn ask_status_again(&mut self) {
         self.asked.status = false;
+    }
+
+    /// QEMU's command line is being read from now on, if it is not already.
+    pub(super) fn begin_command_line(&mut self) -> bool {
+        !std::mem::replace(&mut self.reads_command_line, true)
+    }
+
+    pub(super) fn end_command_line(&mut self) {
+        self.reads_command_line = false;
+    }
+
+    pub(super) fn reads_command_line(&self) -> bool {
+        self.reads_command_line
     }
 
     /// This sender is being looked at from now on, if it is not already.

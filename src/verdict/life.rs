@@ -14,7 +14,8 @@ use super::link::Link;
 use super::stage::{Stage, Voice};
 use super::watched::Watched;
 use super::{
-    Action, Answers, Case, ConnectError, Peer, Remembered, RemoveReason, Said, Settings, Turn,
+    Action, Answers, Case, CommandLine, ConnectError, Peer, Remembered, RemoveReason, Said,
+    Settings, Turn,
 };
 use crate::id::{Incarnation, Inode, Moment, Name};
 use crate::wire::WaitStatus;
@@ -118,6 +119,7 @@ impl Life {
                 self.learn(Source::Daemon, Fact::Unheard, context);
             }
             self.send(Command::Negotiate, context);
+            self.ask_for_command_line(context);
             // What an earlier daemon could not carry out.
             if !self.file.is_decided() && context.is_current {
                 self.decide_early(context);
@@ -231,9 +233,7 @@ impl Life {
     pub(super) fn take(&mut self, said: Said, context: &mut Context<'_>) {
         match said {
             Said::Connected(peer) => self.connected(peer, context),
-            Said::CommandLine(line) => {
-                self.learn(Source::Process, Fact::Started(line), context);
-            }
+            Said::CommandLine(line) => self.read_command_line(line, context),
             Said::NotConnected(error) => self.not_connected(error, context),
             // The verdict is final.
             Said::Heard(_) if self.stage >= Stage::Finished => {}
@@ -307,7 +307,28 @@ impl Life {
         self.link.established(began, context.now);
         self.learn(Source::Qmp, Fact::Connected, context);
         self.watched.identify(peer);
+        self.ask_for_command_line(context);
         self.send(Command::Negotiate, context);
+    }
+
+    /// What a reset by the guest means depends on it.
+    fn ask_for_command_line(&mut self, context: &mut Context<'_>) {
+        let Some(process) = self.watched.process() else { return };
+        if self.case.no_reboot().is_none() && self.inquiry.begin_command_line() {
+            let incarnation = context.incarnation;
+            context.actions.push(Action::ReadCommandLine { incarnation, process });
+        }
+    }
+
+    fn read_command_line(&mut self, line: Option<CommandLine>, context: &mut Context<'_>) {
+        self.inquiry.end_command_line();
+        if let Some(line) = line {
+            self.learn(Source::Process, Fact::Started(line), context);
+        }
+        if self.stage < Stage::Finished {
+            self.decide_early(context);
+            self.finish_if_complete(context);
+        }
     }
 
     fn not_connected(&mut self, error: ConnectError, context: &mut Context<'_>) {

@@ -43,8 +43,9 @@ pub enum Event {
 #[derive(Debug)]
 pub enum Said {
     Connected(Peer),
-    /// What QEMU was started with.
-    CommandLine(CommandLine),
+    /// The answer to [`Action::ReadCommandLine`]: what QEMU was started with; nothing if that could
+    /// not be read in time.
+    CommandLine(Option<CommandLine>),
     NotConnected(ConnectError),
     Heard(Message),
     /// The conversation has ended; the process may live on.
@@ -188,6 +189,12 @@ pub enum Action {
     Consult {
         incarnation: Incarnation,
         questions: Questions,
+    },
+    /// Find out what QEMU was started with, and answer with `Said::CommandLine`. That may take its
+    /// time.
+    ReadCommandLine {
+        incarnation: Incarnation,
+        process: Process,
     },
     /// Look at the process that sent a signal at this moment, of which `sender` is known so far, and
     /// answer with `Said::LookedInto`. That may take its time: nothing but the record waits for it,

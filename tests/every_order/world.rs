@@ -74,6 +74,8 @@ pub(crate) enum Step {
     Trace,
     /// The sender of the signal has been looked at.
     Look,
+    /// QEMU's command line has been read.
+    ReadCommandLine,
     /// Ganeti has stopped the instance by force and removes the file.
     GanetiRemoves,
     Pass(usize),
@@ -136,6 +138,8 @@ struct Facts {
     is_traced: bool,
     /// The life for which the sender of the signal is being looked at, and when it was sent.
     look: Option<(Incarnation, Moment)>,
+    /// The life for which QEMU's command line is being read.
+    command_line: Option<Incarnation>,
     file: bool,
     file_failures: u8,
 }
@@ -188,6 +192,7 @@ impl<'a> World<'a> {
             is_reaped: sources.status != Asked::OnceReaped,
             is_traced: row.traced.is_none(),
             look: None,
+            command_line: None,
             file: false,
             file_failures: 0,
         };
@@ -226,7 +231,7 @@ impl<'a> World<'a> {
 
     /// Everything that may happen next; nothing when it is over.
     pub(crate) fn steps(&self) -> Vec<Step> {
-        let Around { row, facts, budget, sources, .. } = &self.around;
+        let Around { row, facts, budget, .. } = &self.around;
         let mut steps = Vec::new();
         let mut may = |step, is_possible| {
             if is_possible {
@@ -242,6 +247,7 @@ impl<'a> World<'a> {
         may(Step::Reap, facts.is_dead && !facts.is_reaped);
         may(Step::Trace, !facts.is_traced && self.around.is_sent());
         may(Step::Look, facts.look.is_some());
+        may(Step::ReadCommandLine, facts.command_line.is_some());
         let is_over = all_said
             && facts.is_closed
             && facts.exited
@@ -250,7 +256,9 @@ impl<'a> World<'a> {
             && facts.is_traced;
         if !is_over {
             may(Step::GanetiRemoves, budget.removals > 0 && facts.file);
-            for gap in (0..GAPS.len()).filter(|_| budget.gaps > 0) {
+            // The command line is read, or given up, before anybody would notice.
+            let may_pass = budget.gaps > 0 && facts.command_line.is_none();
+            for gap in (0..GAPS.len()).filter(|_| may_pass) {
                 may(Step::Pass(gap), true);
             }
             if budget.restarts > 0 && self.around.deaths.is_empty() {
@@ -305,6 +313,12 @@ impl<'a> World<'a> {
                     self.happens(Event::Of(life, seen(at, Some(shell()))));
                 }
             }
+            Step::ReadCommandLine => {
+                if let Some(life) = facts.command_line.take() {
+                    let said = self.around.command_line();
+                    self.happens(Event::Of(life, said));
+                }
+            }
             Step::GanetiRemoves => {
                 self.around.budget.removals -= 1;
                 facts.file = false;
@@ -353,7 +367,7 @@ impl<'a> World<'a> {
         let was_dead = facts.is_dead;
         let is_kept = how == Restart::Kept;
         // The next daemon asks itself.
-        facts.look = None;
+        (facts.look, facts.command_line) = (None, None);
         facts.is_connected = is_kept && !facts.is_closed;
         facts.has_pidfd &= is_kept;
         match how {
@@ -466,6 +480,13 @@ impl Around<'_> {
                 let outcome = self.change_file(false);
                 events.push_back(Event::Of(incarnation, Said::File(outcome)));
             }
+            Action::ReadCommandLine { incarnation, .. } => {
+                if self.sources.looks_lag && self.row.no_reboot.is_some() {
+                    self.facts.command_line = Some(incarnation);
+                } else {
+                    events.push_back(Event::Of(incarnation, self.command_line()));
+                }
+            }
             Action::LookInto { incarnation, at, sender } => {
                 if sender.name.is_some() {
                     events.push_back(Event::Of(incarnation, seen(at, None)));
@@ -494,15 +515,16 @@ impl Around<'_> {
         self.facts.has_pidfd = self.sources.pidfd;
         let age = Some(Duration::from_secs(1));
         said(Said::Connected(Peer { process: Some(PROCESS), has_pidfd: self.sources.pidfd, age }));
-        if let Some(no_reboot) = self.row.no_reboot {
-            said(Said::CommandLine(CommandLine { no_reboot }));
-        }
         said(Said::Heard(Message::Greeting(None)));
         said(Said::Heard(Message::Return(Answer::Done)));
         said(Said::Heard(Message::Return(Answer::Status {
             running: self.runs(),
             panicked: false,
         })));
+    }
+
+    fn command_line(&self) -> Said {
+        Said::CommandLine(self.row.no_reboot.map(|no_reboot| CommandLine { no_reboot }))
     }
 
     fn answers(&self, questions: Questions) -> Answers {
@@ -645,12 +667,15 @@ impl Around<'_> {
 
     /// After each step: a file that is not to be there is not, one that is to be there is.
     fn judge_file(&self, step: Step) {
-        let Facts { file, said, is_connected, file_failures, .. } = self.facts;
+        let Facts { file, said, is_connected, file_failures, command_line, .. } = self.facts;
         let (_, _, when) = self.expected();
         let all_said = said == self.row.said.len();
         let Notes { is_lossy, removed_by_ganeti, .. } = self.notes;
         let is_quiet = self.sources.file_failures == 0 && !is_lossy && !removed_by_ganeti;
-        if when == File::AtTheEvent && step == Step::Say && all_said && is_connected && is_quiet {
+        // What a reset means may depend on the command line.
+        let is_known = command_line.is_none() || self.row.cause != Cause::GuestReset;
+        let is_said = matches!(step, Step::Say | Step::ReadCommandLine) && all_said && is_known;
+        if when == File::AtTheEvent && is_said && is_connected && is_quiet {
             assert!(file, "it is there at the event, before QEMU ends");
         }
         if when == File::AtTheClose && step == Step::Say && is_quiet {

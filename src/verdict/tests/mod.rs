@@ -280,6 +280,11 @@ impl Around {
                 let answer = if self.process_lives { Said::Lives } else { Said::Died };
                 events.push_back(Event::Of(incarnation, answer));
             }
+            Action::ReadCommandLine { incarnation, .. } => {
+                if !self.looks_hang {
+                    events.push_back(Event::Of(incarnation, Said::CommandLine(None)));
+                }
+            }
             Action::LookInto { incarnation, at, sender } => {
                 let task = sender.pid.unwrap();
                 self.looks.push((at, task));

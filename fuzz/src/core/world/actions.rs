@@ -55,6 +55,10 @@ impl World {
                 let answers = self.consult(incarnation, questions);
                 events.push_back(Event::Of(incarnation, Said::Consulted(answers)));
             }
+            Action::ReadCommandLine { incarnation, process } => {
+                assert_eq!(self.life(incarnation).process, Some(process));
+                events.push_back(Event::Of(incarnation, Said::CommandLine(None)));
+            }
             Action::LookInto { incarnation, at, sender } => {
                 assert!(!self.life(incarnation).account.is_recorded, "nobody wants to know");
                 let task = sender.pid.expect("who has a pid");
