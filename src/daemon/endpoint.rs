@@ -84,7 +84,9 @@ impl Endpoint {
         let socket = directory.open_socket(name, inode)?;
         let stream = qmp_socket::connect(socket.as_fd())?;
         let Identity { process, pidfd, remark } = identify(&stream, paths, name)?;
-        if process.is_some_and(|process| has_ended(process, pidfd.as_ref())) {
+        // One that has spoken, and ended since, has still to be heard.
+        let has_spoken = || qmp_socket::peek(&stream, &mut [0]).is_ok_and(|length| length > 0);
+        if process.is_some_and(|process| has_ended(process, pidfd.as_ref())) && !has_spoken() {
             return Ok(None);
         }
         let age = process.and_then(process::age);

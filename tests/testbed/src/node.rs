@@ -1,5 +1,6 @@
 //! A node: a directory that the daemon takes for the machine's root, or the machine itself.
 
+use std::ffi::CStr;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -21,8 +22,15 @@ use crate::suite::are_mounts_private;
 /// What the node is called in its cluster.
 pub const NODE_NAME: &str = "node1.example.com";
 
-/// Where Ganeti keeps its files.
-const GANETIS: [&str; 3] = ["run/ganeti", "var/lib/ganeti", "var/log/ganeti"];
+/// Where Ganeti keeps its files, and where the daemon keeps those that are root's alone, each with
+/// its mode.
+const DIRECTORIES: [(&str, &CStr); 5] = [
+    ("run/ganeti", c"mode=755"),
+    ("var/lib/ganeti", c"mode=755"),
+    ("var/log/ganeti", c"mode=755"),
+    ("run/ganeti-kvmd", c"mode=700"),
+    ("var/lib/ganeti-kvmd", c"mode=700"),
+];
 
 /// A node of its own, gone when dropped.
 #[derive(Debug)]
@@ -65,10 +73,10 @@ impl Node {
     #[must_use]
     pub fn machine(program: impl Into<PathBuf>) -> Self {
         assert!(are_mounts_private(), "these are the machine's real directories");
-        for directory in GANETIS {
+        for (directory, mode) in DIRECTORIES {
             let directory = Path::new("/").join(directory);
-            fs::create_dir_all(&directory).expect("create Ganeti's directories");
-            mount("tmpfs", &directory, "tmpfs", MountFlags::empty(), Some(c"mode=755"))
+            fs::create_dir_all(&directory).expect("create the directories");
+            mount("tmpfs", &directory, "tmpfs", MountFlags::empty(), Some(mode))
                 .expect("mount an empty file system");
         }
         Self { root: Root::Machine, program: program.into() }.in_a_cluster()
@@ -235,7 +243,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         match &self.root {
             Root::Machine => {
-                for directory in GANETIS {
+                for (directory, _) in DIRECTORIES {
                     let _ = unmount(Path::new("/").join(directory), UnmountFlags::DETACH);
                 }
             }
