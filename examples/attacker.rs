@@ -147,6 +147,7 @@ fn show_arguments(text: &[u8]) {
 /// behind that, and every reader from now on waits behind it.
 fn hang(file: &str) {
     static READER: AtomicI32 = AtomicI32::new(0);
+    static PARKED: AtomicI32 = AtomicI32::new(0);
     static MAPPER: AtomicI32 = AtomicI32::new(0);
     let announce = |as_what: &AtomicI32| {
         as_what.store(rustix::thread::gettid().as_raw_pid(), Ordering::SeqCst);
@@ -157,10 +158,13 @@ fn hang(file: &str) {
     let memory = fs::File::open("/proc/self/mem").expect("open /proc/self/mem");
     let place = map(&file) as u64;
     let mapper = thread::spawn(move || {
+        announce(&PARKED);
         thread::park();
         announce(&MAPPER);
         map(&file) as usize
     });
+    // To start a thread takes memory, so it has to be there before the other one reads.
+    await_blocked(&PARKED);
     thread::spawn(move || {
         announce(&READER);
         let _ = memory.read_at(&mut [0], place);

@@ -1,14 +1,15 @@
-//! What code that has got into the daemon could do: it enters the daemon's own sandbox, and then
-//! tries what it is told to. For `tests/confinement.rs`.
+//! What code that has got into the daemon could do: it enters the sandbox of one of the daemon's
+//! threads, and then tries what it is told to. For `tests/confinement.rs`.
 //!
-//! Usage: `confined CHANGING WRITTEN ATTEMPT...`, the directories of `kvmd::sys::confinement::Reach`,
-//! and attempts such as `read:/etc/shadow`. It says `ATTEMPT: done` or `ATTEMPT: ERROR` for each:
+//! Usage: `confined ROLE CHANGING WRITTEN ATTEMPT...`: `loop`, `lookup` or `links`, the directories of
+//! `kvmd::sys::confinement::Reach`, and attempts such as `read:/etc/shadow`. It says `ATTEMPT: done`
+//! or `ATTEMPT: ERROR` for each:
 //!
 //!   read:PATH     open a file and read from it     write:PATH   open one for writing
 //!   create:PATH   make a new one                   empty:PATH   make one with mknod
 //!   remove:PATH   remove one                       rename:PATH  give it another name beside
 //!   list:PATH     list a directory                 mkdir:PATH   make one
-//!   tcp:PORT      connect to this machine
+//!   link:PATH     read where a link leads          tcp:PORT     connect to this machine
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -16,14 +17,20 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 
 use kvmd::sys::confinement::Reach;
-use kvmd::sys::sandbox::{self, Role, Within};
+use kvmd::sys::sandbox::{self, Role};
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
+    let role = match arguments.next().expect("a role").as_str() {
+        "loop" => Role::Loop,
+        "lookup" => Role::Lookup,
+        "links" => Role::Links,
+        role => panic!("unknown role {role:?}"),
+    };
     let mut path = || PathBuf::from(arguments.next().expect("a directory"));
     let reach = Reach { changing: path(), written: vec![path()] };
-    let confined = sandbox::enter(Role::Loop, Within::Reach(&reach)).expect("enter the sandbox");
+    let confined = sandbox::enter(role, Some(&reach)).expect("enter the sandbox");
     println!("enforced: {}", confined.is_enforced);
     for attempt in arguments {
         let (what, object) = attempt.split_once(':').expect("WHAT:OBJECT");
@@ -47,6 +54,7 @@ fn attempted(what: &str, object: &str) -> io::Result<()> {
         "rename" => fs::rename(object, format!("{object}.renamed")),
         "list" => fs::read_dir(object)?.try_for_each(|entry| entry.map(|_| ())),
         "mkdir" => fs::create_dir(object),
+        "link" => fs::read_link(object).map(|_| ()),
         "tcp" => TcpStream::connect(("127.0.0.1", object.parse().expect("a port"))).map(|_| ()),
         _ => panic!("unknown attempt {what:?}"),
     }

@@ -18,7 +18,7 @@ use crate::sys::confinement::Reach;
 use crate::sys::daemonize::{self, Report, Side, Starter};
 use crate::sys::handover::{self, Inheritance};
 use crate::sys::pid_file::PidFile;
-use crate::sys::sandbox::{self, Role, Within};
+use crate::sys::sandbox::{self, Role};
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::{node_name, private_directory, process, users};
 
@@ -218,28 +218,28 @@ fn serve(
     daemon.begin(inheritance.unwrap_or_default());
     if options.no_sandbox {
         warn!("No sandbox (--no-sandbox): the daemon keeps all capabilities and system calls");
-        daemon.look_into_processes(|| {});
+        daemon.look_into_processes(|_| {});
     } else {
-        enter_sandbox(&reach, &mut daemon);
+        enter_sandbox(reach, &mut daemon);
     }
     daemon.run()
 }
 
 /// Gives up what the daemon does not need, and starts its other threads, which do so themselves.
-fn enter_sandbox(reach: &Reach, daemon: &mut Daemon) {
+fn enter_sandbox(reach: Reach, daemon: &mut Daemon) {
     let is_to_be_confined = daemon.is_told_of_exits() || process::has_statuses_of_the_dead();
     if !is_to_be_confined {
         info!(
             "Not confined to its directories: without the proc connector, /proc has to tell how processes end, and Landlock would hide that"
         );
     }
-    daemon.look_into_processes(move || {
-        let within = if is_to_be_confined { Within::Proc } else { Within::Everything };
+    let reach = is_to_be_confined.then_some(reach);
+    let theirs = reach.clone();
+    daemon.look_into_processes(move |role| {
         // What fails here fails for this thread, too, which logs it: the log has a lock.
-        let _ = sandbox::enter(Role::Lookup, within);
+        let _ = sandbox::enter(role, theirs.as_ref());
     });
-    let within = if is_to_be_confined { Within::Reach(reach) } else { Within::Everything };
-    match sandbox::enter(Role::Loop, within) {
+    match sandbox::enter(Role::Loop, reach.as_ref()) {
         Ok(confined) => {
             if is_to_be_confined && !confined.is_enforced {
                 info!(

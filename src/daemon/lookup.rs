@@ -5,6 +5,9 @@
 //! it (see [`worker_threads`]). One that hangs is given up after a second; its question
 //! is answered with "not known". When all hang, nobody is looked into until one of them goes on.
 //!
+//! Which program a process runs is a link, to be read by a thread of its own: it takes a privilege,
+//! and what has that is to do nothing else (see [`Role::Links`]).
+//!
 //! [`worker_threads`]: crate::sys::worker_threads
 
 use std::collections::VecDeque;
@@ -19,13 +22,14 @@ use serde::{Deserialize, Serialize};
 use super::complaints::{Complaints, withheld};
 use super::wake::Wake;
 use crate::id::{Incarnation, Moment, Process};
-use crate::sys::worker_threads::WorkerThreads;
+use crate::sys::sandbox::Role;
+use crate::sys::worker_threads::{Stage, WorkerThreads};
 use crate::sys::{clock, process, sender};
 use crate::verdict::{CommandLine, Event, Said};
 use crate::wire::Sender;
 use crate::wire::command_line::has_no_reboot;
 
-/// One does all the work; the others are there for those that hang.
+/// One does all the work of reading; the others are there for those that hang.
 const THREADS: usize = 5;
 
 /// How long a look may take.
@@ -44,6 +48,8 @@ const LONGEST_ANSWER: usize = 64 << 10;
 struct Question {
     number: u64,
     about: About,
+    /// Which program the sender runs, once its link has been read.
+    executable: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -116,15 +122,16 @@ impl Default for Lookup {
 }
 
 impl Lookup {
-    /// Starts the threads, each with `begin`. What is to be looked into before that waits.
+    /// Starts the threads, each of which begins with `begin`. What is to be looked into before that
+    /// waits.
     pub(super) fn start(
         &mut self,
         now: Moment,
         registry: &Registry,
-        begin: impl Fn() + Clone + Send + 'static,
+        begin: impl Fn(Role) + Clone + Send + 'static,
         events: &mut VecDeque<Event>,
     ) {
-        let threads = WorkerThreads::start("kvmd-lookup", THREADS, begin, answer)
+        let threads = start_threads(begin, answer)
             .and_then(|threads| Wake::Lookup.register(registry, &threads).map(|()| threads));
         if let Err(error) = &threads {
             error!(
@@ -193,7 +200,7 @@ impl Lookup {
     fn pass_on(&mut self, now: Moment) {
         let Some(threads) = &self.threads else { return };
         while let Some(look) = self.looks.get_mut(self.asked).filter(|_| self.asked < MOST_ASKED) {
-            let question = Question { number: look.number, about: look.about };
+            let question = Question { number: look.number, about: look.about, executable: None };
             let question = serde_json::to_vec(&question).unwrap_or_default();
             // Where there is no room there will be, with the next answer.
             if threads.ask(&question).is_err() {
@@ -357,13 +364,40 @@ fn completed(known: &Sender, seen: &Sender) -> Sender {
     }
 }
 
-/// What a thread does: it looks, and may hang.
+fn start_threads(
+    begin: impl Fn(Role) + Clone + Send + 'static,
+    answer: fn(&[u8]) -> Vec<u8>,
+) -> io::Result<WorkerThreads> {
+    let stage = |name, count, role, work| {
+        let begin = begin.clone();
+        Stage { name, count, begin: move || begin(role), work }
+    };
+    WorkerThreads::start(
+        stage("kvmd-links", 1, Role::Links, read_link),
+        stage("kvmd-lookup", THREADS, Role::Lookup, answer),
+    )
+}
+
+/// What the thread does that reads links: it completes the question. Waits for nobody.
+fn read_link(question: &[u8]) -> Vec<u8> {
+    let read = |mut question: Question| {
+        if let About::Sender(task, _) = question.about {
+            question.executable = sender::executable(task);
+        }
+        serde_json::to_vec(&question)
+    };
+    serde_json::from_slice(question).and_then(read).unwrap_or_else(|_| question.into())
+}
+
+/// What one of the others does: it looks, and may hang.
 fn answer(question: &[u8]) -> Vec<u8> {
-    let Ok(Question { number, about }) = serde_json::from_slice(question) else {
+    let Ok(Question { number, about, executable }) = serde_json::from_slice(question) else {
         return Vec::new();
     };
     let found = match about {
-        About::Sender(task, at) => Found::Sender(sender::look_at(task, at, clock::boot_offset())),
+        About::Sender(task, at) => {
+            Found::Sender(sender::look_at(task, at, clock::boot_offset(), executable))
+        }
         About::CommandLine(process) => match process::command_line(process.pid) {
             // It is this process's, and not that of another with its pid. One that is dead has none.
             Ok(arguments)
@@ -393,11 +427,13 @@ mod tests {
     }
 
     fn hanging() -> Lookup {
-        let hang = || loop {
+        begun(Some(start_threads(|_| {}, hang).unwrap()))
+    }
+
+    fn hang(_: &[u8]) -> Vec<u8> {
+        loop {
             thread::park();
-        };
-        let threads = WorkerThreads::start("hanging", THREADS, hang, answer).unwrap();
-        begun(Some(threads))
+        }
     }
 
     fn look_into(lookup: &mut Lookup, at: Moment, task: u32) -> VecDeque<Event> {
@@ -424,7 +460,7 @@ mod tests {
         let (now, pid) = (clock::now(), std::process::id());
         let mut events = look_into(&mut lookup, now, pid);
         assert_eq!(lookup.asked, 0, "it waits for the start");
-        lookup.start(now, poll.registry(), || {}, &mut events);
+        lookup.start(now, poll.registry(), |_| {}, &mut events);
         let this = process::identify(pid).unwrap();
         lookup.read_command_line(now, LIFE, this, &mut events);
         let another = Process { started: 1, ..this };

@@ -39,6 +39,7 @@ use crate::config::Paths;
 use crate::id::{Incarnation, Moment};
 use crate::log::Log;
 use crate::sys::handover::Inheritance;
+use crate::sys::sandbox::Role;
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::{clock, priority};
 use crate::verdict::{Event, Node, Said, Settings, resume, settle};
@@ -139,9 +140,9 @@ impl Daemon {
         self.sources.publish(&self.node);
     }
 
-    /// Starts the threads that look into processes which are not ours, each with `begin`. What is to
-    /// be looked into before that waits.
-    pub fn look_into_processes(&mut self, begin: impl Fn() + Clone + Send + 'static) {
+    /// Starts the threads that look into processes which are not ours, each of which begins with
+    /// `begin`. What is to be looked into before that waits.
+    pub fn look_into_processes(&mut self, begin: impl Fn(Role) + Clone + Send + 'static) {
         let Sources { lookup, poll, .. } = &mut self.sources;
         lookup.start(clock::now(), poll.registry(), begin, &mut self.events);
         self.settle(clock::now());

@@ -81,11 +81,7 @@ pub(super) fn confine(reach: &Reach) -> Result<Confined, ConfinementError> {
     let make_instances =
         read | AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeDir | AccessFs::RemoveDir;
 
-    // No rule allows any of the network: nothing here uses it.
-    let mut ruleset = Ruleset::default()
-        .handle_access(AccessFs::from_all(VERSION))?
-        .handle_access(AccessNet::from_all(VERSION))?
-        .create()?;
+    let mut ruleset = nothing()?;
     let mut missing = Vec::new();
     let own = [(&reach.changing, change)].into_iter();
     for (path, access) in own.chain(reach.written.iter().map(|path| (path, write))) {
@@ -118,19 +114,27 @@ pub(super) fn confine(reach: &Reach) -> Result<Confined, ConfinementError> {
             .iter()
             .try_fold(ruleset, |ruleset, path| allow(ruleset, path.as_ref(), make_instances))?,
     };
-    let RestrictionStatus { ruleset, .. } = ruleset.restrict_self()?;
-    Ok(Confined { is_enforced: ruleset != RulesetStatus::NotEnforced, missing })
+    Ok(Confined { is_enforced: enforce(ruleset)?, missing })
 }
 
 /// Confines the calling thread to reading what the kernel shows of processes; else as [`confine`].
 pub(super) fn confine_to_proc() -> Result<Confined, ConfinementError> {
-    let ruleset = Ruleset::default()
+    let ruleset = allow(nothing()?, "/proc".as_ref(), AccessFs::ReadFile.into())?;
+    Ok(Confined { is_enforced: enforce(ruleset)?, missing: Vec::new() })
+}
+
+/// No file yet, and nothing of the network, to which no rule is added: nothing here uses it.
+fn nothing() -> Result<RulesetCreated, RulesetError> {
+    Ruleset::default()
         .handle_access(AccessFs::from_all(VERSION))?
         .handle_access(AccessNet::from_all(VERSION))?
-        .create()?;
-    let ruleset = allow(ruleset, "/proc".as_ref(), AccessFs::ReadFile.into())?;
+        .create()
+}
+
+/// Whether at least a part of it holds from now on.
+fn enforce(ruleset: RulesetCreated) -> Result<bool, RulesetError> {
     let RestrictionStatus { ruleset, .. } = ruleset.restrict_self()?;
-    Ok(Confined { is_enforced: ruleset != RulesetStatus::NotEnforced, missing: Vec::new() })
+    Ok(ruleset != RulesetStatus::NotEnforced)
 }
 
 /// Allows this below the path, if that is there.

@@ -48,39 +48,40 @@ impl std::error::Error for SandboxError {}
 pub enum Role {
     /// Everything but the following.
     Loop,
-    /// Looks into processes that are not ours. It reads, and cannot create or remove a file, make a
-    /// connection, send a signal to others or change a priority.
+    /// Reads what `/proc` shows of processes that are not ours. It has no capability, and cannot
+    /// create or remove a file, make a connection, send a signal to others or change a priority.
     Lookup,
+    /// Reads where links lead: `/proc/PID/exe`. Landlock would hide that, so it is outside of it, with
+    /// `CAP_SYS_PTRACE`. All threads share their memory: whoever gets into one of them has this one,
+    /// too. So it can open nothing, and what it can find out is names.
+    Links,
 }
 
 impl Role {
-    fn capabilities(self) -> &'static [CapabilitySet] {
+    fn capabilities(self, is_confined: bool) -> &'static [CapabilitySet] {
         match self {
-            Self::Loop => &KEPT,
+            Self::Loop if is_confined => &LOOP_CAPABILITIES[1..],
+            Self::Loop => &LOOP_CAPABILITIES,
             Self::Lookup => &[],
+            Self::Links => &[CapabilitySet::SYS_PTRACE],
         }
     }
 
     fn calls(self) -> impl Iterator<Item = libc::c_long> {
-        let calls = match self {
-            Self::Loop => [CALLS, OLD_CALLS],
+        let own = match self {
+            Self::Loop => [LOOP, OLD_LOOP],
             Self::Lookup => [LOOKUP, OLD_LOOKUP],
+            Self::Links => [LINKS, OLD_LINKS],
         };
-        calls.into_iter().flatten().copied()
+        [COMMON].into_iter().chain(own).flatten().copied()
     }
 }
 
-/// The files that are to stay within reach.
-#[derive(Clone, Copy, Debug)]
-pub enum Within<'a> {
-    Everything,
-    Reach(&'a Reach),
-    /// What the kernel shows of processes.
-    Proc,
-}
-
 /// What the loop uses when it is up.
-const KEPT: [CapabilitySet; 3] = [
+const LOOP_CAPABILITIES: [CapabilitySet; 4] = [
+    // How a process ended, where that is another user's: proc(5). Of use only where it is not
+    // confined.
+    CapabilitySet::SYS_PTRACE,
     // To join the proc connector's group again (before Linux 6.6), with a large buffer.
     CapabilitySet::NET_ADMIN,
     // QEMU's socket, log and pid file, where Ganeti gives each instance a user of its own; Ganeti's
@@ -90,21 +91,11 @@ const KEPT: [CapabilitySet; 3] = [
     CapabilitySet::SYS_NICE,
 ];
 
-/// How a process ended, and which program the sender of a signal runs, where that is another user's:
-/// proc(5). Of use only to a thread that is not confined.
-const KEPT_UNCONFINED: CapabilitySet = CapabilitySet::SYS_PTRACE;
-
-/// The system calls that the loop makes when the daemon is up.
-const CALLS: &[libc::c_long] = &[
-    // The loop.
-    libc::SYS_epoll_ctl,
-    libc::SYS_epoll_pwait,
-    libc::SYS_ppoll,
+/// The system calls that every thread makes.
+const COMMON: &[libc::c_long] = &[
+    libc::SYS_clock_gettime,
     libc::SYS_restart_syscall,
     libc::SYS_rt_sigreturn,
-    libc::SYS_clock_gettime,
-    libc::SYS_prlimit64,
-    libc::SYS_sched_setscheduler,
     // Memory, and what the language's runtime does with it.
     libc::SYS_brk,
     libc::SYS_futex,
@@ -113,11 +104,37 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_mmap,
     libc::SYS_mremap,
     libc::SYS_munmap,
-    // Files: Ganeti's, the log, the records, the state, /proc, control groups.
+    libc::SYS_sched_yield,
+    // Questions and answers, between threads and to others.
     libc::SYS_close,
+    libc::SYS_fcntl,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    // What a panic says.
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_write,
+    libc::SYS_writev,
+    // No call at all: what a tracer makes of one that it lets fail, as the tests do.
+    u32::MAX as libc::c_long,
+    // The end.
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_sigaltstack,
+];
+
+/// Those of the loop, when the daemon is up.
+const LOOP: &[libc::c_long] = &[
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_ppoll,
+    libc::SYS_prlimit64,
+    libc::SYS_sched_setscheduler,
+    // Files: Ganeti's, the log, the records, the state, /proc, control groups.
     libc::SYS_dup3,
     libc::SYS_fchmod,
-    libc::SYS_fcntl,
     libc::SYS_fdatasync,
     libc::SYS_flock,
     libc::SYS_fstat,
@@ -135,8 +152,6 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_renameat2,
     libc::SYS_statx,
     libc::SYS_unlinkat,
-    libc::SYS_write,
-    libc::SYS_writev,
     // The control directory.
     libc::SYS_inotify_add_watch,
     libc::SYS_inotify_rm_watch,
@@ -145,17 +160,13 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_connect,
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
-    libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,
-    libc::SYS_sendto,
     libc::SYS_setsockopt,
     libc::SYS_shutdown,
     libc::SYS_socket,
     // Processes.
     libc::SYS_geteuid,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
     libc::SYS_ioctl,
     libc::SYS_pidfd_open,
     libc::SYS_uname,
@@ -164,19 +175,17 @@ const CALLS: &[libc::c_long] = &[
     libc::SYS_fsmount,
     libc::SYS_fsopen,
     libc::SYS_mkdirat,
-    // No call at all: what a tracer makes of one that it lets fail, as the tests do.
-    u32::MAX as libc::c_long,
-    // The end.
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_sigaltstack,
 ];
+
+/// Those of a thread that reads `/proc`.
+const LOOKUP: &[libc::c_long] =
+    &[libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_openat, libc::SYS_read, libc::SYS_statx];
+
+const LINKS: &[libc::c_long] = &[libc::SYS_readlinkat];
 
 /// The same under the names of the first architectures.
 #[cfg(target_arch = "x86_64")]
-const OLD_CALLS: &[libc::c_long] = &[
+const OLD_LOOP: &[libc::c_long] = &[
     libc::SYS_epoll_wait,
     libc::SYS_poll,
     libc::SYS_open,
@@ -191,71 +200,32 @@ const OLD_CALLS: &[libc::c_long] = &[
     libc::SYS_chmod,
     libc::SYS_time,
 ];
-#[cfg(not(target_arch = "x86_64"))]
-const OLD_CALLS: &[libc::c_long] = &[];
-
-/// Those of a thread that looks into processes. Its memory grows by mprotect(2) as well, which the
-/// filter allows where it makes nothing executable.
-const LOOKUP: &[libc::c_long] = &[
-    // Questions and answers.
-    libc::SYS_recvfrom,
-    libc::SYS_sendto,
-    // /proc.
-    libc::SYS_close,
-    libc::SYS_fcntl,
-    libc::SYS_fstat,
-    libc::SYS_newfstatat,
-    libc::SYS_openat,
-    libc::SYS_read,
-    libc::SYS_readlinkat,
-    libc::SYS_statx,
-    // How long the machine has been suspended.
-    libc::SYS_clock_gettime,
-    // Memory, and what the language's runtime does with it.
-    libc::SYS_brk,
-    libc::SYS_futex,
-    libc::SYS_getrandom,
-    libc::SYS_madvise,
-    libc::SYS_mmap,
-    libc::SYS_mremap,
-    libc::SYS_munmap,
-    libc::SYS_sched_yield,
-    libc::SYS_restart_syscall,
-    libc::SYS_rt_sigreturn,
-    // A panic.
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    libc::SYS_write,
-    libc::SYS_writev,
-    // No call at all: what a tracer makes of one that it lets fail, as the tests do.
-    u32::MAX as libc::c_long,
-    // The end.
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_sigaltstack,
-];
-
 #[cfg(target_arch = "x86_64")]
-const OLD_LOOKUP: &[libc::c_long] = &[libc::SYS_open, libc::SYS_stat, libc::SYS_readlink];
+const OLD_LOOKUP: &[libc::c_long] = &[libc::SYS_open, libc::SYS_stat];
+#[cfg(target_arch = "x86_64")]
+const OLD_LINKS: &[libc::c_long] = &[libc::SYS_readlink];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_LOOP: &[libc::c_long] = &[];
 #[cfg(not(target_arch = "x86_64"))]
 const OLD_LOOKUP: &[libc::c_long] = &[];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_LINKS: &[libc::c_long] = &[];
 
-/// Gives up what a thread of this kind does not need. A system call that is not listed kills the
-/// process from here on.
+/// Has the calling thread give up what it does not need. A system call of its that is not listed
+/// kills the process from here on.
 /// What cannot be given up is no reason to keep the rest.
 ///
-/// `within`: the files that are to stay within reach.
-pub fn enter(role: Role, within: Within<'_>) -> Result<Confined, SandboxError> {
-    let confined = match within {
-        Within::Everything => Ok(Confined { is_enforced: false, missing: Vec::new() }),
-        Within::Reach(reach) => confine(reach),
-        Within::Proc => confine_to_proc(),
+/// `reach`: the daemon's files; without it, files are not confined.
+pub fn enter(role: Role, reach: Option<&Reach>) -> Result<Confined, SandboxError> {
+    let confined = match (role, reach) {
+        (Role::Links, _) | (_, None) => Ok(Confined { is_enforced: false, missing: Vec::new() }),
+        (Role::Loop, Some(reach)) => confine(reach),
+        (Role::Lookup, Some(_)) => confine_to_proc(),
     };
     let is_confined = matches!(&confined, Ok(Confined { is_enforced: true, .. }));
     let files = confined.map_err(SandboxError::Files);
-    let capabilities = drop_capabilities(role, is_confined).map_err(SandboxError::Capabilities);
+    let capabilities =
+        drop_capabilities(role.capabilities(is_confined)).map_err(SandboxError::Capabilities);
     let privileges =
         set_no_new_privs(true).map_err(|error| SandboxError::NoNewPrivileges(error.into()));
     let calls = filter(role)
@@ -264,9 +234,8 @@ pub fn enter(role: Role, within: Within<'_>) -> Result<Confined, SandboxError> {
     capabilities.and(privileges).and(calls).and(files)
 }
 
-fn drop_capabilities(role: Role, is_confined: bool) -> io::Result<()> {
-    let first = if is_confined { CapabilitySet::empty() } else { KEPT_UNCONFINED };
-    let kept = role.capabilities().iter().copied().fold(first, CapabilitySet::union);
+fn drop_capabilities(kept: &[CapabilitySet]) -> io::Result<()> {
+    let kept = kept.iter().copied().fold(CapabilitySet::empty(), CapabilitySet::union);
     let had = capabilities(None)?;
     if had.effective.contains(CapabilitySet::SETPCAP) {
         // Those that the kernel has and this program does not know are in it, too.
@@ -291,18 +260,19 @@ fn drop_capabilities(role: Role, is_confined: bool) -> io::Result<()> {
 }
 
 fn filter(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
-    let anything = |call: libc::c_long| (call, Vec::new());
     let mut rules: std::collections::BTreeMap<libc::c_long, Vec<SeccompRule>> =
-        role.calls().map(anything).collect();
+        role.calls().map(|call| (call, Vec::new())).collect();
+    if role != Role::Loop {
+        // Where a thread's memory comes from, it is mapped first and made accessible then.
+        let execute = libc::PROT_EXEC as u64;
+        let is_data =
+            SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(execute), 0)?;
+        rules.insert(libc::SYS_mprotect, vec![SeccompRule::new(vec![is_data])?]);
+    }
     // A panic ends in abort(3), which signals this very process.
     let this = u64::from(std::process::id());
     let to_itself = SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, this)?;
     rules.insert(libc::SYS_tgkill, vec![SeccompRule::new(vec![to_itself])?]);
-    if role == Role::Lookup {
-        let executable = SeccompCmpOp::MaskedEq(libc::PROT_EXEC.cast_unsigned().into());
-        let no_code = SeccompCondition::new(2, SeccompCmpArgLen::Dword, executable, 0)?;
-        rules.insert(libc::SYS_mprotect, vec![SeccompRule::new(vec![no_code])?]);
-    }
     let architecture: TargetArch = std::env::consts::ARCH.try_into()?;
     SeccompFilter::new(rules, SeccompAction::KillProcess, SeccompAction::Allow, architecture)?
         .try_into()

@@ -5,8 +5,8 @@
 //! passed from one to the other could be held by a thread that gets no processor; what the kernel
 //! copies from one side to the other cannot.
 //!
-//! Each thread takes a question, and sends an answer. One that hangs is one less; nobody waits for
-//! its end, and it does not keep the process from ending.
+//! Each thread takes a question and sends an answer, which may be the question to the next stage. One
+//! that hangs is one less; nobody waits for its end, and it does not keep the process from ending.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -25,7 +25,18 @@ use super::priority;
 const STACK: usize = 128 << 10;
 
 /// The longest question, in bytes.
-const LONGEST_QUESTION: usize = 1024;
+const LONGEST_QUESTION: usize = 4096;
+
+/// Threads that do the same.
+pub struct Stage<B> {
+    /// Of 15 bytes at most.
+    pub name: &'static str,
+    pub count: usize,
+    /// How each begins.
+    pub begin: B,
+    /// How each answers a question.
+    pub work: fn(&[u8]) -> Vec<u8>,
+}
 
 /// The side of whoever asks.
 #[derive(Debug)]
@@ -35,39 +46,23 @@ pub struct WorkerThreads {
 }
 
 impl WorkerThreads {
-    /// Starts so many threads of this name (15 bytes at most), at ordinary priority, the first
-    /// among equals: what they are to look at may be gone in a moment. Each begins
-    /// with `begin`, and answers each question by `work`. Fewer, if some cannot be started.
-    pub fn start(
-        name: &str,
-        count: usize,
-        begin: impl Fn() + Clone + Send + 'static,
-        work: fn(&[u8]) -> Vec<u8>,
+    /// Starts the threads of both stages, at ordinary priority, the first among equals: what they
+    /// are to look at may be gone in a moment. A question goes to `first`, what that answers goes to
+    /// `last`, and what that answers is the answer. Fewer threads, if some cannot be started.
+    pub fn start<B: FnOnce() + Clone + Send + 'static>(
+        first: Stage<B>,
+        last: Stage<B>,
     ) -> io::Result<Self> {
-        let (socket, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        let theirs = Arc::new(theirs);
-        let mut workers = Self { socket, count: 0 };
-        for _ in 0..count {
-            let (begin, theirs) = (begin.clone(), Arc::clone(&theirs));
-            let started =
-                thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
-                    block_signals();
-                    // Without the privilege it takes its turn.
-                    let _ = priority::come_first_among_others();
-                    begin();
-                    serve(&theirs, work);
-                });
-            match started {
-                Ok(_) => workers.count += 1,
-                Err(error) if workers.count == 0 => return Err(error),
-                Err(_) => break,
-            }
-        }
-        Ok(workers)
+        let pair =
+            || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+        let (socket, theirs) = pair()?;
+        let (passed_on, taken) = pair()?;
+        let (theirs, passed_on, taken) = (Arc::new(theirs), Arc::new(passed_on), Arc::new(taken));
+        start_stage(first, &theirs, &passed_on)?;
+        Ok(Self { socket, count: start_stage(last, &taken, &theirs)? })
     }
 
-    /// How many threads there are.
+    /// How many threads the last stage has.
     #[must_use]
     pub fn count(&self) -> usize {
         self.count
@@ -93,13 +88,39 @@ impl AsFd for WorkerThreads {
     }
 }
 
+/// Starts threads that take from the one and send to the other, and returns how many. None is an
+/// error.
+fn start_stage<B: FnOnce() + Clone + Send + 'static>(
+    stage: Stage<B>,
+    from: &Arc<OwnedFd>,
+    to: &Arc<OwnedFd>,
+) -> io::Result<usize> {
+    let Stage { name, count, begin, work } = stage;
+    for started in 0..count {
+        let (begin, from, to) = (begin.clone(), Arc::clone(from), Arc::clone(to));
+        let thread = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
+            block_signals();
+            // Without the privilege it takes its turn.
+            let _ = priority::come_first_among_others();
+            begin();
+            serve(&from, &to, work);
+        });
+        match thread {
+            Ok(_) => {}
+            Err(error) if started == 0 => return Err(error),
+            Err(_) => return Ok(started),
+        }
+    }
+    Ok(count)
+}
+
 /// Answers questions until nobody asks any more.
-fn serve(socket: &OwnedFd, work: fn(&[u8]) -> Vec<u8>) {
+fn serve(from: &OwnedFd, to: &OwnedFd, work: fn(&[u8]) -> Vec<u8>) {
     let mut question = [0; LONGEST_QUESTION];
     loop {
-        match recv(socket, &mut question[..], RecvFlags::empty()) {
+        match recv(from, &mut question[..], RecvFlags::empty()) {
             Ok((length, _)) if length > 0 => {
-                let _ = send(socket, &work(&question[..length]), SendFlags::NOSIGNAL);
+                let _ = send(to, &work(&question[..length]), SendFlags::NOSIGNAL);
             }
             Err(Errno::INTR) => {}
             _ => return,
@@ -123,6 +144,25 @@ mod tests {
     use super::*;
     use rustix::event::{PollFd, PollFlags, poll};
 
+    fn start(
+        count: usize,
+        first: fn(&[u8]) -> Vec<u8>,
+        last: fn(&[u8]) -> Vec<u8>,
+    ) -> WorkerThreads {
+        let stage = |name, count, work| Stage { name, count, begin: || {}, work };
+        WorkerThreads::start(stage("first", 1, first), stage("last", count, last)).unwrap()
+    }
+
+    fn hang(_: &[u8]) -> Vec<u8> {
+        loop {
+            thread::park();
+        }
+    }
+
+    fn without_first(question: &[u8]) -> Vec<u8> {
+        question[1..].to_vec()
+    }
+
     fn reversed(question: &[u8]) -> Vec<u8> {
         question.iter().rev().copied().collect()
     }
@@ -136,20 +176,17 @@ mod tests {
 
     #[test]
     fn what_is_asked_is_answered() {
-        let workers = WorkerThreads::start("worker", 2, || {}, reversed).unwrap();
+        let workers = start(2, without_first, reversed);
         assert_eq!(workers.count(), 2);
         let nothing = workers.take_answer(&mut [0; 8]).unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::WouldBlock);
         workers.ask(b"abc").unwrap();
-        assert_eq!(answer(&workers), b"cba");
+        assert_eq!(answer(&workers), b"cb");
     }
 
     #[test]
     fn who_asks_does_not_wait_for_those_who_hang() {
-        let hang = || loop {
-            thread::park();
-        };
-        let workers = WorkerThreads::start("worker", 1, hang, reversed).unwrap();
+        let workers = start(1, hang, reversed);
         let mut asked = 0;
         let full = loop {
             match workers.ask(b"abc") {
