@@ -8,20 +8,27 @@
 //!   link PATH TARGET            puts a symbolic link there, in the place of what is there
 //!   fifo PATH                   a FIFO, in the same way
 //!   file PATH TEXT              a file, in the same way
+//!   hang FILE PID SIGNAL        has everybody hang who looks at it, where FILE is one that cannot be
+//!                               read, and sends SIGNAL to PID
 //!   listen COUNT                asks the proc connector so often to tell it of processes
 //!   refused FROM UP-TO          asks it for what there is not, with these even request numbers,
 //!                               again and again
 
+use std::ffi::{CStr, c_void};
 use std::fs;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, symlink};
+use std::sync::atomic::{AtomicI32, Ordering};
+use std::thread;
 
 use kvmd::wire::proc_event::Request;
 use netlink_sys::Socket;
 use netlink_sys::protocols::NETLINK_CONNECTOR;
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat, open};
+use rustix::mm::{MapFlags, ProtFlags, mmap};
 use rustix::process::{
-    Gid, Pid, PrctlMmMap, Signal, Uid, configure_virtual_memory_map, kill_process,
+    DumpableBehavior, Gid, Pid, PrctlMmMap, Signal, Uid, configure_virtual_memory_map,
+    kill_process, set_dumpable_behavior,
 };
 
 fn main() {
@@ -53,6 +60,15 @@ fn main() {
             make_way(path);
             fs::write(path, text).expect("plant a file");
             done();
+        }
+        ("hang", [file, pid, signal]) => {
+            let pid = Pid::from_raw(number(pid).cast_signed()).expect("a process");
+            let signal = Signal::from_named_raw(number(signal).cast_signed()).expect("a signal");
+            hang(file);
+            kill_process(pid, signal).expect("send it");
+            // Who says so in the usual way takes memory first.
+            rustix::io::write(rustix::stdio::stdout(), b"done\n").expect("say so");
+            let _ = rustix::io::read(rustix::stdio::stdin(), &mut [0; 1]);
         }
         ("listen", [count]) => {
             let socket = connector();
@@ -122,6 +138,67 @@ fn show_arguments(text: &[u8]) {
     // SAFETY: what it changes is where others find this process's arguments, at which this one does
     // not look again, and the end of the heap, where no more than this process's own memory is.
     unsafe { configure_virtual_memory_map(&map) }.expect("show other arguments");
+}
+
+/// Has everybody wait who wants the lock of this process's memory map, as `/proc/PID/cmdline` does.
+///
+/// One thread reads a mapping of `file` by way of `/proc/self/mem`: the kernel has the lock for
+/// reading while it waits for the page. Another one maps something: it waits for the lock to write
+/// behind that, and every reader from now on waits behind it.
+fn hang(file: &str) {
+    static READER: AtomicI32 = AtomicI32::new(0);
+    static PARKED: AtomicI32 = AtomicI32::new(0);
+    static MAPPER: AtomicI32 = AtomicI32::new(0);
+    let announce = |as_what: &AtomicI32| {
+        as_what.store(rustix::thread::gettid().as_raw_pid(), Ordering::SeqCst);
+    };
+    // As is every program that was started by its own user.
+    set_dumpable_behavior(DumpableBehavior::Dumpable).expect("be readable by itself");
+    let file = fs::File::open(file).expect("open the file");
+    let memory = fs::File::open("/proc/self/mem").expect("open /proc/self/mem");
+    let place = map(&file) as u64;
+    let mapper = thread::spawn(move || {
+        announce(&PARKED);
+        thread::park();
+        announce(&MAPPER);
+        map(&file) as usize
+    });
+    // To start a thread takes memory, so it has to be there before the other one reads.
+    await_blocked(&PARKED);
+    thread::spawn(move || {
+        announce(&READER);
+        let _ = memory.read_at(&mut [0], place);
+    });
+    await_blocked(&READER);
+    mapper.thread().unpark();
+    await_blocked(&MAPPER);
+}
+
+/// A page of the file.
+fn map(file: &fs::File) -> *mut c_void {
+    let (read, shared) = (ProtFlags::READ, MapFlags::SHARED);
+    // SAFETY: the kernel puts it where nothing else is, and nobody here looks at it.
+    unsafe { mmap(std::ptr::null_mut(), 4096, read, shared, file, 0) }.expect("map the file")
+}
+
+/// Waits until this thread, once it has announced itself, waits in the kernel. Takes no memory: that
+/// may not be had any more.
+fn await_blocked(thread: &AtomicI32) {
+    while thread.load(Ordering::SeqCst) == 0 {
+        thread::yield_now();
+    }
+    let path = format!("/proc/self/task/{}/stat\0", thread.load(Ordering::SeqCst));
+    let path = CStr::from_bytes_with_nul(path.as_bytes()).expect("one NUL");
+    loop {
+        let mut stat = [0; 64];
+        let file = open(path, OFlags::RDONLY, Mode::empty()).expect("open stat");
+        let length = rustix::io::read(&file, &mut stat).expect("read stat");
+        let end = stat[..length].iter().rposition(|&byte| byte == b')').expect("a name");
+        if matches!(stat[end + 2], b'S' | b'D') {
+            return;
+        }
+        thread::yield_now();
+    }
 }
 
 fn connector() -> Socket {

@@ -1,7 +1,7 @@
 //! What code that has got into the daemon could do: it enters the sandbox of one of the daemon's
 //! threads, and then tries what it is told to. For `tests/confinement.rs`.
 //!
-//! Usage: `confined loop CHANGING WRITTEN ATTEMPT...`, or `confined writer WRITTEN ATTEMPT...`, with
+//! Usage: `confined ROLE CHANGING WRITTEN ATTEMPT...`: `loop`, `writer`, `lookup` or `links`, two
 //! directories of `kvmd::sys::confinement::Reach`, and attempts such as `read:/etc/shadow`. It says
 //! `ATTEMPT: done` or `ATTEMPT: ERROR` for each:
 //!
@@ -9,7 +9,7 @@
 //!   create:PATH   make a new one                   empty:PATH   make one with mknod
 //!   remove:PATH   remove one                       rename:PATH  give it another name beside
 //!   list:PATH     list a directory                 mkdir:PATH   make one
-//!   tcp:PORT      connect to this machine
+//!   link:PATH     read where a link leads          tcp:PORT     connect to this machine
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read};
@@ -25,11 +25,18 @@ fn main() {
     let role = match arguments.next().as_deref() {
         Some("loop") => Role::Loop,
         Some("writer") => Role::Writer,
+        Some("lookup") => Role::Lookup,
+        Some("links") => Role::Links,
         other => panic!("not a thread's role: {other:?}"),
     };
     let mut path = || PathBuf::from(arguments.next().expect("a directory"));
-    let changing = if role == Role::Loop { vec![path()] } else { Vec::new() };
-    let reach = Reach { changing, written: vec![path()], ..Reach::default() };
+    let (changing, written) = (vec![path()], vec![path()]);
+    // As the daemon does it (`Paths::reach_of_loop` and so on).
+    let reach = match role {
+        Role::Loop => Reach { changing, written, ..Reach::default() },
+        Role::Writer => Reach { written, ..Reach::default() },
+        Role::Lookup | Role::Links => Reach::default(),
+    };
     let confined = sandbox::enter(role, Some(&reach)).expect("enter the sandbox");
     println!("enforced: {}", confined.is_enforced);
     for attempt in arguments {
@@ -54,6 +61,7 @@ fn attempted(what: &str, object: &str) -> io::Result<()> {
         "rename" => fs::rename(object, format!("{object}.renamed")),
         "list" => fs::read_dir(object)?.try_for_each(|entry| entry.map(|_| ())),
         "mkdir" => fs::create_dir(object),
+        "link" => fs::read_link(object).map(|_| ()),
         "tcp" => TcpStream::connect(("127.0.0.1", object.parse().expect("a port"))).map(|_| ()),
         _ => panic!("unknown attempt {what:?}"),
     }

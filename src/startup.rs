@@ -18,7 +18,7 @@ use crate::sys::confinement::Reach;
 use crate::sys::daemonize::{self, Report, Side, Starter};
 use crate::sys::handover::{self, Inheritance};
 use crate::sys::pid_file::PidFile;
-use crate::sys::sandbox::Role;
+use crate::sys::sandbox::{self, Role};
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::{node_name, private_directory, process, users};
 
@@ -227,20 +227,26 @@ fn serve(
     daemon.begin(inheritance.unwrap_or_default());
     if options.no_sandbox {
         warn!("No sandbox (--no-sandbox): the daemon keeps all capabilities and system calls");
+        daemon.look_into_processes(|_| {});
     } else {
-        enter_sandbox(&reach, daemon.is_told_of_exits());
+        enter_sandbox(&reach, &mut daemon);
     }
     daemon.run()
 }
 
-/// Has the loop give up what it does not need. `is_told_of_exits`: it is not on /proc that it depends
-/// to learn how processes end.
-fn enter_sandbox(reach: &Reach, is_told_of_exits: bool) {
-    let is_to_be_confined = is_told_of_exits || process::has_statuses_of_the_dead();
+/// Has the loop give up what it does not need, and starts the threads that look into processes, which
+/// do so themselves.
+fn enter_sandbox(reach: &Reach, daemon: &mut Daemon) {
+    let is_to_be_confined = daemon.is_told_of_exits() || process::has_statuses_of_the_dead();
     if !is_to_be_confined {
         info!(
             "Not confined to its directories: without the proc connector, /proc has to tell how processes end, and Landlock would hide that"
         );
     }
+    daemon.look_into_processes(move |role| {
+        let reach = is_to_be_confined.then(Reach::default);
+        // What fails here fails for the loop, too, which logs it.
+        let _ = sandbox::enter(role, reach.as_ref());
+    });
     daemon::sandbox::enter(Role::Loop, is_to_be_confined.then_some(reach));
 }

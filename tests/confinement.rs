@@ -3,11 +3,13 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 
-use testbed::{Daemon, Node, Signal, example, needs};
+use serde_json::Value;
+use testbed::{Daemon, NOBODY, Node, Signal, example, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -24,18 +26,23 @@ fn has_landlock(attempts: &str) -> bool {
     has_it
 }
 
-/// Enters the sandbox of the daemon's loop with these directories, and makes these attempts.
-fn attempts(changing: &Path, written: &Path, attempts: &[String]) -> String {
-    attempts_of("loop", &[changing, written], attempts)
-}
-
-fn attempts_of(role: &str, directories: &[&Path], attempts: &[String]) -> String {
-    let output = Command::new(example("confined"))
+/// Enters the sandbox of one of the daemon's threads with these directories, and makes these attempts.
+fn attempted(role: &str, changing: &Path, written: &Path, attempts: &[String]) -> Output {
+    Command::new(example("confined"))
         .arg(role)
-        .args(directories)
+        .args([changing, written])
         .args(attempts)
         .output()
-        .expect("run the example");
+        .expect("run the example")
+}
+
+/// The same as the loop, which is refused what it may not do, and goes on.
+fn attempts(changing: &Path, written: &Path, attempts: &[String]) -> String {
+    attempts_of("loop", changing, written, attempts)
+}
+
+fn attempts_of(role: &str, changing: &Path, written: &Path, attempts: &[String]) -> String {
+    let output = attempted(role, changing, written, attempts);
     assert!(output.status.success(), "{output:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -127,11 +134,92 @@ fn what_has_got_into_the_writer_reaches_its_files_alone() {
     ];
     allowed.extend(["read:/proc/sys/kernel/core_pattern", "write:/dev/null"].map(String::from));
     let all: Vec<String> = refused.iter().chain(&allowed).cloned().collect();
-    let came_of_it = attempts_of("writer", &[written.path()], &all);
+    let came_of_it = attempts_of("writer", outside.path(), written.path(), &all);
     if !has_landlock(&came_of_it) {
         return;
     }
     assert_outcomes(&came_of_it, &refused, &allowed);
+}
+
+/// The threads that look into other processes.
+#[test]
+fn what_has_got_into_another_of_its_threads_gets_no_further() {
+    needs!(Root);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    fs::write(&file, "text").unwrap();
+    let is_killed = |role: &str, attempt: &str| {
+        let output = attempted(role, directory.path(), directory.path(), &[attempt.into()]);
+        assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{role} {attempt}: {output:?}");
+    };
+    let file = file.display();
+    for attempt in ["remove", "rename", "create", "empty", "mkdir", "list"] {
+        is_killed("links", &format!("{attempt}:{file}.new"));
+        if !matches!(attempt, "create" | "list") {
+            is_killed("lookup", &format!("{attempt}:{file}.new"));
+        }
+    }
+    for attempt in ["read:/proc/1/stat", "read:/proc/self/mem", "write:/etc/passwd", "tcp:1"] {
+        is_killed("links", attempt);
+    }
+    is_killed("lookup", "tcp:1");
+    is_killed("lookup", "link:/proc/self/exe");
+    // No Landlock is around this one, which is why it may open nothing.
+    let link = format!("link:/proc/{}/exe", std::process::id());
+    let output = attempted("links", directory.path(), directory.path(), &[link]);
+    let came_of_it = String::from_utf8(output.stdout).unwrap();
+    assert!(came_of_it.contains("exe: done"), "{came_of_it}");
+    let refused = [
+        "read:/etc/shadow",
+        "read:/proc/1/mem",
+        "write:/proc/sys/kernel/core_pattern",
+        &format!("read:{file}"),
+        &format!("create:{file}.new"),
+        "list:/proc",
+    ];
+    let allowed = ["read:/proc/1/stat", "read:/proc/1/cmdline"];
+    let all: Vec<String> = refused.iter().chain(&allowed).map(|it| (*it).into()).collect();
+    let came_of_it = attempts_of("lookup", directory.path(), directory.path(), &all);
+    if !has_landlock(&came_of_it) {
+        return;
+    }
+    for attempt in refused {
+        assert!(came_of_it.contains(&format!("{attempt}: PermissionDenied")), "{came_of_it}");
+    }
+    for attempt in allowed {
+        assert!(came_of_it.contains(&format!("{attempt}: done")), "{came_of_it}");
+    }
+}
+
+/// Landlock hides it from the loop, and from those that read the rest.
+#[test]
+fn which_program_the_sender_of_a_signal_ran_is_in_the_record() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    one_ends(&node, &daemon, "web1");
+    let all = fs::Permissions::from_mode(0o777);
+    fs::set_permissions(node.root(), all.clone()).unwrap();
+    fs::set_permissions(node.control_dir(), all).unwrap();
+    let user = format!("--user={NOBODY}");
+    let victim = node.stand_in("web2").with(&user).connected();
+    daemon.await_line(&format!("\"web2\" (pid {}) is connected and running", victim.pid()));
+    // Another user's process that is still there when it is looked at.
+    let script = format!("kill -KILL {}; read -r _", victim.pid());
+    let mut shell = Command::new("/bin/sh")
+        .args(["-c", &script])
+        .uid(NOBODY)
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    daemon.await_death("web2");
+    let records = fs::read_to_string(node.path("var/log/ganeti/kvm-exits.jsonl")).unwrap();
+    let record: Value = serde_json::from_str(records.lines().last().unwrap()).unwrap();
+    let program = fs::canonicalize("/bin/sh").unwrap();
+    assert_eq!(record["sender"]["pid"], shell.id());
+    assert_eq!(record["sender"]["executable"], program.to_str().unwrap(), "{record:#}");
+    drop(shell.stdin.take());
+    shell.wait().unwrap();
 }
 
 /// Up, and in the sandbox: an instance is connected in the loop only.
@@ -212,7 +300,8 @@ fn what_it_is_there_for_is_within_its_reach() {
     }
     // The trace's instance, which was made in the loop, is removed in the end.
     assert!(node.has_trace());
-    assert!(daemon.stop().success());
+    let status = daemon.stop();
+    assert!(status.success(), "{status}");
     assert!(!node.has_trace());
     assert!(!metrics.exists());
 }

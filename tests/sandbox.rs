@@ -4,7 +4,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use testbed::{Daemon, Node, needs};
+use testbed::{Daemon, Node, await_that, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -101,4 +101,36 @@ fn without_it_everything_is_kept_and_the_log_says_so() {
     assert_eq!(daemon.status("Seccomp"), 0);
     let this = std::fs::read_to_string("/proc/self/status").unwrap();
     assert!(this.contains(&format!("CapEff:\t{:016x}", mask(&daemon, "CapEff"))));
+}
+
+#[test]
+fn the_threads_that_look_into_processes_keep_less() {
+    const CAP_SYS_PTRACE: u64 = 1 << 19;
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    in_the_loop(&node, &daemon);
+    for (name, count, kept) in [("kvmd-lookup", 5, 0), ("kvmd-links", 1, CAP_SYS_PTRACE)] {
+        let threads = || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+            tasks
+                .map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap())
+                .filter(|status| status.starts_with(&format!("Name:\t{name}\n")))
+                .collect::<Vec<String>>()
+        };
+        assert_eq!(threads().len(), count, "{name}");
+        // Each enters by itself, and the filter is the last that it does.
+        let are_in = |all: &[String]| all.iter().all(|status| status.contains("Seccomp:\t2\n"));
+        await_that("they are in the sandbox", || are_in(&threads()));
+        for status in threads() {
+            for line in [
+                format!("CapEff:\t{kept:016x}"),
+                format!("CapPrm:\t{kept:016x}"),
+                format!("CapBnd:\t{kept:016x}"),
+                "NoNewPrivs:\t1".into(),
+            ] {
+                assert!(status.lines().any(|it| it == line), "{line}: {status}");
+            }
+        }
+    }
 }

@@ -316,7 +316,7 @@ fn guest_resets_and_qemu_exits_although_its_command_line_does_not_ask_for_it() {
 fn the_command_line_decides_what_a_reset_by_the_guest_means() {
     needs!(Root);
     let node = node();
-    let daemon = node.start();
+    let daemon = node.start_with(&["-d"]);
     for (number, (options, file)) in [
         (&[][..], NOBODY),
         (&["-no-reboot"], USER),
@@ -341,6 +341,8 @@ fn the_command_line_decides_what_a_reset_by_the_guest_means() {
         let builder = node.stand_in(&name);
         let builder = options.iter().fold(builder, |builder, option| builder.with(option));
         let mut stand_in = builder.connected();
+        // No guest resets sooner than that.
+        daemon.await_line(&format!("Process {}: by its command line", stand_in.pid()));
         stand_in.tell("shutdown guest-reset");
         let death = daemon.await_death(&name);
         assert_eq!(death.cause, "guest-reset", "{options:?}: {}", death.line);

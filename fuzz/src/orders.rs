@@ -333,6 +333,14 @@ impl Around<'_> {
             Action::Remove { incarnation, .. } => {
                 events.push_back(Event::Of(incarnation, self.change_file(false)));
             }
+            Action::ReadCommandLine { incarnation, .. } => {
+                events.push_back(Event::Of(incarnation, Said::CommandLine(None)));
+            }
+            Action::LookInto { incarnation, at, sender } => {
+                let task = sender.pid.expect("who has a number");
+                let said = Said::LookedInto { at, task, sender: None };
+                events.push_back(Event::Of(incarnation, said));
+            }
             Action::Record { death, .. } => self.told.push(death.to_string()),
             _ => {}
         }

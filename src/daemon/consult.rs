@@ -6,9 +6,8 @@ use log::debug;
 
 use super::endpoint::Endpoint;
 use crate::config::Paths;
-use crate::id::Moment;
 use crate::sys::memory_cgroup::OomKills;
-use crate::sys::{clock, own_log, sender};
+use crate::sys::own_log;
 use crate::verdict::{Answers, Fact, Questions, Source};
 use crate::wire::{Printable, Sender, Signal};
 
@@ -38,8 +37,7 @@ fn signal_by_own_log(endpoint: &Endpoint, paths: &Paths) -> Option<(Signal, Arc<
     let path = paths.log_of(&endpoint.name);
     match own_log::read(&path) {
         Ok(found) => found.map(|found| {
-            let program = found.program.as_deref();
-            let sender = sender_by_own_log(found.sender, program, clock::now());
+            let sender = sender_by_own_log(found.sender, found.program.as_deref());
             (found.signal, Arc::new(sender))
         }),
         Err(error) => {
@@ -49,17 +47,12 @@ fn signal_by_own_log(endpoint: &Endpoint, paths: &Paths) -> Option<(Signal, Arc<
     }
 }
 
-/// Who sent a signal by QEMU's own word: its pid, and how it was called if QEMU saw that.
-fn sender_by_own_log(pid: u32, program: Option<&str>, now: Moment) -> Sender {
-    let sender = sender::look_at(pid, now, clock::boot_offset());
-    let called = program.map(|program| Printable(program.as_bytes()).to_string());
-    let is_called = sender.command.as_deref().and_then(|command| command.split(' ').next());
-    if called.is_some() && is_called == called.as_deref() {
-        return sender;
-    }
-    // It is gone, and another one may have its pid by now.
-    let name = called.as_deref().map(|path| path.rsplit('/').next().unwrap_or(path).into());
-    Sender { pid: Some(pid), gone: true, name, command: called, ..Sender::default() }
+/// Who sent a signal by QEMU's own word: its pid, and how it was called if QEMU saw that. One that
+/// it could not see is gone.
+fn sender_by_own_log(pid: u32, program: Option<&str>) -> Sender {
+    let command = program.map(|program| Printable(program.as_bytes()).to_string());
+    let name = command.as_deref().map(|path| path.rsplit('/').next().unwrap_or(path).into());
+    Sender { gone: command.is_none(), name, command, ..Sender::unseen(pid) }
 }
 
 #[cfg(test)]
@@ -67,15 +60,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_sender_is_looked_at_if_it_is_still_the_one_that_qemu_saw() {
-        let pid = std::process::id();
-        let program = std::env::args().next().unwrap();
-        let this = sender_by_own_log(pid, Some(&program), clock::now());
-        assert!(!this.gone && this.executable.is_some(), "{this:?}");
-        let another = sender_by_own_log(pid, Some("/usr/bin/virsh"), clock::now());
-        assert!(another.gone && another.executable.is_none(), "{another:?}");
-        assert_eq!(another.name.as_deref(), Some("virsh"));
-        assert_eq!(sender_by_own_log(pid, None, clock::now()).name, None);
+    fn a_sender_that_qemu_saw_can_be_looked_at() {
+        let virsh = sender_by_own_log(7, Some("/usr/bin/virsh"));
+        assert!(virsh.is_unseen());
+        assert_eq!(virsh.name.as_deref(), Some("virsh"));
+        let gone = sender_by_own_log(7, None);
+        assert_eq!((gone.gone, gone.name), (true, None));
     }
 
     #[test]

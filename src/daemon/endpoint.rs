@@ -18,8 +18,7 @@ use crate::sys::control_dir::{ControlDir, SocketError};
 use crate::sys::memory_cgroup::OomKills;
 use crate::sys::process;
 use crate::sys::qmp_socket::{self, Listener};
-use crate::verdict::{CommandLine, Event, Peer, Said};
-use crate::wire::command_line::has_no_reboot;
+use crate::verdict::{Event, Peer, Said};
 use crate::wire::lines::{LONGEST_LINE, Line, Lines};
 use crate::wire::qmp::{Command, LineError, Message};
 use crate::wire::{Excerpt, Printable, StatusAnswer};
@@ -67,8 +66,6 @@ pub(super) struct Kept {
 pub(super) struct Connected {
     pub(super) endpoint: Endpoint,
     pub(super) peer: Peer,
-    /// Absent if it cannot be read.
-    pub(super) command_line: Option<CommandLine>,
     pub(super) remark: Option<String>,
 }
 
@@ -92,12 +89,11 @@ impl Endpoint {
         if process.is_some_and(|process| has_ended(process, pidfd.as_ref())) && !has_spoken() {
             return Ok(None);
         }
-        let command_line = process.and_then(command_line);
         let age = process.and_then(process::age);
         let peer = Peer { process, has_pidfd: pidfd.is_some(), age };
         let endpoint = Self::new(name.clone(), socket, stream, process, pidfd);
         endpoint.register(registry, incarnation)?;
-        Ok(Some(Connected { endpoint, peer, command_line, remark }))
+        Ok(Some(Connected { endpoint, peer, remark }))
     }
 
     /// Goes on with what an earlier daemon has opened.
@@ -320,12 +316,6 @@ fn has_ended(process: Process, pidfd: Option<&OwnedFd>) -> bool {
         Some(pidfd) => process::has_ended(pidfd.as_fd()),
         None => process::is_alive(process).is_ok_and(|is_alive| !is_alive),
     }
-}
-
-/// What a verdict needs to know of how QEMU was started.
-fn command_line(process: Process) -> Option<CommandLine> {
-    let arguments = process::command_line(process.pid).ok()?;
-    Some(CommandLine { no_reboot: has_no_reboot(&arguments) })
 }
 
 fn identify(stream: &UnixStream, paths: &Paths, name: &Name) -> io::Result<Identity> {

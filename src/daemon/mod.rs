@@ -17,6 +17,7 @@ mod directory;
 mod endpoint;
 mod fatal;
 mod keep;
+mod lookup;
 mod metrics;
 mod pace;
 mod records;
@@ -43,6 +44,7 @@ use crate::id::{Incarnation, Moment};
 use crate::log::Log;
 use crate::sys::confinement::Reach;
 use crate::sys::handover::Inheritance;
+use crate::sys::sandbox::Role;
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::{clock, priority};
 use crate::verdict::{Event, Node, Said, Settings, resume, settle};
@@ -53,6 +55,7 @@ use directory::Directory;
 pub use fatal::FatalError;
 use fatal::cannot;
 use keep::Keep;
+use lookup::Lookup;
 use pace::Pace;
 use records::Records;
 use reports::Reports;
@@ -131,6 +134,7 @@ impl Daemon {
             connections: Connections::new(),
             connector: ConnectorSource::new(),
             trace: TraceSource::new(paths.trace_name()),
+            lookup: Lookup::default(),
             watchlist: Watchlist::default(),
             keep: Keep::new(&paths, manager),
             reports: Reports::new(
@@ -169,6 +173,14 @@ impl Daemon {
         self.tick(now);
         self.sources.write_down(now, &mut self.node);
         self.sources.publish(&self.node);
+    }
+
+    /// Starts the threads that look into processes which are not ours, each of which begins with
+    /// `begin`. What is to be looked into before that waits.
+    pub fn look_into_processes(&mut self, begin: impl Fn(Role) + Clone + Send + 'static) {
+        let Sources { lookup, poll, .. } = &mut self.sources;
+        lookup.start(clock::now(), poll.registry(), begin, &mut self.events);
+        self.settle(clock::now());
     }
 
     /// Goes on where an earlier daemon has ended.
@@ -284,6 +296,7 @@ impl Daemon {
             Wake::Connector => self.sources.read_connector(now, &mut self.events),
             Wake::Trace => self.sources.read_trace(now, &mut self.events),
             Wake::Writer => self.sources.reports.acknowledge(&mut self.node),
+            Wake::Lookup => self.sources.read_lookup(now, &mut self.events),
             Wake::Pidfd(incarnation) => {
                 self.events.push_back(Event::Of(incarnation, Said::Died));
             }
@@ -293,6 +306,7 @@ impl Daemon {
 
     fn tick(&mut self, now: Moment) {
         self.sources.tick_connector(now, &mut self.events);
+        self.sources.lookup.give_up(now, &mut self.events);
         self.settle(now);
         if self.node.deadline() <= now {
             self.events.push_back(Event::Tick);

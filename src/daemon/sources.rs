@@ -15,6 +15,7 @@ use super::consult;
 use super::directory::Directory;
 use super::endpoint::{Connected, Endpoint};
 use super::keep::{self, Keep};
+use super::lookup::Lookup;
 use super::metrics::{Losses, Snapshot};
 use super::reports::Reports;
 use super::trace::{Lost, TraceSource};
@@ -35,6 +36,7 @@ pub(super) struct Sources {
     pub(super) connections: Connections,
     pub(super) connector: ConnectorSource,
     pub(super) trace: TraceSource,
+    pub(super) lookup: Lookup,
     pub(super) watchlist: Watchlist,
     pub(super) keep: Keep,
     pub(super) reports: Reports,
@@ -51,8 +53,12 @@ impl Sources {
 
     /// When there will be, if nothing comes before that.
     pub(super) fn deadline(&self, now: Moment) -> Option<Moment> {
-        let deadlines =
-            [self.connector.deadline(), self.trace.deadline(now), self.keep.deadline(now)];
+        let deadlines = [
+            self.connector.deadline(),
+            self.trace.deadline(now),
+            self.lookup.deadline(),
+            self.keep.deadline(now),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
@@ -78,6 +84,10 @@ impl Sources {
         if let Err(Lost) = self.trace.read(now, &mut self.watchlist, events) {
             self.connections.count_oom_kills();
         }
+    }
+
+    pub(super) fn read_lookup(&mut self, now: Moment, events: &mut VecDeque<Event>) {
+        self.lookup.read(now, |task| self.trace.remembered_name(task), events);
     }
 
     /// Takes the connector's silence for a refusal, if that is due.
@@ -213,7 +223,7 @@ impl Sources {
             Action::Stop { name } => info!("Stop monitor {}", socket_of(&name)),
             Action::Connect { incarnation, name, inode } => {
                 let said = self.connect(now, incarnation, &name, inode);
-                events.extend(said.into_iter().map(|said| Event::Of(incarnation, said)));
+                events.push_back(Event::Of(incarnation, said));
             }
             Action::Send { incarnation, command } => {
                 self.connections.add_command(incarnation, command);
@@ -226,6 +236,12 @@ impl Sources {
             }
             Action::Consult { incarnation, questions } => {
                 self.consult(now, incarnation, questions, events);
+            }
+            Action::ReadCommandLine { incarnation, process } => {
+                self.lookup.read_command_line(now, incarnation, process, events);
+            }
+            Action::LookInto { incarnation, at, sender } => {
+                self.lookup.look_into(now, incarnation, at, sender, events);
             }
             Action::Watch { pid } => self.watchlist.add(pid),
             Action::Unwatch { pid } => {
@@ -275,7 +291,7 @@ impl Sources {
         incarnation: Incarnation,
         name: &Name,
         inode: Inode,
-    ) -> Vec<Said> {
+    ) -> Said {
         let registry = self.poll.registry();
         let connected = if let Some(again) = self.connections.reconnect(registry, incarnation) {
             if again.is_ok() {
@@ -283,12 +299,12 @@ impl Sources {
                 // this one does not live to report it.
                 self.keep.forget_endpoint(incarnation);
             }
-            again.map(|peer| Some(vec![Said::Connected(peer)])).map_err(SocketError::Io)
+            again.map(|peer| Some(Said::Connected(peer))).map_err(SocketError::Io)
         } else if let Some(directory) = self.directory.control_dir() {
             Endpoint::connect(directory, &self.paths, registry, incarnation, name, inode)
                 .map(|made| made.map(|connected| self.add_connection(incarnation, connected)))
         } else {
-            return vec![Said::NotConnected(ConnectError::Gone)];
+            return Said::NotConnected(ConnectError::Gone);
         };
         match connected {
             Ok(Some(said)) => {
@@ -299,17 +315,17 @@ impl Sources {
             }
             Ok(None) => {
                 debug!("The QEMU of {name} is dead, and another process holds its socket");
-                vec![Said::NotConnected(ConnectError::Orphaned)]
+                Said::NotConnected(ConnectError::Orphaned)
             }
             Err(error) => {
                 let path = self.directory.path_of(name, SOCKET_SUFFIX);
-                vec![Said::NotConnected(not_connected(error, &path, now, &mut self.shortages))]
+                Said::NotConnected(not_connected(error, &path, now, &mut self.shortages))
             }
         }
     }
 
-    fn add_connection(&mut self, incarnation: Incarnation, connected: Connected) -> Vec<Said> {
-        let Connected { mut endpoint, peer, command_line, remark } = connected;
+    fn add_connection(&mut self, incarnation: Incarnation, connected: Connected) -> Said {
+        let Connected { mut endpoint, peer, remark } = connected;
         if let Some(remark) = remark {
             warn!("Instance {}: {}", endpoint.name, Printable(remark.as_bytes()));
         }
@@ -317,8 +333,7 @@ impl Sources {
             endpoint.count_oom_kills();
         }
         self.connections.add(incarnation, endpoint);
-        let started = command_line.map(Said::CommandLine);
-        [Said::Connected(peer)].into_iter().chain(started).collect()
+        Said::Connected(peer)
     }
 
     /// Asks those sources that do not speak by themselves. What the trace holds is handled before

@@ -13,7 +13,6 @@ use super::wake::Wake;
 use super::watchlist::Watchlist;
 use crate::id::Moment;
 use crate::sys::trace::{Trace, Tracefs, Unavailable};
-use crate::sys::{clock, sender};
 use crate::verdict::{Event, Sent};
 use crate::wire::trace::{TraceEvent, Traced};
 use crate::wire::{Printable, Sender};
@@ -234,21 +233,16 @@ impl TraceSource {
         events.push_back(match event.what {
             Traced::OomVictim => Event::OutOfMemory { pid, at },
             Traced::Signal { signal, is_kernels } => {
-                let sender = if is_kernels { Sender::kernel() } else { self.sender(event.by, at) };
+                let sender = if is_kernels { Sender::kernel() } else { Sender::unseen(event.by) };
                 Event::Signalled { pid, sent: Sent { at, signal, sender: Arc::new(sender) } }
             }
         });
     }
 
-    /// The process that sent a signal at this moment; of one that is gone the kernel may
-    /// remember the name.
-    fn sender(&self, task: u32, at: Moment) -> Sender {
-        let mut sender = sender::look_at(task, at, clock::boot_offset());
-        if sender.gone {
-            let name = self.trace.as_ref().and_then(|trace| trace.remembered_name(task));
-            sender.name = name.map(|name| Printable(&name).to_string());
-        }
-        sender
+    /// The name under which the kernel remembers a task that is gone.
+    pub(super) fn remembered_name(&self, task: u32) -> Option<String> {
+        let name = self.trace.as_ref()?.remembered_name(task)?;
+        Some(Printable(&name).to_string())
     }
 
     /// Leaves the instance to the next daemon, with what is traced until then.

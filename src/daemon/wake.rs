@@ -17,6 +17,8 @@ pub(super) enum Wake {
     Trace,
     /// Something is written, or there is room again.
     Writer,
+    /// A process has been looked into.
+    Lookup,
     /// The connection of this life.
     Qmp(Incarnation),
     /// The end of this life's process.
@@ -24,7 +26,7 @@ pub(super) enum Wake {
 }
 
 /// From here on, two numbers belong to each life. See [`Incarnation`] for why they fit.
-const FIRST_LIFE: usize = 5;
+const FIRST_LIFE: usize = 6;
 
 impl From<Wake> for Token {
     fn from(wake: Wake) -> Self {
@@ -35,6 +37,7 @@ impl From<Wake> for Token {
             Wake::Connector => 2,
             Wake::Trace => 3,
             Wake::Writer => 4,
+            Wake::Lookup => 5,
             Wake::Qmp(incarnation) => of(incarnation),
             Wake::Pidfd(incarnation) => of(incarnation) + 1,
         })
@@ -50,6 +53,7 @@ impl From<Token> for Wake {
             2 => Self::Connector,
             3 => Self::Trace,
             4 => Self::Writer,
+            5 => Self::Lookup,
             _ if (number - FIRST_LIFE).is_multiple_of(2) => Self::Qmp(incarnation),
             _ => Self::Pidfd(incarnation),
         }
@@ -77,8 +81,14 @@ mod tests {
 
     #[test]
     fn every_wake_has_a_number_of_its_own_and_is_found_by_it() {
-        let mut wakes =
-            vec![Wake::Signals, Wake::Directory, Wake::Connector, Wake::Trace, Wake::Writer];
+        let mut wakes = vec![
+            Wake::Signals,
+            Wake::Directory,
+            Wake::Connector,
+            Wake::Trace,
+            Wake::Writer,
+            Wake::Lookup,
+        ];
         for number in [0, 1, 2, 41, (1 << 48) - 1] {
             let incarnation = Incarnation(number);
             wakes.extend([Wake::Qmp(incarnation), Wake::Pidfd(incarnation)]);

@@ -107,6 +107,7 @@ pub(super) fn confine(role: Role, reach: &Reach) -> Result<Confined, Confinement
         Role::Loop => {
             allow_trace(allow(ruleset, "/sys/fs/cgroup".as_ref(), AccessFs::ReadFile.into())?)?
         }
+        Role::Lookup | Role::Links => ruleset,
     };
     let RestrictionStatus { ruleset, .. } = ruleset.restrict_self()?;
     Ok(Confined { is_enforced: ruleset != RulesetStatus::NotEnforced, missing })

@@ -31,3 +31,4 @@ pub mod service_manager;
 pub mod socket_option;
 pub mod trace;
 pub mod users;
+pub mod worker_threads;

@@ -2,7 +2,7 @@
 //! system call but those that the daemon makes.
 //!
 //! All of that is each thread's own, so each thread enters by itself, as what it is ([`Role`]): the
-//! loop when the daemon is up, the writer when it begins. What it may need later, to open again what
+//! loop when the daemon is up, the others when they begin. What it may need later, to open again what
 //! it has lost, is among what is kept; what only its start needs is not.
 
 use std::fmt;
@@ -51,45 +51,51 @@ pub enum Role {
     /// Writes the log, the records and the metrics. It has one capability, to open them where they
     /// are Ganeti's users', and can neither watch a process nor change a priority.
     Writer,
+    /// Reads what `/proc` shows of processes that are not ours. It has no capability, and cannot
+    /// create or remove a file, make a connection, send a signal to others or change a priority.
+    Lookup,
+    /// Reads where links lead: `/proc/PID/exe`. Landlock would hide that, so it is outside of it, with
+    /// `CAP_SYS_PTRACE`. All threads share their memory: whoever gets into one of them has this one,
+    /// too. So it can open nothing, and what it can find out is names.
+    Links,
 }
 
 impl Role {
     fn capabilities(self, is_confined: bool) -> CapabilitySet {
-        let first = if is_confined { CapabilitySet::empty() } else { KEPT_UNCONFINED };
         match self {
-            Self::Loop => KEPT.into_iter().fold(first, CapabilitySet::union),
+            Self::Loop if is_confined => LOOP_CAPABILITIES,
+            Self::Loop => LOOP_CAPABILITIES.union(CapabilitySet::SYS_PTRACE),
             Self::Writer => CapabilitySet::DAC_OVERRIDE,
+            Self::Lookup => CapabilitySet::empty(),
+            Self::Links => CapabilitySet::SYS_PTRACE,
         }
     }
 
     fn calls(self) -> impl Iterator<Item = libc::c_long> {
-        let own = match self {
-            Self::Loop => [LOOP, OLD_LOOP],
-            Self::Writer => [WRITER, OLD_WRITER],
+        let own: &[&[libc::c_long]] = match self {
+            Self::Loop => &[FILES, OLD_FILES, LOOP, OLD_LOOP],
+            Self::Writer => &[FILES, OLD_FILES, WRITER, OLD_WRITER],
+            Self::Lookup => &[LOOKUP, OLD_LOOKUP],
+            Self::Links => &[LINKS, OLD_LINKS],
         };
-        [COMMON, OLD_COMMON].into_iter().chain(own).flatten().copied()
+        own.iter().chain([&COMMON]).copied().flatten().copied()
     }
 }
 
-/// What the loop uses when it is up.
-const KEPT: [CapabilitySet; 3] = [
+/// What the loop uses when it is up; where it is not confined `CAP_SYS_PTRACE`, too: proc(5) then
+/// tells how another user's process ended.
+const LOOP_CAPABILITIES: CapabilitySet =
     // To join the proc connector's group again (before Linux 6.6), with a large buffer.
-    CapabilitySet::NET_ADMIN,
-    // QEMU's socket, log and pid file, where Ganeti gives each instance a user of its own; Ganeti's
-    // directories, where it has users of its own.
-    CapabilitySet::DAC_OVERRIDE,
-    // To get in front of other processes again.
-    CapabilitySet::SYS_NICE,
-];
-
-/// How a process ended, and which program the sender of a signal runs, where that is another user's:
-/// proc(5). Of use only to a loop that is not confined.
-const KEPT_UNCONFINED: CapabilitySet = CapabilitySet::SYS_PTRACE;
+    CapabilitySet::NET_ADMIN
+        // QEMU's socket, log and pid file, where Ganeti gives each instance a user of its own;
+        // Ganeti's directories, where it has users of its own.
+        .union(CapabilitySet::DAC_OVERRIDE)
+        // To get in front of other processes again.
+        .union(CapabilitySet::SYS_NICE);
 
 /// The system calls that every thread makes.
 const COMMON: &[libc::c_long] = &[
     libc::SYS_clock_gettime,
-    libc::SYS_ppoll,
     libc::SYS_restart_syscall,
     libc::SYS_rt_sigreturn,
     libc::SYS_sched_yield,
@@ -101,10 +107,31 @@ const COMMON: &[libc::c_long] = &[
     libc::SYS_mmap,
     libc::SYS_mremap,
     libc::SYS_munmap,
-    // Files that grow, and files that are replaced; /proc.
+    // Questions and answers, between threads and to others.
     libc::SYS_close,
-    libc::SYS_fchmod,
     libc::SYS_fcntl,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    // What a panic says.
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_write,
+    libc::SYS_writev,
+    // No call at all: what a tracer makes of one that it lets fail, as the tests do.
+    u32::MAX as libc::c_long,
+    // The end.
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_sigaltstack,
+];
+
+/// Those of the loop and of the writer.
+const FILES: &[libc::c_long] = &[
+    libc::SYS_ppoll,
+    // Files that grow, and files that are replaced; /proc.
+    libc::SYS_fchmod,
     libc::SYS_fstat,
     libc::SYS_lseek,
     libc::SYS_newfstatat,
@@ -115,22 +142,8 @@ const COMMON: &[libc::c_long] = &[
     libc::SYS_renameat2,
     libc::SYS_statx,
     libc::SYS_unlinkat,
-    libc::SYS_write,
-    libc::SYS_writev,
     // The service manager and the syslog.
     libc::SYS_connect,
-    libc::SYS_sendto,
-    // Who it is.
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    // No call at all: what a tracer makes of one that it lets fail, as the tests do.
-    u32::MAX as libc::c_long,
-    // The end.
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_sigaltstack,
 ];
 
 /// Those of the loop.
@@ -154,7 +167,6 @@ const LOOP: &[libc::c_long] = &[
     libc::SYS_bind,
     libc::SYS_getsockname,
     libc::SYS_getsockopt,
-    libc::SYS_recvfrom,
     libc::SYS_recvmsg,
     libc::SYS_sendmsg,
     libc::SYS_setsockopt,
@@ -172,16 +184,21 @@ const LOOP: &[libc::c_long] = &[
     libc::SYS_mkdirat,
 ];
 
-/// Those of the writer. Its memory grows by mprotect(2) as well, which the filter allows where it
-/// makes nothing executable.
+/// Those of the writer.
 const WRITER: &[libc::c_long] = &[
     // stdout and stderr lead to the log, also after its rotation.
     libc::SYS_dup3,
 ];
 
+/// Those of a thread that reads `/proc`.
+const LOOKUP: &[libc::c_long] =
+    &[libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_openat, libc::SYS_read, libc::SYS_statx];
+
+const LINKS: &[libc::c_long] = &[libc::SYS_readlinkat];
+
 /// The same under the names of the first architectures.
 #[cfg(target_arch = "x86_64")]
-const OLD_COMMON: &[libc::c_long] = &[
+const OLD_FILES: &[libc::c_long] = &[
     libc::SYS_poll,
     libc::SYS_open,
     libc::SYS_stat,
@@ -196,8 +213,16 @@ const OLD_LOOP: &[libc::c_long] =
     &[libc::SYS_epoll_wait, libc::SYS_readlink, libc::SYS_mkdir, libc::SYS_rmdir];
 #[cfg(target_arch = "x86_64")]
 const OLD_WRITER: &[libc::c_long] = &[libc::SYS_dup2];
+#[cfg(target_arch = "x86_64")]
+const OLD_LOOKUP: &[libc::c_long] = &[libc::SYS_open, libc::SYS_stat];
+#[cfg(target_arch = "x86_64")]
+const OLD_LINKS: &[libc::c_long] = &[libc::SYS_readlink];
 #[cfg(not(target_arch = "x86_64"))]
-const OLD_COMMON: &[libc::c_long] = &[];
+const OLD_FILES: &[libc::c_long] = &[];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_LOOKUP: &[libc::c_long] = &[];
+#[cfg(not(target_arch = "x86_64"))]
+const OLD_LINKS: &[libc::c_long] = &[];
 #[cfg(not(target_arch = "x86_64"))]
 const OLD_LOOP: &[libc::c_long] = &[];
 #[cfg(not(target_arch = "x86_64"))]
@@ -206,9 +231,11 @@ const OLD_WRITER: &[libc::c_long] = &[];
 /// Has the calling thread give up what it does not need. A system call that is not on its list kills
 /// the process from here on. What cannot be given up is no reason to keep the rest.
 ///
-/// `reach`: the files that are to stay within its reach; all of them, if it is not given.
+/// `reach`: the files that are to stay within its reach; all of them, if it is not given, or if it is
+/// there to read links.
 pub fn enter(role: Role, reach: Option<&Reach>) -> Result<Confined, SandboxError> {
     let unconfined = || Confined { is_enforced: false, missing: Vec::new() };
+    let reach = reach.filter(|_| role != Role::Links);
     let confined = reach.map(|reach| confine(role, reach)).transpose();
     let is_confined = matches!(&confined, Ok(Some(Confined { is_enforced: true, .. })));
     let files =
@@ -250,7 +277,7 @@ fn drop_capabilities(kept: CapabilitySet) -> io::Result<()> {
 fn filter(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
     let mut rules: std::collections::BTreeMap<libc::c_long, Vec<SeccompRule>> =
         role.calls().map(|call| (call, Vec::new())).collect();
-    if role == Role::Writer {
+    if role != Role::Loop {
         // Where a thread's memory comes from, it is mapped first and made accessible then.
         let execute = libc::PROT_EXEC as u64;
         let is_data =

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::plain_file;
@@ -26,9 +25,15 @@ const LONGEST_COMMAND: usize = 4096;
 /// Looks at the task that sent a signal at this moment. `boot_offset` is how far the clock of
 /// start times is ahead of that of moments: the time the machine has been suspended.
 ///
-/// A process that began after the signal is another one with the same pid.
+/// A process that began after the signal is another one with the same pid. So is its program, which
+/// has been read before: see [`executable`].
 #[must_use]
-pub fn look_at(task: u32, sent: Moment, boot_offset: Duration) -> Sender {
+pub fn look_at(
+    task: u32,
+    sent: Moment,
+    boot_offset: Duration,
+    executable: Option<String>,
+) -> Sender {
     let began_before = |stat: &Stat| {
         let began = process::started(Process { pid: task, started: stat.started });
         began.is_none_or(|began| began <= sent.0 + boot_offset)
@@ -49,7 +54,7 @@ pub fn look_at(task: u32, sent: Moment, boot_offset: Duration) -> Sender {
         name: Some(printable(&stat.name)),
         uid: number(&status, "Uid:"),
         login: login.filter(|&uid| uid != NO_LOGIN),
-        executable: link(Path::new(&format!("/proc/{pid}/exe"))),
+        executable,
         command: command(pid),
         ancestors: ancestors(stat.parent),
     }
@@ -76,8 +81,11 @@ fn command(pid: u32) -> Option<String> {
     (!spaced.is_empty()).then(|| printable(&spaced))
 }
 
-fn link(path: &Path) -> Option<String> {
-    let target: PathBuf = fs::read_link(path).ok()?;
+/// The program that this task runs; nothing for a task of the kernel's own, and for one that this
+/// thread may not look into as a debugger would.
+#[must_use]
+pub fn executable(task: u32) -> Option<String> {
+    let target = fs::read_link(format!("/proc/{task}/exe")).ok()?;
     Some(printable(target.as_os_str().as_bytes()))
 }
 
@@ -98,7 +106,8 @@ mod tests {
 
     #[test]
     fn this_process_and_those_that_started_it_are_named() {
-        let this = look_at(std::process::id(), clock::now(), clock::boot_offset());
+        let pid = std::process::id();
+        let this = look_at(pid, clock::now(), clock::boot_offset(), executable(pid));
         assert!(!this.gone);
         assert_eq!(this.pid, Some(std::process::id()));
         assert_eq!(this.uid, Some(rustix::process::getuid().as_raw()));
@@ -110,7 +119,7 @@ mod tests {
     #[test]
     fn one_that_began_later_is_another() {
         let early = Moment(Duration::ZERO);
-        let gone = look_at(std::process::id(), early, Duration::ZERO);
-        assert!(gone.gone && gone.name.is_none());
+        let gone = look_at(std::process::id(), early, Duration::ZERO, Some("/bin/sh".into()));
+        assert!(gone.gone && gone.name.is_none() && gone.executable.is_none());
     }
 }

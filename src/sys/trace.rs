@@ -8,7 +8,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -47,6 +47,13 @@ const MARK_VICTIM: &str = "events/oom/mark_victim";
 
 /// Memory for each CPU, in KiB: a thousand signals to watched processes.
 const BUFFER: &str = "64";
+
+/// The longest list of names that the kernel remembers, in bytes: 32,768 lines of at most 24, where
+/// it is told to. By itself it keeps 128, or in later versions some thousands.
+const LONGEST_LIST: u64 = 32_768 * 24;
+
+/// How much of it is read at a time, in bytes.
+const LIST_AT_ONCE: usize = 64 << 10;
 
 /// Why the kernel will not tell who sends signals.
 #[derive(Debug)]
@@ -243,13 +250,8 @@ impl Trace {
     /// The name under which the kernel remembers a task that is gone; it remembers some.
     #[must_use]
     pub fn remembered_name(&self, pid: u32) -> Option<Vec<u8>> {
-        /// In bytes; the kernel remembers 128 of at most 24, unless it is told otherwise.
-        const LONGEST: u64 = 65_536;
-        let mut text = Vec::new();
-        open(&self.tracefs, "saved_cmdlines", OFlags::RDONLY)
-            .and_then(|file| file.take(LONGEST).read_to_end(&mut text))
-            .ok()?;
-        trace::saved_name(&text, pid).map(<[u8]>::to_vec)
+        let list = open(&self.tracefs, "saved_cmdlines", OFlags::RDONLY).ok()?;
+        name_of(pid, BufReader::with_capacity(LIST_AT_ONCE, list))
     }
 
     fn read(&self, path: &str) -> io::Result<String> {
@@ -274,6 +276,17 @@ impl Drop for Trace {
         (self.signal_filter, self.victim_filter) = (None, None);
         let _ = unlinkat(&self.instances, &self.name, AtFlags::REMOVEDIR);
     }
+}
+
+/// The name of this task in a list of what the kernel remembers: a line for each, with its pid and its
+/// name. A name may have a line feed in it, and go on with another's pid: where two lines claim one,
+/// neither is believed.
+fn name_of(pid: u32, list: impl BufRead) -> Option<Vec<u8>> {
+    let prefix = format!("{pid} ");
+    let lines = list.take(LONGEST_LIST).split(b'\n').map_while(Result::ok);
+    let mut names = lines.filter_map(|line| Some(line.strip_prefix(prefix.as_bytes())?.to_vec()));
+    let name = names.next()?;
+    (name != b"<...>" && names.next().is_none()).then_some(name)
 }
 
 fn open(directory: &OwnedFd, path: &str, flags: OFlags) -> io::Result<File> {
@@ -319,3 +332,27 @@ impl fmt::Display for Unavailable {
 }
 
 impl std::error::Error for Unavailable {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_task_is_found_wherever_it_stands_in_the_list() {
+        let line = |pid| format!("{} name of {pid}\n", 1_000_000 + pid);
+        let list = (0..32_768).map(line).collect::<Vec<_>>().concat();
+        let name = |pid| name_of(pid, list.as_bytes());
+        for pid in [0, 6551, 32_767] {
+            assert_eq!(name(1_000_000 + pid), Some(format!("name of {pid}").into_bytes()));
+        }
+        assert_eq!((name(100_000), name(0)), (None, None));
+        assert_eq!(name_of(7, &b"17 bash\n7 <...>\n"[..]), None);
+    }
+
+    #[test]
+    fn a_name_that_two_lines_claim_is_nobodys() {
+        let list = b"77 a\n5831 kill\n77 cron\n";
+        assert_eq!(name_of(77, &list[..]), None);
+        assert_eq!(name_of(5831, &list[..]), Some(b"kill".to_vec()));
+    }
+}

@@ -112,8 +112,11 @@ impl Case {
             self.turns = self.turns.wrapping_add(1);
         }
         let is_told_again = matches!(fact, Fact::OutOfMemory) && worth == Worth::Nothing;
-        if !is_told_again && !matches!(fact, Fact::Greeted(_) | Fact::Started(_)) {
-            self.timeline.add(at, source, fact);
+        match fact {
+            Fact::Greeted(_) | Fact::Started(_) => {}
+            Fact::SenderSeen(task, sender) => self.timeline.complete(at, task, &sender),
+            _ if is_told_again => {}
+            fact => self.timeline.add(at, source, fact),
         }
         turn
     }
@@ -151,8 +154,8 @@ impl Case {
                 Worth::decisive_if(is_news)
             }
             Fact::Started(CommandLine { no_reboot }) => {
-                self.no_reboot = Some(*no_reboot);
-                Worth::Decisive
+                let known = self.no_reboot.replace(*no_reboot);
+                Worth::decisive_if(known != self.no_reboot)
             }
             Fact::Exited(status) => {
                 self.status = Some((at, *status));
@@ -165,6 +168,9 @@ impl Case {
             Fact::Signalled(signal, sender) => {
                 let sent = Sent { at, signal: *signal, sender: sender.clone() };
                 Worth::decisive_if(self.signals.add(sent))
+            }
+            Fact::SenderSeen(task, sender) => {
+                Worth::decisive_if(self.signals.complete(at, *task, sender))
             }
             Fact::Connected => Worth::Decisive,
             Fact::Unheard => {

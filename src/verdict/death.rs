@@ -55,6 +55,8 @@ pub enum Missing {
     ExitStatus,
     /// Who sent the signal that ended it.
     Sender,
+    /// More of who sent the signal than its number: it could not be looked at in time.
+    MoreOfSender,
     /// What was said, or asked of it, while no daemon listened.
     Past,
     /// Whether a snapshot was loaded after the guest had panicked.
@@ -70,6 +72,7 @@ impl fmt::Display for Missing {
             Self::EndOfProcess => "the end of the process",
             Self::ExitStatus => "the exit status",
             Self::Sender => "who sent the signal",
+            Self::MoreOfSender => "more of who sent the signal than its pid",
             Self::Past => "what happened while the daemon was not listening",
             Self::Snapshot => "whether a snapshot was loaded after the panic",
         })

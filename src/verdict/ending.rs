@@ -5,17 +5,18 @@
 //! such. Before it is judged, those sources are consulted that do not speak by themselves. What
 //! the evidence means is `cause.rs`'s.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::cause::{Cause, Initiator, Verdict};
 use super::conversation::Panic;
-use super::evidence::{Fact, Source};
+use super::evidence::{Fact, Sent, Source};
 use super::file::Decision;
 use super::life::{Context, Life};
 use super::stage::{Stage, Voice};
 use super::{Action, Answers, Death, FileOutcome, Missing, RemoveReason};
 use crate::id::Moment;
-use crate::wire::{StatusAnswer, WaitStatus};
+use crate::wire::{Sender, StatusAnswer, WaitStatus};
 
 /// How long a source may lag behind the end of the process.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -66,7 +67,11 @@ impl Life {
             self.case.learn(at, self.watched.source(), Fact::Exited(status), settings);
         }
         for (source, fact) in facts {
+            let sender = fact.sender().cloned();
             self.learn(source, fact, context);
+            if let Some(sender) = sender {
+                self.look_into_senders(|sent| Arc::ptr_eq(&sent.sender, &sender), context);
+            }
         }
         if self.is_to_be_closed() {
             self.consult(context);
@@ -107,7 +112,9 @@ impl Life {
             return;
         }
         self.consult(context);
-        let waits = self.inquiry.is_open() || (may_wait && self.inquiry.status_will_come());
+        let waits = self.inquiry.is_open()
+            || (may_wait && self.inquiry.status_will_come())
+            || (!is_out_of_time && self.lacks_command_line(&self.final_verdict(context)));
         if !waits {
             self.finish(context);
         }
@@ -124,9 +131,48 @@ impl Life {
         if !was_going_down {
             self.decide_file(&verdict, context);
         }
-        if !self.file.is_being_done() {
+        self.inquiry.limit_looks(context.now);
+        self.record_if_ready(context);
+    }
+
+    /// Records a life whose verdict is final, once its file is seen to and its senders are.
+    pub(super) fn record_if_ready(&mut self, context: &mut Context<'_>) {
+        let is_ready = !self.file.is_being_done() && !self.inquiry.is_looking();
+        if self.stage == Stage::Finished && is_ready {
             self.record(context);
         }
+    }
+
+    /// Has the senders of these signals looked at, if nobody has looked at them.
+    pub(super) fn look_into_senders(
+        &mut self,
+        are_meant: impl Fn(&Sent) -> bool,
+        context: &mut Context<'_>,
+    ) {
+        let incarnation = context.incarnation;
+        for sent in self.case.signals().unseen().filter(|sent| are_meant(sent)) {
+            if sent.sender.pid.is_some_and(|task| self.inquiry.begin_look(sent.at, task)) {
+                let (at, sender) = (sent.at, sent.sender.clone());
+                context.actions.push(Action::LookInto { incarnation, at, sender });
+            }
+        }
+    }
+
+    pub(super) fn looked_into(
+        &mut self,
+        at: Moment,
+        task: u32,
+        sender: Option<Arc<Sender>>,
+        context: &mut Context<'_>,
+    ) {
+        if !self.inquiry.end_look(at, task) {
+            return;
+        }
+        if let Some(sender) = sender {
+            let fact = Fact::SenderSeen(task, sender);
+            self.case.learn(at, Source::Process, fact, context.settings);
+        }
+        self.record_if_ready(context);
     }
 
     fn record(&mut self, context: &mut Context<'_>) {
@@ -183,19 +229,28 @@ impl Life {
             missing.push(Missing::Snapshot);
         }
         let is_by_signal = matches!(verdict.cause, Cause::HostSignal(_) | Cause::Killed);
-        if is_by_signal && self.case.sent(verdict).is_none() {
-            missing.push(Missing::Sender);
+        match self.case.sent(verdict) {
+            None if is_by_signal => missing.push(Missing::Sender),
+            Some(sent) if sent.sender.is_unseen() && sent.sender.name.is_none() => {
+                missing.push(Missing::MoreOfSender);
+            }
+            _ => {}
         }
         missing
     }
 
     /// Decides about the file at the SHUTDOWN event, if QEMU said whose doing it was.
     pub(super) fn decide_early(&mut self, context: &mut Context<'_>) {
-        if self.file.may_be_early()
-            && let Some(verdict) = self.case.judge_early(context.settings)
-        {
+        let Some(verdict) = self.case.judge_early(context.settings) else { return };
+        if self.file.may_be_early() && !self.lacks_command_line(&verdict) {
             self.decide_file(&verdict, context);
         }
+    }
+
+    /// What a reset means depends on the command line, and to read that takes less than QEMU takes
+    /// to end.
+    fn lacks_command_line(&self, verdict: &Verdict) -> bool {
+        verdict.cause == Cause::GuestReset && self.inquiry.reads_command_line()
     }
 
     fn decide_file(&mut self, verdict: &Verdict, context: &mut Context<'_>) {
@@ -248,8 +303,6 @@ impl Life {
         if let Some(fact) = fact {
             self.learn(Source::Daemon, fact, context);
         }
-        if self.stage == Stage::Finished {
-            self.record(context);
-        }
+        self.record_if_ready(context);
     }
 }

@@ -63,6 +63,23 @@ impl Signals {
         has_room
     }
 
+    /// Completes what is known of this sender of the signals at this moment, and says whether it
+    /// was unseen until then.
+    pub(super) fn complete(&mut self, at: Moment, task: u32, sender: &Arc<Sender>) -> bool {
+        let is_meant = |sent: &&mut Sent| sent.at == at && is_unseen(&sent.sender, task);
+        let mut is_news = false;
+        for sent in self.sent.iter_mut().filter(is_meant) {
+            sent.sender = sender.clone();
+            is_news = true;
+        }
+        is_news
+    }
+
+    /// Those whose sender nobody has looked at.
+    pub(super) fn unseen(&self) -> impl Iterator<Item = &Sent> {
+        self.sent.iter().filter(|sent| sent.sender.is_unseen())
+    }
+
     /// The first that asked QEMU to end.
     pub(super) fn request_to_end(&self) -> Option<&Sent> {
         self.sent.iter().find(|sent| sent.signal.asks_to_end())
@@ -72,6 +89,10 @@ impl Signals {
     pub(super) fn first(&self, signal: Signal) -> Option<&Sent> {
         self.sent.iter().find(|sent| sent.signal == signal)
     }
+}
+
+fn is_unseen(sender: &Sender, task: u32) -> bool {
+    sender.is_unseen() && sender.pid == Some(task)
 }
 
 /// A piece of evidence: when it came, and from whom.
@@ -123,11 +144,23 @@ pub enum Fact {
     Exited(WaitStatus),
     DumpsCore,
     Signalled(Signal, Arc<Sender>),
+    /// What is to be known of this task, which sent a signal at that moment.
+    SenderSeen(u32, Arc<Sender>),
     OutOfMemory,
     /// What was done to the file.
     FileCreated,
     FileLeft,
     FileFailed,
+}
+
+impl Fact {
+    /// Who sent the signal, if it is about one.
+    pub(super) fn sender(&self) -> Option<&Arc<Sender>> {
+        match self {
+            Self::Signalled(_, sender) => Some(sender),
+            _ => None,
+        }
+    }
 }
 
 /// In one word, for scripts.
@@ -153,6 +186,7 @@ impl fmt::Display for Fact {
             Self::Said(event, _) => return event.fmt(f),
             Self::Exited(status) => return status.fmt(f),
             Self::Signalled(signal, sender) => return write!(f, "{signal} from {sender}"),
+            Self::SenderSeen(_, sender) => return write!(f, "the signal was from {sender}"),
             Self::Connected => "connected",
             Self::Unheard => "what it may have said before was not heard",
             Self::Greeted(_) => "it greeted",
@@ -192,6 +226,18 @@ impl Timeline {
             self.omitted += 1;
         }
         self.last.push_back(piece);
+    }
+
+    /// Completes what is known of this sender of the signals at this moment.
+    pub(super) fn complete(&mut self, at: Moment, task: u32, seen: &Arc<Sender>) {
+        for piece in self.first.iter_mut().chain(&mut self.last) {
+            if let Fact::Signalled(_, sender) = &mut piece.fact
+                && piece.at == at
+                && is_unseen(sender, task)
+            {
+                *sender = seen.clone();
+            }
+        }
     }
 
     /// All that is kept, by the time at which it happened.

@@ -7,6 +7,8 @@ use super::{Case, Questions};
 use crate::id::Moment;
 use crate::wire::{Signal, StatusAnswer, WaitStatus};
 
+/// How long the record may wait for senders that are being looked at, once the verdict is final.
+const LOOKS: Duration = Duration::from_millis(300);
 /// Whoever is asked answers at once; this is for one that does not.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
@@ -18,6 +20,13 @@ pub(super) struct Inquiry {
     due: Option<Moment>,
     /// The kernel keeps the status and has not said it yet.
     status_will_come: bool,
+    /// QEMU's command line is being read.
+    reads_command_line: bool,
+    /// Senders that are being looked at: when they sent a signal, and their numbers. No verdict
+    /// waits for them.
+    looks: Vec<(Moment, u32)>,
+    /// The record waits for them until then.
+    look_until: Option<Moment>,
 }
 
 impl Inquiry {
@@ -75,6 +84,53 @@ impl Inquiry {
     /// The process has been reaped: the kernel may say its status now.
     pub(super) fn ask_status_again(&mut self) {
         self.asked.status = false;
+    }
+
+    /// QEMU's command line is being read from now on, if it is not already.
+    pub(super) fn begin_command_line(&mut self) -> bool {
+        !std::mem::replace(&mut self.reads_command_line, true)
+    }
+
+    pub(super) fn end_command_line(&mut self) {
+        self.reads_command_line = false;
+    }
+
+    pub(super) fn reads_command_line(&self) -> bool {
+        self.reads_command_line
+    }
+
+    /// This sender is being looked at from now on, if it is not already.
+    pub(super) fn begin_look(&mut self, at: Moment, task: u32) -> bool {
+        let is_new = !self.looks.contains(&(at, task));
+        if is_new {
+            self.looks.push((at, task));
+        }
+        is_new
+    }
+
+    /// It has been looked at. False if nobody waits for that.
+    pub(super) fn end_look(&mut self, at: Moment, task: u32) -> bool {
+        let place = self.looks.iter().position(|look| *look == (at, task));
+        place.map(|place| self.looks.swap_remove(place)).is_some()
+    }
+
+    /// The verdict is final.
+    pub(super) fn limit_looks(&mut self, now: Moment) {
+        self.look_until = Some(now + LOOKS);
+    }
+
+    /// Until when the record waits for the senders that are being looked at.
+    pub(super) fn look_until(&self) -> Option<Moment> {
+        self.look_until.filter(|_| self.is_looking())
+    }
+
+    /// Whoever has not been looked at by now is not waited for any more.
+    pub(super) fn give_up_looks(&mut self) {
+        self.looks.clear();
+    }
+
+    pub(super) fn is_looking(&self) -> bool {
+        !self.looks.is_empty()
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -5,6 +5,7 @@
 //! [`Case`]; `ending.rs` draws the conclusions. Nothing here weighs evidence.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::evidence::{Fact, Sent, Source};
@@ -14,7 +15,8 @@ use super::link::Link;
 use super::stage::{Stage, Voice};
 use super::watched::Watched;
 use super::{
-    Action, Answers, Case, ConnectError, Peer, Remembered, RemoveReason, Said, Settings, Turn,
+    Action, Answers, Case, CommandLine, ConnectError, Peer, Remembered, RemoveReason, Said,
+    Settings, Turn,
 };
 use crate::id::{Incarnation, Inode, Moment, Name};
 use crate::wire::WaitStatus;
@@ -92,7 +94,7 @@ impl Life {
 
     /// What has to outlive the daemon; nothing if there is nobody yet, or nobody any more.
     pub(super) fn to_remember(&self, incarnation: Incarnation) -> Option<Remembered> {
-        (self.link.was_up() && self.stage < Stage::Finished).then(|| self.remembered(incarnation))
+        (self.link.was_up() && self.stage < Stage::Recorded).then(|| self.remembered(incarnation))
     }
 
     /// As it is remembered.
@@ -118,11 +120,14 @@ impl Life {
     /// An earlier daemon's life goes on under this one.
     pub(super) fn resume(&mut self, context: &mut Context<'_>) {
         self.announce(context);
+        // An earlier daemon may have ended before it knew.
+        self.look_into_senders(|_| true, context);
         if self.link.is_up() {
             if self.case.is_behind() {
                 self.learn(Source::Daemon, Fact::Unheard, context);
             }
             self.send(Command::Negotiate, context);
+            self.ask_for_command_line(context);
             // What an earlier daemon could not carry out.
             self.decide_early(context);
         } else {
@@ -150,7 +155,7 @@ impl Life {
     /// When [`Life::tick`] is to be called.
     pub(super) fn deadline(&self) -> Option<Moment> {
         let parts = [self.link.deadline(), self.watched.deadline(), self.file.deadline()];
-        let waits = [self.last_words(), self.inquiry.deadline()];
+        let waits = [self.last_words(), self.inquiry.deadline(), self.inquiry.look_until()];
         parts.into_iter().chain(waits).flatten().min()
     }
 
@@ -225,14 +230,16 @@ impl Life {
             self.advance(Stage::OutOfTime);
             self.finish_if_complete(context);
         }
+        if self.inquiry.look_until().is_some_and(|at| at <= now) {
+            self.inquiry.give_up_looks();
+            self.record_if_ready(context);
+        }
     }
 
     pub(super) fn take(&mut self, said: Said, context: &mut Context<'_>) {
         match said {
             Said::Connected(peer) => self.connected(peer, context),
-            Said::CommandLine(line) => {
-                self.learn(Source::Process, Fact::Started(line), context);
-            }
+            Said::CommandLine(line) => self.read_command_line(line, context),
             Said::NotConnected(error) => self.not_connected(error, context),
             // The verdict is final.
             Said::Heard(_) if self.stage >= Stage::Finished => {}
@@ -242,6 +249,7 @@ impl Life {
             Said::Lives => self.found_alive(context),
             Said::File(outcome) => self.file_answered(outcome, context),
             Said::Consulted(answers) => self.consulted(answers, context),
+            Said::LookedInto { at, task, sender } => self.looked_into(at, task, sender, context),
         }
     }
 
@@ -259,6 +267,7 @@ impl Life {
     pub(super) fn signalled(&mut self, sent: &Sent, context: &mut Context<'_>) {
         let fact = Fact::Signalled(sent.signal, sent.sender.clone());
         self.case.learn(sent.at, Source::Trace, fact, context.settings);
+        self.look_into_senders(|known| Arc::ptr_eq(&known.sender, &sent.sender), context);
     }
 
     pub(super) fn chosen_by_oom_killer(&mut self, at: Moment, context: &mut Context<'_>) {
@@ -304,7 +313,28 @@ impl Life {
         self.link.established(began, context.now);
         self.learn(Source::Qmp, Fact::Connected, context);
         self.watched.identify(peer);
+        self.ask_for_command_line(context);
         self.send(Command::Negotiate, context);
+    }
+
+    /// What a reset by the guest means depends on it.
+    fn ask_for_command_line(&mut self, context: &mut Context<'_>) {
+        let Some(process) = self.watched.process() else { return };
+        if self.case.no_reboot().is_none() && self.inquiry.begin_command_line() {
+            let incarnation = context.incarnation;
+            context.actions.push(Action::ReadCommandLine { incarnation, process });
+        }
+    }
+
+    fn read_command_line(&mut self, line: Option<CommandLine>, context: &mut Context<'_>) {
+        self.inquiry.end_command_line();
+        if let Some(line) = line {
+            self.learn(Source::Process, Fact::Started(line), context);
+        }
+        if self.stage < Stage::Finished {
+            self.decide_early(context);
+            self.finish_if_complete(context);
+        }
     }
 
     fn not_connected(&mut self, error: ConnectError, context: &mut Context<'_>) {

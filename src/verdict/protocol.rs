@@ -3,12 +3,13 @@
 //!
 //! Types only. What they lead to is decided in `life.rs` and `node.rs`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Death, Fact, Sent, Source};
 use crate::id::{Incarnation, Inode, Moment, Name, Process};
 use crate::wire::qmp::{Command, Message};
-use crate::wire::{StatusAnswer, WaitStatus};
+use crate::wire::{Sender, StatusAnswer, WaitStatus};
 
 /// What a source has to tell.
 #[derive(Debug)]
@@ -28,7 +29,7 @@ pub enum Event {
     Exit { pid: u32, status: WaitStatus },
     /// This process dumps core, or would if it were not for its limit.
     CoreDump { pid: u32 },
-    /// Somebody sent a signal to this process.
+    /// Somebody sent a signal to this process. Of the sender no more need be known than its number.
     Signalled { pid: u32, sent: Sent },
     /// The kernel's OOM killer chose this process.
     OutOfMemory { pid: u32, at: Moment },
@@ -42,8 +43,9 @@ pub enum Event {
 #[derive(Debug)]
 pub enum Said {
     Connected(Peer),
-    /// What QEMU was started with.
-    CommandLine(CommandLine),
+    /// The answer to [`Action::ReadCommandLine`]: what QEMU was started with; nothing if that could
+    /// not be read in time.
+    CommandLine(Option<CommandLine>),
     NotConnected(ConnectError),
     Heard(Message),
     /// The conversation has ended; the process may live on.
@@ -56,6 +58,13 @@ pub enum Said {
     File(FileOutcome),
     /// The answer to [`Action::Consult`].
     Consulted(Answers),
+    /// The answer to [`Action::LookInto`]: what was found of the sender; nothing if it could not be
+    /// looked at in time.
+    LookedInto {
+        at: Moment,
+        task: u32,
+        sender: Option<Arc<Sender>>,
+    },
 }
 
 /// What the sources that do not speak by themselves are asked before a verdict.
@@ -180,6 +189,20 @@ pub enum Action {
     Consult {
         incarnation: Incarnation,
         questions: Questions,
+    },
+    /// Find out what QEMU was started with, and answer with `Said::CommandLine`. That may take its
+    /// time.
+    ReadCommandLine {
+        incarnation: Incarnation,
+        process: Process,
+    },
+    /// Look at the process that sent a signal at this moment, of which `sender` is known so far, and
+    /// answer with `Said::LookedInto`. That may take its time: nothing but the record waits for it,
+    /// and that not for long.
+    LookInto {
+        incarnation: Incarnation,
+        at: Moment,
+        sender: Arc<Sender>,
     },
     /// Have the kernel tell of this process.
     Watch {

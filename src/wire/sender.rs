@@ -35,6 +35,18 @@ pub struct Ancestor {
 }
 
 impl Sender {
+    /// A task of which nothing is known but its number.
+    #[must_use]
+    pub fn unseen(task: u32) -> Self {
+        Self { pid: Some(task), ..Self::default() }
+    }
+
+    /// Whether nobody has looked at it: what is known of it, others have said.
+    #[must_use]
+    pub fn is_unseen(&self) -> bool {
+        !self.kernel && !self.gone && self.pid.is_some() && self.uid.is_none()
+    }
+
     /// A fault of the process itself, or the OOM killer.
     #[must_use]
     pub fn kernel() -> Self {
@@ -48,7 +60,8 @@ impl fmt::Display for Sender {
         if self.kernel {
             return f.write_str("the kernel");
         }
-        Shown(self.name.as_deref().unwrap_or("a process that has ended ")).fmt(f)?;
+        let nameless = if self.gone { "a process that has ended " } else { "a process " };
+        Shown(self.name.as_deref().unwrap_or(nameless)).fmt(f)?;
         if let Some(pid) = self.pid {
             write!(f, "[{pid}]")?;
         }
@@ -101,5 +114,16 @@ mod tests {
         );
         let gone = Sender { pid: Some(5), gone: true, ..Sender::default() };
         assert_eq!(gone.to_string(), "a process that has ended [5]");
+        assert_eq!(Sender::unseen(5).to_string(), "a process [5]");
+    }
+
+    #[test]
+    fn who_has_been_looked_at_or_is_gone_is_not_unseen() {
+        let unseen = Sender::unseen(5);
+        assert!(unseen.is_unseen());
+        assert!(Sender { name: Some("virsh".into()), ..unseen.clone() }.is_unseen());
+        assert!(!Sender { uid: Some(0), ..unseen.clone() }.is_unseen());
+        assert!(!Sender { gone: true, ..unseen }.is_unseen());
+        assert!(!Sender::kernel().is_unseen() && !Sender::default().is_unseen());
     }
 }

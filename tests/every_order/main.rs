@@ -22,7 +22,13 @@ use world::{Asked, Budget, Sources, Step, World};
 
 /// The sources that a node may have.
 fn nodes() -> Vec<Sources> {
-    let whole = Sources { connector: true, status: Asked::Never, pidfd: true, file_failures: 0 };
+    let whole = Sources {
+        connector: true,
+        status: Asked::Never,
+        pidfd: true,
+        file_failures: 0,
+        looks_lag: false,
+    };
     vec![
         whole,
         Sources { pidfd: false, ..whole },
@@ -32,6 +38,8 @@ fn nodes() -> Vec<Sources> {
         Sources { connector: false, pidfd: false, ..whole },
         Sources { file_failures: 1, ..whole },
         Sources { file_failures: 2, ..whole },
+        Sources { looks_lag: true, ..whole },
+        Sources { looks_lag: true, file_failures: 1, ..whole },
     ]
 }
 

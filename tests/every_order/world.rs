@@ -17,12 +17,16 @@ use kvmd::wire::{Sender, Signal, StatusAnswer};
 use crate::rows::{File, OutOfMemory, Row};
 
 const PROCESS: Process = Process { pid: 4242, started: 1000 };
+/// The pid of whoever sends signals.
+const SHELL: u32 = 5790;
 const BEGIN: Moment = Moment(Duration::from_secs(1_000_000));
 /// What lies between two events that follow each other closely.
 const MOMENT: Duration = Duration::from_micros(300);
-/// Gaps on both sides of each time limit of the core: that of a leader that ends ahead of its
-/// threads, the last words of the sources, the rescan, the powerdown window.
-pub(crate) const GAPS: [Duration; 7] = [
+/// Gaps on both sides of each time limit of the core: the look at a sender, that of a leader
+/// that ends ahead of its threads, the last words of the sources, the rescan, the powerdown window.
+pub(crate) const GAPS: [Duration; 9] = [
+    Duration::from_millis(290),
+    Duration::from_millis(310),
     Duration::from_millis(990),
     Duration::from_millis(1010),
     Duration::from_millis(1990),
@@ -45,6 +49,8 @@ pub(crate) struct Sources {
     pub(crate) pidfd: bool,
     /// So many of the first attempts to change the file fail.
     pub(crate) file_failures: u8,
+    /// To look at the sender of a signal takes its time.
+    pub(crate) looks_lag: bool,
 }
 
 /// What the kernel answers when it is asked how a process ended.
@@ -66,6 +72,10 @@ pub(crate) enum Step {
     Die,
     Reap,
     Trace,
+    /// The sender of the signal has been looked at.
+    Look,
+    /// QEMU's command line has been read.
+    ReadCommandLine,
     /// Ganeti has stopped the instance by force and removes the file.
     GanetiRemoves,
     Pass(usize),
@@ -126,6 +136,10 @@ struct Facts {
     is_dead: bool,
     is_reaped: bool,
     is_traced: bool,
+    /// The life for which the sender of the signal is being looked at, and when it was sent.
+    look: Option<(Incarnation, Moment)>,
+    /// The life for which QEMU's command line is being read.
+    command_line: Option<Incarnation>,
     file: bool,
     file_failures: u8,
 }
@@ -142,6 +156,8 @@ struct Notes {
     /// It has been created since it was last decided.
     creations: u8,
     removed_by_ganeti: bool,
+    /// Time has passed while the sender of the signal was being looked at.
+    look_is_late: bool,
     /// A source lagged behind the others for so long that it may have been given up.
     is_late: bool,
     /// Something was not heard.
@@ -175,6 +191,8 @@ impl<'a> World<'a> {
             is_dead: false,
             is_reaped: sources.status != Asked::OnceReaped,
             is_traced: row.traced.is_none(),
+            look: None,
+            command_line: None,
             file: false,
             file_failures: 0,
         };
@@ -184,6 +202,7 @@ impl<'a> World<'a> {
             is_going_down: false,
             creations: 0,
             removed_by_ganeti: false,
+            look_is_late: false,
             is_late: false,
             is_lossy: false,
             is_long_ago: false,
@@ -212,7 +231,7 @@ impl<'a> World<'a> {
 
     /// Everything that may happen next; nothing when it is over.
     pub(crate) fn steps(&self) -> Vec<Step> {
-        let Around { row, facts, budget, sources, .. } = &self.around;
+        let Around { row, facts, budget, .. } = &self.around;
         let mut steps = Vec::new();
         let mut may = |step, is_possible| {
             if is_possible {
@@ -227,6 +246,8 @@ impl<'a> World<'a> {
         may(Step::Die, all_said && !facts.is_dead);
         may(Step::Reap, facts.is_dead && !facts.is_reaped);
         may(Step::Trace, !facts.is_traced && self.around.is_sent());
+        may(Step::Look, facts.look.is_some());
+        may(Step::ReadCommandLine, facts.command_line.is_some());
         let is_over = all_said
             && facts.is_closed
             && facts.exited
@@ -235,7 +256,9 @@ impl<'a> World<'a> {
             && facts.is_traced;
         if !is_over {
             may(Step::GanetiRemoves, budget.removals > 0 && facts.file);
-            for gap in (0..GAPS.len()).filter(|_| budget.gaps > 0) {
+            // The command line is read, or given up, before anybody would notice.
+            let may_pass = budget.gaps > 0 && facts.command_line.is_none();
+            for gap in (0..GAPS.len()).filter(|_| may_pass) {
                 may(Step::Pass(gap), true);
             }
             if budget.restarts > 0 && self.around.deaths.is_empty() {
@@ -285,6 +308,17 @@ impl<'a> World<'a> {
                     self.happens(event);
                 }
             }
+            Step::Look => {
+                if let Some((life, at)) = facts.look.take() {
+                    self.happens(Event::Of(life, seen(at, Some(shell()))));
+                }
+            }
+            Step::ReadCommandLine => {
+                if let Some(life) = facts.command_line.take() {
+                    let said = self.around.command_line();
+                    self.happens(Event::Of(life, said));
+                }
+            }
             Step::GanetiRemoves => {
                 self.around.budget.removals -= 1;
                 facts.file = false;
@@ -294,6 +328,7 @@ impl<'a> World<'a> {
                 self.around.budget.gaps -= 1;
                 self.around.note_gap(GAPS[gap]);
                 self.passes(GAPS[gap]);
+                self.around.notes.look_is_late |= self.around.facts.look.is_some();
             }
             Step::Restart(how) => {
                 self.around.budget.restarts -= 1;
@@ -331,6 +366,8 @@ impl<'a> World<'a> {
         let facts = &mut self.around.facts;
         let was_dead = facts.is_dead;
         let is_kept = how == Restart::Kept;
+        // The next daemon asks itself.
+        (facts.look, facts.command_line) = (None, None);
         facts.is_connected = is_kept && !facts.is_closed;
         facts.has_pidfd &= is_kept;
         match how {
@@ -443,6 +480,23 @@ impl Around<'_> {
                 let outcome = self.change_file(false);
                 events.push_back(Event::Of(incarnation, Said::File(outcome)));
             }
+            Action::ReadCommandLine { incarnation, .. } => {
+                if self.sources.looks_lag && self.row.no_reboot.is_some() {
+                    self.facts.command_line = Some(incarnation);
+                } else {
+                    events.push_back(Event::Of(incarnation, self.command_line()));
+                }
+            }
+            Action::LookInto { incarnation, at, sender } => {
+                if sender.name.is_some() {
+                    events.push_back(Event::Of(incarnation, seen(at, None)));
+                } else if self.sources.looks_lag {
+                    assert_eq!(self.facts.look, None, "it is looked at once");
+                    self.facts.look = Some((incarnation, at));
+                } else {
+                    events.push_back(Event::Of(incarnation, seen(at, Some(shell()))));
+                }
+            }
             Action::Record { incarnation, death } => {
                 self.deaths.push(*death);
                 self.recorded = Some(incarnation);
@@ -461,15 +515,16 @@ impl Around<'_> {
         self.facts.has_pidfd = self.sources.pidfd;
         let age = Some(Duration::from_secs(1));
         said(Said::Connected(Peer { process: Some(PROCESS), has_pidfd: self.sources.pidfd, age }));
-        if let Some(no_reboot) = self.row.no_reboot {
-            said(Said::CommandLine(CommandLine { no_reboot }));
-        }
         said(Said::Heard(Message::Greeting(None)));
         said(Said::Heard(Message::Return(Answer::Done)));
         said(Said::Heard(Message::Return(Answer::Status {
             running: self.runs(),
             panicked: false,
         })));
+    }
+
+    fn command_line(&self) -> Said {
+        Said::CommandLine(self.row.no_reboot.map(|no_reboot| CommandLine { no_reboot }))
     }
 
     fn answers(&self, questions: Questions) -> Answers {
@@ -508,7 +563,7 @@ impl Around<'_> {
             return Vec::new();
         };
         self.facts.is_traced = true;
-        let sent = Sent { at: self.now, signal, sender: shell() };
+        let sent = Sent { at: self.now, signal, sender: Arc::new(Sender::unseen(SHELL)) };
         let mut events = vec![Event::Signalled { pid: PROCESS.pid, sent }];
         if self.row.out_of_memory == OutOfMemory::Traced {
             events.push(Event::OutOfMemory { pid: PROCESS.pid, at: self.now });
@@ -585,6 +640,7 @@ impl Around<'_> {
         let ends = [is_closed, is_dead, exited && self.sources.connector];
         let has_begun = ends.contains(&true) || self.notes.is_going_down;
         let is_complete = is_closed && is_dead && exited && dumped && is_reaped && is_traced;
+        self.notes.look_is_late |= self.facts.look.is_some();
         self.notes.is_long_ago |= self.notes.is_lossy && gap >= POWERDOWN_WINDOW;
         // Without a pidfd the end is found out by looking, ever less often.
         let late = if self.sources.pidfd { LATE } else { LATE / 2 };
@@ -611,12 +667,15 @@ impl Around<'_> {
 
     /// After each step: a file that is not to be there is not, one that is to be there is.
     fn judge_file(&self, step: Step) {
-        let Facts { file, said, is_connected, file_failures, .. } = self.facts;
+        let Facts { file, said, is_connected, file_failures, command_line, .. } = self.facts;
         let (_, _, when) = self.expected();
         let all_said = said == self.row.said.len();
         let Notes { is_lossy, removed_by_ganeti, .. } = self.notes;
         let is_quiet = self.sources.file_failures == 0 && !is_lossy && !removed_by_ganeti;
-        if when == File::AtTheEvent && step == Step::Say && all_said && is_connected && is_quiet {
+        // What a reset means may depend on the command line.
+        let is_known = command_line.is_none() || self.row.cause != Cause::GuestReset;
+        let is_said = matches!(step, Step::Say | Step::ReadCommandLine) && all_said && is_known;
+        if when == File::AtTheEvent && is_said && is_connected && is_quiet {
             assert!(file, "it is there at the event, before QEMU ends");
         }
         if when == File::AtTheClose && step == Step::Say && is_quiet {
@@ -652,6 +711,13 @@ impl Around<'_> {
             let says_so = !death.missing.is_empty() || self.notes.is_long_ago;
             assert!(says_so, "who is wrong says what he does not know: {death}");
         }
+        if !self.notes.look_is_late {
+            let sent = death.sent();
+            assert!(
+                sent.is_none_or(|sent| sent.sender.name.is_some()),
+                "who has been seen: {death}"
+            );
+        }
         let is_to_be_there = when != File::Never && !self.notes.removed_by_ganeti;
         if is_exact {
             assert_eq!(file, is_to_be_there, "{death}");
@@ -665,6 +731,11 @@ impl Around<'_> {
     }
 }
 
+/// What is found where the shell is looked at.
+fn seen(at: Moment, sender: Option<Arc<Sender>>) -> Said {
+    Said::LookedInto { at, task: SHELL, sender }
+}
+
 fn shell() -> Arc<Sender> {
-    Arc::new(Sender { pid: Some(5790), name: Some("bash".into()), ..Sender::default() })
+    Arc::new(Sender { pid: Some(SHELL), name: Some("bash".into()), ..Sender::default() })
 }

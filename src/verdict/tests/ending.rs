@@ -200,6 +200,92 @@ fn a_peer_that_nobody_knows_ends_with_its_connection() {
     assert_eq!(world.only_death().missing, [Missing::Process]);
 }
 
+/// A QEMU that was killed by a task of which only the number is known as yet.
+fn killed_by_somebody(world: &mut World) -> Moment {
+    let at = world.now;
+    let sender = Arc::new(Sender::unseen(7));
+    let sent = Sent { at, signal: Signal::KILL, sender };
+    world.happens(Event::Signalled { pid: PID, sent });
+    at
+}
+
+fn bash() -> Arc<Sender> {
+    Arc::new(Sender { pid: Some(7), name: Some("bash".into()), uid: Some(0), ..Sender::default() })
+}
+
+#[test]
+fn a_sender_is_looked_at_at_once_and_completes_what_was_said_of_it() {
+    let mut world = world();
+    world.looks_hang = true;
+    let at = killed_by_somebody(&mut world);
+    assert_eq!(world.looks, [(at, 7)]);
+    let writings = world.writings;
+    world.said(Said::LookedInto { at, task: 7, sender: Some(bash()) });
+    assert_eq!(world.writings, writings + 1, "the next daemon knows it, too");
+    dies(&mut world, WaitStatus(9));
+    let death = world.only_death();
+    assert_eq!(death.sent().map(|sent| &sent.sender), Some(&bash()));
+    assert_eq!(death.missing, []);
+    let told: Vec<String> =
+        death.case.timeline().pieces().iter().map(|piece| piece.fact.to_string()).collect();
+    assert_eq!(told.iter().filter(|what| what.contains("SIGKILL from")).count(), 1, "{told:?}");
+    assert!(told.contains(&"SIGKILL from bash[7] (uid 0)".into()), "{told:?}");
+}
+
+#[test]
+fn the_record_waits_for_a_look_at_the_sender_and_the_file_does_not() {
+    for is_in_time in [true, false] {
+        let mut world = world();
+        world.looks_hang = true;
+        world.file = true;
+        let at = killed_by_somebody(&mut world);
+        dies(&mut world, WaitStatus(9));
+        assert_eq!((world.file, world.deaths.len()), (false, 0), "the verdict is final");
+        world.passes(Duration::from_millis(299));
+        assert!(world.deaths.is_empty());
+        if is_in_time {
+            world.said(Said::LookedInto { at, task: 7, sender: Some(bash()) });
+            assert_eq!(world.only_death().missing, []);
+        } else {
+            world.passes(Duration::from_millis(1));
+            let death = world.only_death();
+            assert_eq!(death.missing, [Missing::MoreOfSender]);
+            let line = death.to_string();
+            let end = "from a process [7]; not known: more of who sent the signal than its pid";
+            assert!(line.ends_with(end), "{line}");
+        }
+        world.said(Said::LookedInto { at, task: 7, sender: Some(bash()) });
+        assert_eq!(world.deaths.len(), 1, "it ends once");
+    }
+}
+
+#[test]
+fn a_sender_that_cannot_be_looked_at_is_not_waited_for() {
+    let mut world = world();
+    killed_by_somebody(&mut world);
+    dies(&mut world, WaitStatus(9));
+    assert_eq!(world.only_death().missing, [Missing::MoreOfSender]);
+    assert_eq!(world.looks.len(), 1, "it is asked for once");
+}
+
+#[test]
+fn a_daemon_that_comes_later_looks_at_those_whom_nobody_has_looked_at() {
+    let mut world = world();
+    world.looks_hang = true;
+    let at = killed_by_somebody(&mut world);
+    dies(&mut world, WaitStatus(9));
+    // It ends while it waits: the end is not told, and so not forgotten.
+    let memory = world.node.to_memory();
+    (world.looks_hang, world.looked_at) = (false, Some(bash()));
+    world.process_lives = false;
+    world.looks.clear();
+    world.connect_errors.push(ConnectError::Refused);
+    world.resumes(memory, false);
+    assert_eq!(world.looks, [(at, 7)]);
+    world.passes(Duration::from_secs(3));
+    assert_eq!(world.only_death().sent().map(|sent| &sent.sender), Some(&bash()));
+}
+
 #[test]
 fn without_a_pidfd_the_exit_of_the_leader_alone_has_the_process_looked_at_soon() {
     let mut world = World::new(Settings::default());

@@ -98,6 +98,10 @@ struct Around {
     /// What the sources answer that do not speak by themselves.
     answers: Answers,
     asked: Vec<Questions>,
+    /// Which senders were to be looked at, and what is found of each.
+    looks: Vec<(Moment, u32)>,
+    looks_hang: bool,
+    looked_at: Option<Arc<Sender>>,
     /// Whoever is asked does not answer.
     is_mute: bool,
     /// What the journal tells, and how often something was written into it.
@@ -142,6 +146,9 @@ impl World {
             traced: VecDeque::new(),
             answers: Answers::default(),
             asked: Vec::new(),
+            looks: Vec::new(),
+            looks_hang: false,
+            looked_at: None,
             is_mute: false,
             journal: Memory::default(),
             writings: 0,
@@ -273,6 +280,19 @@ impl Around {
                 self.probes += 1;
                 let answer = if self.process_lives { Said::Lives } else { Said::Died };
                 events.push_back(Event::Of(incarnation, answer));
+            }
+            Action::ReadCommandLine { incarnation, .. } => {
+                if !self.looks_hang {
+                    events.push_back(Event::Of(incarnation, Said::CommandLine(None)));
+                }
+            }
+            Action::LookInto { incarnation, at, sender } => {
+                let task = sender.pid.unwrap();
+                self.looks.push((at, task));
+                if !self.looks_hang {
+                    let sender = self.looked_at.clone();
+                    events.push_back(Event::Of(incarnation, Said::LookedInto { at, task, sender }));
+                }
             }
             Action::Send { .. } | Action::Release { .. } | Action::Answered { .. } => {}
         }

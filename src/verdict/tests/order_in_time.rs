@@ -179,11 +179,34 @@ fn a_reset_where_no_end_was_asked_for_is_a_wish_to_be_started_again() {
     for (line, file) in [(None, true), (Some(true), true), (Some(false), false)] {
         let mut world = world();
         if let Some(no_reboot) = line {
-            world.said(Said::CommandLine(CommandLine { no_reboot }));
+            world.said(Said::CommandLine(Some(CommandLine { no_reboot })));
         }
         world.said(heard(shutdown(Reason::GuestReset)));
         dies(&mut world, EXIT_0);
         assert_eq!(world.only_death().verdict.cause, Cause::GuestReset);
         assert_eq!(world.file, file, "{line:?}");
     }
+}
+
+#[test]
+fn a_reset_that_comes_before_the_command_line_is_decided_by_that() {
+    for (line, file) in [(None, true), (Some(true), true), (Some(false), false)] {
+        let mut world = World::new(Settings::default());
+        world.looks_hang = true;
+        world.binds(Inode(1));
+        world.answers();
+        world.said(heard(shutdown(Reason::GuestReset)));
+        assert!(world.file_actions.iter().all(|present| !present), "nothing is decided yet");
+        world.said(Said::CommandLine(line.map(|no_reboot| CommandLine { no_reboot })));
+        assert_eq!(world.file, file, "{line:?}, before it ends");
+        dies(&mut world, EXIT_0);
+        assert_eq!(world.file, file, "{line:?}");
+    }
+    // Nothing else waits for it.
+    let mut world = World::new(Settings::default());
+    world.looks_hang = true;
+    world.binds(Inode(1));
+    world.answers();
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    assert!(world.file);
 }

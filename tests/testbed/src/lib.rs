@@ -14,6 +14,7 @@
 mod attacker;
 mod daemon;
 mod guest;
+mod hung_file;
 mod mounts;
 mod needs;
 mod node;
@@ -32,6 +33,7 @@ use std::time::{Duration, Instant};
 pub use attacker::{Attacker, NOBODY};
 pub use daemon::{Daemon, Death};
 pub use guest::{Booting, Guest, GuestBuilder, boot_sector, execute_qmp};
+pub use hung_file::HungFile;
 pub use mounts::{InPlaceOf, Overlay, ganetis_groups, ganetis_users};
 pub use needs::{Need, can_run, kernel_is_at_least, linux_guest};
 pub use node::{NODE_NAME, Node};

@@ -16,6 +16,8 @@ pub enum Need {
     Qemu,
     /// Root in the initial namespaces: for the proc connector and for sysctls.
     Root,
+    /// `/dev/fuse`, for a file that nobody can read.
+    Fuse,
     /// `strace`, to make system calls fail.
     Strace,
     /// The daemon that comes with Ganeti, to be compared with.
@@ -55,6 +57,7 @@ impl Need {
         match self {
             Self::Qemu => has_program("qemu-system-x86_64") && has_program("as"),
             Self::Root => rustix::process::geteuid().is_root(),
+            Self::Fuse => Path::new("/dev/fuse").exists(),
             Self::Strace => has_program("strace"),
             Self::Original => original().is_some(),
             Self::Ganeti => python_package().is_some(),
@@ -72,6 +75,7 @@ impl Need {
         match self {
             Self::Qemu => "qemu-system-x86_64 and binutils (packages qemu-system-x86, binutils)",
             Self::Root => "root",
+            Self::Fuse => "/dev/fuse (modprobe fuse)",
             Self::Strace => "strace (package strace)",
             Self::Original => "the original ganeti-kvmd (package ganeti-haskell-3.0)",
             Self::Ganeti => "Ganeti's Python code (package ganeti-3.0)",

@@ -55,6 +55,16 @@ impl World {
                 let answers = self.consult(incarnation, questions);
                 events.push_back(Event::Of(incarnation, Said::Consulted(answers)));
             }
+            Action::ReadCommandLine { incarnation, process } => {
+                assert_eq!(self.life(incarnation).process, Some(process));
+                events.push_back(Event::Of(incarnation, Said::CommandLine(None)));
+            }
+            Action::LookInto { incarnation, at, sender } => {
+                assert!(!self.life(incarnation).account.is_recorded, "nobody wants to know");
+                let task = sender.pid.expect("who has a pid");
+                let said = Said::LookedInto { at, task, sender: None };
+                events.push_back(Event::Of(incarnation, said));
+            }
             Action::Watch { pid } => assert!(self.watched.insert(pid), "{pid} twice"),
             Action::Unwatch { pid } => assert!(self.watched.remove(&pid), "{pid} twice"),
             Action::Create { incarnation, name, inode, only_in_time } => {

@@ -1,0 +1,544 @@
+//! Looking into processes that are not ours: who sent a signal, and what QEMU was started with.
+//!
+//! To read what a process shows of itself can take as long as that process likes: `/proc/PID/cmdline`
+//! waits for its memory, and a process can see to it that this never ends. So threads of their own do
+//! it (see [`worker_threads`]). One that hangs is given up after a second; its question
+//! is answered with "not known". When all hang, nobody is looked into until one of them goes on.
+//!
+//! Which program a process runs is a link, to be read by a thread of its own: it takes a privilege,
+//! and what has that is to do nothing else (see [`Role::Links`]).
+//!
+//! [`worker_threads`]: crate::sys::worker_threads
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use log::{debug, error, info, warn};
+use mio::Registry;
+use serde::{Deserialize, Serialize};
+
+use super::complaints::{Complaints, withheld};
+use super::wake::Wake;
+use crate::id::{Incarnation, Moment, Process};
+use crate::sys::sandbox::Role;
+use crate::sys::worker_threads::{Stage, WorkerThreads};
+use crate::sys::{clock, process, sender};
+use crate::verdict::{CommandLine, Event, Said};
+use crate::wire::Sender;
+use crate::wire::command_line::has_no_reboot;
+
+/// One does all the work of reading; the others are there for those that hang.
+const THREADS: usize = 5;
+
+/// How long a look may take.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// As many questions are with the threads, which is less than the socket has room for, ...
+const MOST_ASKED: usize = 64;
+/// ... and as many wait for that. An instance has one when it is connected to, and no more than
+/// sixteen signals of its are looked into.
+const MOST_WAITING: usize = 4096;
+
+/// Longer than any answer: it has ten pieces of text, each cut by [`crate::wire::Printable`].
+const LONGEST_ANSWER: usize = 64 << 10;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Question {
+    number: u64,
+    about: About,
+    /// Which program the sender runs, once its link has been read.
+    executable: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum About {
+    /// The task that sent a signal at this moment.
+    Sender(u32, Moment),
+    CommandLine(Process),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Answer {
+    number: u64,
+    found: Found,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Found {
+    Sender(Sender),
+    NoReboot(bool),
+    Nothing,
+}
+
+/// Who wants to know: which life, and of a sender when its signal was sent and what is known of it.
+#[derive(Debug)]
+enum For {
+    Sender(Incarnation, Moment, Arc<Sender>),
+    CommandLine(Incarnation),
+}
+
+/// A question that is not answered yet.
+#[derive(Debug)]
+struct Look {
+    number: u64,
+    about: About,
+    whom: Vec<For>,
+    /// When it was asked.
+    since: Moment,
+    /// It is given up: nobody waits for it any more.
+    is_overdue: bool,
+}
+
+pub(super) struct Lookup {
+    /// Absent before the start, and if none could be started.
+    threads: Option<WorkerThreads>,
+    has_begun: bool,
+    /// In their order. The first of them are with the threads, ...
+    looks: VecDeque<Look>,
+    /// ... so many.
+    asked: usize,
+    last: u64,
+    /// Every thread hangs.
+    is_stuck: bool,
+    complaints: Complaints,
+    buffer: Box<[u8]>,
+}
+
+impl Default for Lookup {
+    fn default() -> Self {
+        Self {
+            threads: None,
+            has_begun: false,
+            looks: VecDeque::new(),
+            asked: 0,
+            last: 0,
+            is_stuck: false,
+            complaints: Complaints::default(),
+            buffer: vec![0; LONGEST_ANSWER].into(),
+        }
+    }
+}
+
+impl Lookup {
+    /// Starts the threads, each of which begins with `begin`. What is to be looked into before that
+    /// waits.
+    pub(super) fn start(
+        &mut self,
+        now: Moment,
+        registry: &Registry,
+        begin: impl Fn(Role) + Clone + Send + 'static,
+        events: &mut VecDeque<Event>,
+    ) {
+        let threads = start_threads(begin, answer)
+            .and_then(|threads| Wake::Lookup.register(registry, &threads).map(|()| threads));
+        if let Err(error) = &threads {
+            error!(
+                "Cannot start a thread to look into processes: {error}; records name the senders of signals by their pids only"
+            );
+        }
+        self.begin(now, threads.ok(), events);
+    }
+
+    fn begin(&mut self, now: Moment, threads: Option<WorkerThreads>, events: &mut VecDeque<Event>) {
+        (self.threads, self.has_begun) = (threads, true);
+        if self.threads.is_none() {
+            for look in self.looks.drain(..) {
+                tell_all(look.whom, &Found::Nothing, events);
+            }
+        }
+        self.pass_on(now);
+    }
+
+    /// Has the sender of a signal looked at, of which this is known so far.
+    pub(super) fn look_into(
+        &mut self,
+        now: Moment,
+        incarnation: Incarnation,
+        at: Moment,
+        known: Arc<Sender>,
+        events: &mut VecDeque<Event>,
+    ) {
+        let about = About::Sender(known.pid.unwrap_or_default(), at);
+        self.ask(now, about, For::Sender(incarnation, at, known), events);
+    }
+
+    /// Has it found out what QEMU was started with.
+    pub(super) fn read_command_line(
+        &mut self,
+        now: Moment,
+        incarnation: Incarnation,
+        process: Process,
+        events: &mut VecDeque<Event>,
+    ) {
+        self.ask(now, About::CommandLine(process), For::CommandLine(incarnation), events);
+    }
+
+    fn ask(&mut self, now: Moment, about: About, whom: For, events: &mut VecDeque<Event>) {
+        let is_down = self.has_begun && self.threads.is_none();
+        let is_closed = self.is_stuck || is_down || self.is_full();
+        match self.looks.iter_mut().find(|look| look.about.answers(about)) {
+            // To ask once more is to have one more thread hang.
+            Some(look) if look.is_overdue => whom.tell(&Found::Nothing, events),
+            Some(look) => look.whom.push(whom),
+            None if is_closed => whom.tell(&Found::Nothing, events),
+            None => {
+                self.last += 1;
+                let (number, whom) = (self.last, vec![whom]);
+                self.looks.push_back(Look { number, about, whom, since: now, is_overdue: false });
+                self.pass_on(now);
+            }
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.looks.len() - self.asked >= MOST_WAITING
+    }
+
+    /// Passes on to the threads what waits for that, as much as there is room for.
+    fn pass_on(&mut self, now: Moment) {
+        let Some(threads) = &self.threads else { return };
+        while let Some(look) = self.looks.get_mut(self.asked).filter(|_| self.asked < MOST_ASKED) {
+            let question = Question { number: look.number, about: look.about, executable: None };
+            let question = serde_json::to_vec(&question).unwrap_or_default();
+            // Where there is no room there will be, with the next answer.
+            if threads.ask(&question).is_err() {
+                return;
+            }
+            look.since = now;
+            self.asked += 1;
+        }
+    }
+
+    /// Takes in what the threads have found. `remembered` is the name under which the kernel
+    /// remembers a task that is gone.
+    pub(super) fn read(
+        &mut self,
+        now: Moment,
+        remembered: impl Fn(u32) -> Option<String>,
+        events: &mut VecDeque<Event>,
+    ) {
+        while let Some(answer) = self.take_answer() {
+            let Some(place) = self.looks.iter().position(|look| look.number == answer.number)
+            else {
+                continue;
+            };
+            self.asked -= usize::from(place < self.asked);
+            let Some(look) = self.looks.remove(place) else { continue };
+            if look.is_overdue && std::mem::take(&mut self.is_stuck) {
+                info!("Senders of signals are looked into again");
+            }
+            if let Found::NoReboot(no_reboot) = answer.found {
+                let when =
+                    if no_reboot { "ends when its guest resets" } else { "resets its guest" };
+                debug!("Process {}: by its command line it {when}", look.about.task());
+            }
+            let found = match answer.found {
+                Found::Sender(sender) if sender.gone => {
+                    let name = sender.pid.and_then(&remembered);
+                    Found::Sender(Sender { name, ..sender })
+                }
+                found => found,
+            };
+            tell_all(look.whom, &found, events);
+        }
+        self.pass_on(now);
+    }
+
+    fn take_answer(&mut self) -> Option<Answer> {
+        let threads = self.threads.as_ref()?;
+        loop {
+            match threads.take_answer(&mut self.buffer) {
+                // What cannot be understood is an answer to nothing, and its question is overdue.
+                Ok(length) => match serde_json::from_slice(&self.buffer[..length]) {
+                    Ok(answer) => return Some(answer),
+                    Err(error) if length > 0 => error!("A look into a process: {error}"),
+                    Err(_) => return None,
+                },
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+    }
+
+    /// When [`Lookup::give_up`] has something to do.
+    pub(super) fn deadline(&self) -> Option<Moment> {
+        let first = self.in_hand().filter(|look| !look.is_overdue).map(|look| look.since).min();
+        first.map(|since| since + PATIENCE)
+    }
+
+    /// Those that a thread is at: they are taken in their order.
+    fn in_hand(&self) -> impl Iterator<Item = &Look> {
+        let threads = self.threads.as_ref().map_or(0, WorkerThreads::count);
+        self.looks.iter().take(self.asked.min(threads))
+    }
+
+    /// Gives up those looks that take too long.
+    pub(super) fn give_up(&mut self, now: Moment, events: &mut VecDeque<Event>) {
+        if self.deadline().is_none_or(|at| at > now) {
+            return;
+        }
+        let in_hand = self.in_hand().count();
+        for look in self.looks.iter_mut().take(in_hand) {
+            if look.is_overdue || now.since(look.since) < PATIENCE {
+                continue;
+            }
+            look.is_overdue = true;
+            if let Some(count) = self.complaints.make(now) {
+                warn!(
+                    "Looking into process {} takes longer than a second; going on without what it shows of itself{}",
+                    look.about.task(),
+                    withheld(count)
+                );
+            }
+            tell_all(std::mem::take(&mut look.whom), &Found::Nothing, events);
+        }
+        let threads = self.threads.as_ref().map_or(0, WorkerThreads::count);
+        let overdue = self.looks.iter().filter(|look| look.is_overdue).count();
+        if overdue >= threads && !std::mem::replace(&mut self.is_stuck, true) {
+            warn!(
+                "All {threads} looks into processes hang; until one comes to an end, records name the senders of signals by their pids only"
+            );
+        }
+        if self.is_stuck {
+            self.asked = overdue;
+            for look in self.looks.split_off(overdue) {
+                tell_all(look.whom, &Found::Nothing, events);
+            }
+        }
+    }
+}
+
+impl About {
+    fn task(self) -> u32 {
+        match self {
+            Self::Sender(task, _) => task,
+            Self::CommandLine(process) => process.pid,
+        }
+    }
+
+    /// Whether what is found about this answers that, too: one who began before a signal began
+    /// before every later one.
+    fn answers(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Sender(task, at), Self::Sender(other, later)) => task == other && at <= later,
+            _ => self == other,
+        }
+    }
+}
+
+impl For {
+    fn tell(self, found: &Found, events: &mut VecDeque<Event>) {
+        tell_all(vec![self], found, events);
+    }
+}
+
+fn tell_all(whom: Vec<For>, found: &Found, events: &mut VecDeque<Event>) {
+    events.extend(whom.into_iter().filter_map(|whom| match (whom, found) {
+        (For::Sender(incarnation, at, known), found) => {
+            let task = known.pid?;
+            let sender = match found {
+                Found::Sender(seen) => Some(Arc::new(completed(&known, seen))),
+                _ => None,
+            };
+            Some(Event::Of(incarnation, Said::LookedInto { at, task, sender }))
+        }
+        (For::CommandLine(incarnation), found) => {
+            let line = match *found {
+                Found::NoReboot(no_reboot) => Some(CommandLine { no_reboot }),
+                _ => None,
+            };
+            Some(Event::Of(incarnation, Said::CommandLine(line)))
+        }
+    }));
+}
+
+/// What is known of a sender, now that its process has been looked at. Where QEMU says what it was
+/// called and the process is called otherwise, it is gone, and another one has its pid by now.
+fn completed(known: &Sender, seen: &Sender) -> Sender {
+    let is_called = seen.command.as_deref().and_then(|command| command.split(' ').next());
+    match known.command.as_deref() {
+        Some(called) if is_called != Some(called) => Sender { gone: true, ..known.clone() },
+        _ => seen.clone(),
+    }
+}
+
+fn start_threads(
+    begin: impl Fn(Role) + Clone + Send + 'static,
+    answer: fn(&[u8]) -> Vec<u8>,
+) -> io::Result<WorkerThreads> {
+    let stage = |name, count, role, work| {
+        let begin = begin.clone();
+        Stage { name, count, begin: move || begin(role), work }
+    };
+    WorkerThreads::start(
+        stage("kvmd-links", 1, Role::Links, read_link),
+        stage("kvmd-lookup", THREADS, Role::Lookup, answer),
+    )
+}
+
+/// What the thread does that reads links: it completes the question. Waits for nobody.
+fn read_link(question: &[u8]) -> Vec<u8> {
+    let read = |mut question: Question| {
+        if let About::Sender(task, _) = question.about {
+            question.executable = sender::executable(task);
+        }
+        serde_json::to_vec(&question)
+    };
+    serde_json::from_slice(question).and_then(read).unwrap_or_else(|_| question.into())
+}
+
+/// What one of the others does: it looks, and may hang.
+fn answer(question: &[u8]) -> Vec<u8> {
+    let Ok(Question { number, about, executable }) = serde_json::from_slice(question) else {
+        return Vec::new();
+    };
+    let found = match about {
+        About::Sender(task, at) => {
+            Found::Sender(sender::look_at(task, at, clock::boot_offset(), executable))
+        }
+        About::CommandLine(process) => match process::command_line(process.pid) {
+            // It is this process's, and not that of another with its pid. One that is dead has none.
+            Ok(arguments)
+                if !arguments.is_empty()
+                    && process::identify(process.pid).is_ok_and(|it| it == process) =>
+            {
+                Found::NoReboot(has_no_reboot(&arguments))
+            }
+            _ => Found::Nothing,
+        },
+    };
+    serde_json::to_vec(&Answer { number, found }).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::thread;
+
+    const NOW: Moment = Moment(Duration::from_secs(100));
+    const LIFE: Incarnation = Incarnation(1);
+
+    fn begun(threads: Option<WorkerThreads>) -> Lookup {
+        let mut lookup = Lookup::default();
+        lookup.begin(NOW, threads, &mut VecDeque::new());
+        lookup
+    }
+
+    fn hanging() -> Lookup {
+        begun(Some(start_threads(|_| {}, hang).unwrap()))
+    }
+
+    fn hang(_: &[u8]) -> Vec<u8> {
+        loop {
+            thread::park();
+        }
+    }
+
+    fn look_into(lookup: &mut Lookup, at: Moment, task: u32) -> VecDeque<Event> {
+        let mut events = VecDeque::new();
+        lookup.look_into(at, LIFE, at, Arc::new(Sender::unseen(task)), &mut events);
+        events
+    }
+
+    fn give_up(lookup: &mut Lookup, now: Moment) -> usize {
+        let mut events = VecDeque::new();
+        lookup.give_up(now, &mut events);
+        for event in &events {
+            let Event::Of(LIFE, Said::LookedInto { sender: None, .. }) = event else {
+                panic!("{event:?}")
+            };
+        }
+        events.len()
+    }
+
+    #[test]
+    fn this_process_is_looked_into() {
+        let poll = mio::Poll::new().unwrap();
+        let mut lookup = Lookup::default();
+        let (now, pid) = (clock::now(), std::process::id());
+        let mut events = look_into(&mut lookup, now, pid);
+        assert_eq!(lookup.asked, 0, "it waits for the start");
+        lookup.start(now, poll.registry(), |_| {}, &mut events);
+        let this = process::identify(pid).unwrap();
+        lookup.read_command_line(now, LIFE, this, &mut events);
+        let another = Process { started: 1, ..this };
+        lookup.read_command_line(now, LIFE, another, &mut events);
+        assert!(events.is_empty());
+        while lookup.looks.iter().any(|look| look.about != About::CommandLine(another)) {
+            lookup.read(now, |_| None, &mut events);
+        }
+        while !lookup.looks.is_empty() {
+            lookup.read(now, |_| None, &mut events);
+        }
+        assert_eq!((events.len(), lookup.asked), (3, 0));
+        let is_this = |event: &Event| match event {
+            Event::Of(LIFE, Said::LookedInto { at, task, sender: Some(sender) }) => {
+                (*at, *task, sender.pid, sender.gone) == (now, pid, Some(pid), false)
+            }
+            // Of another process with this pid nothing is said.
+            Event::Of(LIFE, Said::CommandLine(line)) => line.is_none_or(|line| !line.no_reboot),
+            _ => false,
+        };
+        assert!(events.iter().all(is_this), "{events:?}");
+    }
+
+    #[test]
+    fn one_that_hangs_is_asked_once_and_given_up() {
+        let mut lookup = hanging();
+        assert!(look_into(&mut lookup, NOW, 7).is_empty());
+        assert!(look_into(&mut lookup, NOW + Duration::from_millis(1), 7).is_empty());
+        assert_eq!((lookup.asked, lookup.deadline()), (1, Some(NOW + PATIENCE)));
+        assert_eq!(give_up(&mut lookup, NOW + Duration::from_millis(999)), 0);
+        assert_eq!(give_up(&mut lookup, NOW + PATIENCE), 2);
+        assert_eq!((lookup.is_stuck, lookup.deadline()), (false, None));
+        assert_eq!(look_into(&mut lookup, NOW + PATIENCE, 7).len(), 1, "at once");
+    }
+
+    #[test]
+    fn when_all_hang_nobody_is_asked_until_one_goes_on() {
+        let mut lookup = hanging();
+        let count = MOST_ASKED + 10;
+        for task in 1..=count {
+            assert!(look_into(&mut lookup, NOW, task as u32).is_empty());
+        }
+        assert_eq!((lookup.asked, lookup.looks.len()), (MOST_ASKED, count));
+        assert_eq!(give_up(&mut lookup, NOW + PATIENCE), count);
+        assert!(lookup.is_stuck);
+        assert_eq!((lookup.asked, lookup.looks.len()), (THREADS, THREADS));
+        assert_eq!(look_into(&mut lookup, NOW + PATIENCE, 1000).len(), 1, "at once");
+        assert_eq!(lookup.deadline(), None);
+    }
+
+    #[test]
+    fn without_threads_nothing_is_known() {
+        let mut lookup = Lookup::default();
+        assert!(look_into(&mut lookup, NOW, 7).is_empty());
+        let mut events = VecDeque::new();
+        lookup.begin(NOW, None, &mut events);
+        assert_eq!((events.len(), look_into(&mut lookup, NOW, 7).len()), (1, 1));
+        assert_eq!(lookup.deadline(), None);
+    }
+
+    #[test]
+    fn who_is_called_otherwise_than_qemu_says_is_gone() {
+        let by_qemu = Sender {
+            name: Some("virsh".into()),
+            command: Some("/usr/bin/virsh".into()),
+            ..Sender::unseen(7)
+        };
+        let seen = |command: &str| Sender {
+            name: Some("name".into()),
+            command: Some(command.into()),
+            uid: Some(0),
+            ..Sender::unseen(7)
+        };
+        let same = seen("/usr/bin/virsh destroy web1");
+        assert_eq!(completed(&by_qemu, &same), same);
+        let gone = completed(&by_qemu, &seen("/usr/bin/virsh-admin"));
+        assert!(gone.gone && gone.uid.is_none(), "{gone:?}");
+        assert_eq!(gone.name.as_deref(), Some("virsh"));
+        assert_eq!(completed(&Sender::unseen(7), &same), same);
+    }
+}
