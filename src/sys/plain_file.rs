@@ -63,14 +63,19 @@ pub(super) fn kind(kind: FileType) -> &'static str {
     }
 }
 
+/// Opens the file at `path` for reading.
+pub fn open_to_read(path: &Path) -> io::Result<File> {
+    open_plain(path, OFlags::RDONLY, Mode::empty())
+}
+
 /// The first bytes of the file at `path`, `most` of them at most.
 pub fn read(path: impl AsRef<Path>, most: usize) -> io::Result<Vec<u8>> {
-    read_from(&open_plain(path.as_ref(), OFlags::RDONLY, Mode::empty())?, most)
+    read_from(&open_to_read(path.as_ref())?, most)
 }
 
 /// The last bytes of the file at `path`, `most` of them at most.
 pub fn read_end(path: impl AsRef<Path>, most: usize) -> io::Result<Vec<u8>> {
-    let mut file = open_plain(path.as_ref(), OFlags::RDONLY, Mode::empty())?;
+    let mut file = open_to_read(path.as_ref())?;
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(most as u64)))?;
     read_from(&file, most)

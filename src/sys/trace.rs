@@ -8,7 +8,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
@@ -51,9 +51,6 @@ const BUFFER: &str = "64";
 /// The longest list of names that the kernel remembers, in bytes: 32,768 lines of at most 24, where
 /// it is told to. By itself it keeps 128, or in later versions some thousands.
 const LONGEST_LIST: u64 = 32_768 * 24;
-
-/// How much of it is read at a time, in bytes.
-const LIST_AT_ONCE: usize = 64 << 10;
 
 /// Why the kernel will not tell who sends signals.
 #[derive(Debug)]
@@ -250,8 +247,11 @@ impl Trace {
     /// The name under which the kernel remembers a task that is gone; it remembers some.
     #[must_use]
     pub fn remembered_name(&self, pid: u32) -> Option<Vec<u8>> {
-        let list = open(&self.tracefs, "saved_cmdlines", OFlags::RDONLY).ok()?;
-        name_of(pid, BufReader::with_capacity(LIST_AT_ONCE, list))
+        let mut text = Vec::new();
+        open(&self.tracefs, "saved_cmdlines", OFlags::RDONLY)
+            .and_then(|file| file.take(LONGEST_LIST).read_to_end(&mut text))
+            .ok()?;
+        trace::saved_name(&text, pid).map(<[u8]>::to_vec)
     }
 
     fn read(&self, path: &str) -> io::Result<String> {
@@ -276,15 +276,6 @@ impl Drop for Trace {
         (self.signal_filter, self.victim_filter) = (None, None);
         let _ = unlinkat(&self.instances, &self.name, AtFlags::REMOVEDIR);
     }
-}
-
-/// The name of this task in a list of what the kernel remembers.
-fn name_of(pid: u32, list: impl BufRead) -> Option<Vec<u8>> {
-    let prefix = format!("{pid} ");
-    let mut lines = list.take(LONGEST_LIST).split(b'\n').map_while(Result::ok);
-    let line = lines.find(|line| line.starts_with(prefix.as_bytes()))?;
-    let name = &line[prefix.len()..];
-    (name != b"<...>").then(|| name.to_vec())
 }
 
 fn open(directory: &OwnedFd, path: &str, flags: OFlags) -> io::Result<File> {
@@ -330,20 +321,3 @@ impl fmt::Display for Unavailable {
 }
 
 impl std::error::Error for Unavailable {}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_name_of_a_task_is_found_wherever_it_stands_in_the_list() {
-        let line = |pid| format!("{} name of {pid}\n", 1_000_000 + pid);
-        let list = (0..32_768).map(line).collect::<Vec<_>>().concat();
-        let name = |pid| name_of(pid, list.as_bytes());
-        for pid in [0, 6551, 32_767] {
-            assert_eq!(name(1_000_000 + pid), Some(format!("name of {pid}").into_bytes()));
-        }
-        assert_eq!((name(100_000), name(0)), (None, None));
-        assert_eq!(name_of(7, &b"17 bash\n7 <...>\n"[..]), None);
-    }
-}

@@ -83,10 +83,6 @@ impl File {
         self.decided.map(|decision| decision != Decision::Absent)
     }
 
-    pub(super) fn is_decided(&self) -> bool {
-        self.decided.is_some()
-    }
-
     /// What the next daemon needs not see to. A decision that could not be carried out yet is
     /// still to be made.
     pub(super) fn to_remember(&self) -> Option<Decision> {

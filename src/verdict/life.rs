@@ -121,9 +121,7 @@ impl Life {
             self.send(Command::Negotiate, context);
             self.ask_for_command_line(context);
             // What an earlier daemon could not carry out.
-            if !self.file.is_decided() && context.is_current {
-                self.decide_early(context);
-            }
+            self.decide_early(context);
         } else {
             self.probe(context);
             self.connect(context);

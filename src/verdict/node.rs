@@ -18,7 +18,8 @@ const TRY_AGAIN: Duration = Duration::from_millis(100);
 pub struct Node {
     settings: Settings,
     exits_are_told: bool,
-    lives: BTreeMap<Incarnation, Life>,
+    /// Boxed: a node of the tree holds room for eleven, and half of them are empty.
+    lives: BTreeMap<Incarnation, Box<Life>>,
     /// The latest life under each name.
     current: BTreeMap<Name, Incarnation>,
     by_pid: BTreeSet<(u32, Incarnation)>,
@@ -133,7 +134,7 @@ impl Node {
                 self.by_pid.insert((pid, incarnation));
             }
             life.deadline().map(|at| self.deadlines.insert((at, incarnation)));
-            self.lives.insert(incarnation, life);
+            self.lives.insert(incarnation, Box::new(life));
             recalled.push(incarnation);
         }
         // Not before it is known who has each name.
@@ -249,7 +250,7 @@ impl Node {
         self.last.0 += 1;
         let incarnation = self.last;
         let previous = self.current.insert(life.name.clone(), incarnation);
-        self.lives.insert(incarnation, life);
+        self.lives.insert(incarnation, Box::new(life));
         self.with(incarnation, now, actions, Life::begin);
         previous
     }

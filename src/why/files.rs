@@ -9,27 +9,31 @@ use flate2::read::MultiGzDecoder;
 use inotify::{Inotify, WatchMask};
 
 use super::Failure;
+use crate::sys::plain_file;
 use crate::wire::record::Record;
 
 /// The longest line that is looked at, in bytes: a record is far shorter.
 const LONGEST_LINE: u64 = 1 << 20;
 
-/// Hands every record to `each`: first those of rotated files, unless `alone`, then those of the
+/// Hands every record to `each`: first those of rotated files, unless `is_chosen`, then those of the
 /// file itself. A line that is none is passed over; the last one may be torn.
+///
+/// Beside the daemon's records a member of Ganeti's groups may have put anything: there only plain
+/// files are read. A file that the user has chosen may be a pipe.
 pub(super) fn read_all(
     path: &Path,
-    alone: bool,
+    is_chosen: bool,
     mut each: impl FnMut(Record),
 ) -> Result<(), Failure> {
     let failed = |path: &Path| {
         let path = path.to_path_buf();
         move |error| Failure::Read(path, error)
     };
-    let rotated = if alone { Vec::new() } else { rotated(path) };
+    let rotated = if is_chosen { Vec::new() } else { rotated(path) };
     for path in &rotated {
-        read(path, &mut each).map_err(failed(path))?;
+        read(path, is_chosen, &mut each).map_err(failed(path))?;
     }
-    match read(path, &mut each) {
+    match read(path, is_chosen, &mut each) {
         // Rotated away, and nothing has ended since.
         Err(error) if error.kind() == io::ErrorKind::NotFound && !rotated.is_empty() => Ok(()),
         result => result.map_err(failed(path)),
@@ -47,6 +51,7 @@ fn rotated(path: &Path) -> Vec<PathBuf> {
         .filter(|entry| {
             let other = entry.file_name().to_string_lossy().into_owned();
             other.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['.', '-']))
+                && entry.file_type().is_ok_and(|kind| kind.is_file())
         })
         .map(|entry| entry.path())
         .collect();
@@ -54,8 +59,12 @@ fn rotated(path: &Path) -> Vec<PathBuf> {
     found
 }
 
-fn read(path: &Path, each: &mut impl FnMut(Record)) -> io::Result<()> {
-    let file = File::open(path)?;
+fn open(path: &Path, is_chosen: bool) -> io::Result<File> {
+    if is_chosen { File::open(path) } else { plain_file::open_to_read(path) }
+}
+
+fn read(path: &Path, is_chosen: bool, each: &mut impl FnMut(Record)) -> io::Result<()> {
+    let file = open(path, is_chosen)?;
     let text: Box<dyn Read> = match path.extension().and_then(|extension| extension.to_str()) {
         Some("gz") => Box::new(MultiGzDecoder::new(file)),
         Some("xz" | "zst" | "bz2" | "lz4") => {
@@ -90,6 +99,7 @@ fn records(text: &mut impl BufRead, each: &mut impl FnMut(Record)) -> io::Result
 /// Waits for records as they come, through rotations.
 pub(super) struct Follower {
     path: PathBuf,
+    is_chosen: bool,
     inotify: Inotify,
     /// The file that is being read, by its inode, and how far.
     inode: Option<u64>,
@@ -98,7 +108,7 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Tells of what is appended from now on.
-    pub(super) fn new(path: &Path) -> Result<Self, Failure> {
+    pub(super) fn new(path: &Path, is_chosen: bool) -> Result<Self, Failure> {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
         let watch = || {
@@ -111,6 +121,7 @@ impl Follower {
         let metadata = fs::metadata(path).ok();
         Ok(Self {
             path: path.to_path_buf(),
+            is_chosen,
             inotify,
             inode: metadata.as_ref().map(MetadataExt::ino),
             offset: metadata.map_or(0, |metadata| metadata.len()),
@@ -126,7 +137,7 @@ impl Follower {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(Failure::Watch(self.path.clone(), error)),
         }
-        let mut file = match File::open(&self.path) {
+        let mut file = match open(&self.path, self.is_chosen) {
             Ok(file) => file,
             // Being rotated.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -153,9 +164,9 @@ mod tests {
         Record { instance: instance.into(), ..Record::default() }.to_line()
     }
 
-    fn names(path: &Path, alone: bool) -> Vec<String> {
+    fn names(path: &Path, is_chosen: bool) -> Vec<String> {
         let mut names = Vec::new();
-        read_all(path, alone, |record| names.push(record.instance)).unwrap();
+        read_all(path, is_chosen, |record| names.push(record.instance)).unwrap();
         names.sort();
         names
     }
@@ -177,6 +188,27 @@ mod tests {
         assert_eq!(names(&path, false), ["long ago", "yesterday"]);
     }
 
+    /// Members of Ganeti's groups can write where the records are.
+    #[test]
+    fn what_is_planted_beside_the_records_keeps_nobody_waiting() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("records");
+        let plant = |name: &str| {
+            let mode = rustix::fs::Mode::from_raw_mode(0o600);
+            let path = directory.path().join(name);
+            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0)
+                .unwrap();
+        };
+        plant("records.1");
+        fs::write(&path, line("web1")).unwrap();
+        assert_eq!(names(&path, false), ["web1"]);
+        fs::remove_file(&path).unwrap();
+        plant("records");
+        let Err(Failure::Read(at, error)) = read_all(&path, false, |_| ()) else { panic!() };
+        assert_eq!(at, path);
+        assert!(error.to_string().contains("a FIFO, not a plain file; remove it"), "{error}");
+    }
+
     #[test]
     fn torn_lines_and_nonsense_are_passed_over() {
         let directory = tempfile::tempdir().unwrap();
@@ -192,7 +224,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("records");
         fs::write(&path, line("old")).unwrap();
-        let mut follower = Follower::new(&path).unwrap();
+        let mut follower = Follower::new(&path, true).unwrap();
         let append = |instance: &str| {
             let mut file = File::options().append(true).create(true).open(&path).unwrap();
             file.write_all(&line(instance)).unwrap();

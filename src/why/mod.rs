@@ -93,8 +93,10 @@ fn answer(question: &Question) -> Result<(), Failure> {
     let path = question.file.clone().unwrap_or_else(|| Paths::from_environment().records_file());
     let mut records = Vec::new();
     let mut known = Vec::new();
-    let follower = if question.follow { Some(files::Follower::new(&path)?) } else { None };
-    files::read_all(&path, question.file.is_some(), |record| {
+    let is_chosen = question.file.is_some();
+    let follower =
+        if question.follow { Some(files::Follower::new(&path, is_chosen)?) } else { None };
+    files::read_all(&path, is_chosen, |record| {
         if !known.contains(&record.instance) {
             known.push(record.instance.clone());
         }

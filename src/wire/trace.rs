@@ -246,6 +246,18 @@ pub const LONGEST_FILTER: usize = 4095;
 /// So many ranges always fit into a filter: each is at most `||(pid>=4194304&&pid<=4194304)`.
 pub const MOST_RANGES: usize = 120;
 
+/// The name of a task that is gone, from `saved_cmdlines`: a line for each task that the kernel
+/// remembers, with its pid and its name. A name may have a line feed in it, and go on with another's
+/// pid: where two lines claim one, neither is believed.
+#[must_use]
+pub fn saved_name(text: &[u8], pid: u32) -> Option<&[u8]> {
+    let prefix = format!("{pid} ");
+    let mut names =
+        text.split(|&byte| byte == b'\n').filter_map(|line| line.strip_prefix(prefix.as_bytes()));
+    let name = names.next()?;
+    (name != b"<...>" && names.next().is_none()).then_some(name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -360,6 +372,15 @@ mod tests {
         assert_eq!(filter(&[], &[]), "pid==0");
         let most = vec![(4_194_304, 4_194_305); MOST_RANGES];
         assert!(filter(&[Signal::TERM; 12], &most).len() <= LONGEST_FILTER);
+    }
+
+    #[test]
+    fn a_name_that_two_lines_claim_is_nobodys() {
+        let text = b"5831 kill\n77 a\n58312 sshd\n9 <...>\n77 cron\n";
+        assert_eq!(saved_name(text, 5831), Some(&b"kill"[..]));
+        assert_eq!(saved_name(text, 77), None);
+        assert_eq!(saved_name(text, 58), None);
+        assert_eq!(saved_name(text, 9), None);
     }
 
     proptest::proptest! {

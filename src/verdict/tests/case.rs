@@ -104,3 +104,72 @@ fn the_sender_of_the_signal_that_a_verdict_is_about_is_named() {
         assert_eq!(case.sent(&verdict).map(|sent| sent.signal), signal, "{}", verdict.cause);
     }
 }
+
+#[test]
+fn all_that_it_knows_outlives_the_daemon_but_what_is_for_people_only() {
+    let version = Version { major: 7, minor: 2, micro: 22 };
+    let mut case = Case::default();
+    for fact in [
+        Fact::Greeted(Some(version)),
+        Fact::Started(CommandLine { no_reboot: true }),
+        Fact::Unheard,
+        said(Qmp::Powerdown),
+        said(shutdown(Reason::GuestShutdown)),
+        Fact::Signalled(Signal::TERM, Arc::default()),
+        Fact::OutOfMemory,
+        Fact::DumpsCore,
+        Fact::Exited(EXIT_0),
+    ] {
+        learn(&mut case, NOW, fact);
+    }
+    assert_eq!(
+        (case.qemu(), case.no_reboot(), case.status(None), case.out_of_memory(), case.dumps_core()),
+        (Some(version), Some(true), Some(EXIT_0), true, true)
+    );
+    let written = |case: &Case| serde_json::to_value(case).unwrap();
+    assert_eq!(written(&case.to_remember()), written(&case));
+}
+
+/// A SHUTDOWN that says why, or that it was the guest, needs no other witness.
+#[test]
+fn a_shutdown_that_says_why_is_judged_before_the_end() {
+    let says = |guest, reason| {
+        let mut case = Case::default();
+        learn(&mut case, NOW, said(Qmp::Shutdown(Shutdown { guest, reason })));
+        case.judge_early(&Settings::default()).map(|verdict| verdict.initiator)
+    };
+    assert_eq!(says(Some(false), Some(Reason::HostQmpQuit)), Some(Initiator::Admin));
+    assert_eq!(says(Some(true), Some(Reason::GuestShutdown)), Some(Initiator::User));
+    assert_eq!(says(Some(true), None), Some(Initiator::User));
+    assert_eq!(says(Some(false), None), None);
+    assert_eq!(says(None, None), None);
+}
+
+#[test]
+fn a_cause_names_the_signal_where_one_ended_it() {
+    for (cause, signal) in [
+        (Cause::HostSignal(Some(Signal::TERM)), Some(Signal::TERM)),
+        (Cause::HostSignal(None), None),
+        (Cause::Killed, Some(Signal::KILL)),
+        (Cause::OutOfMemory, Some(Signal::KILL)),
+        (Cause::Crashed(Signal(11)), Some(Signal(11))),
+        (Cause::GuestShutdown, None),
+    ] {
+        assert_eq!(cause.signal(), signal, "{cause}");
+    }
+}
+
+#[test]
+fn what_qemu_answers_about_its_guest_counts_like_an_event() {
+    let cause_after = |fact, ends| {
+        let mut case = Case::default();
+        learn(&mut case, NOW, fact);
+        learn(&mut case, NOW, said(ends));
+        case.judge(None, &Settings::default()).cause
+    };
+    let answered = |running| Fact::Answered { running };
+    assert_eq!(cause_after(answered(true), shutdown_without_data()), Cause::GuestShutdown);
+    assert_eq!(cause_after(answered(false), shutdown_without_data()), Cause::Host(None));
+    assert_eq!(cause_after(Fact::IsPanicked, shutdown_without_data()), Cause::Host(None));
+    assert_eq!(cause_after(Fact::IsPanicked, shutdown(Reason::GuestReset)), Cause::GuestPanic);
+}

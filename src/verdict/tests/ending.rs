@@ -112,7 +112,27 @@ fn the_evidence_is_kept_in_order_and_bounded() {
     assert_eq!(pieces.last().unwrap().fact, Fact::Died);
     assert!(pieces.iter().any(|piece| piece.fact == Fact::FileCreated));
     assert_eq!(pieces.len() as u64 + timeline.omitted, 1000 + 7);
-    assert!(pieces.len() < 50);
+    assert_eq!(pieces.len(), 8 + 40, "how it began, and how it ended");
+}
+
+#[test]
+fn of_a_flood_of_signals_the_first_are_kept() {
+    let mut signals = evidence::Signals::default();
+    let kept = (0..100).take_while(|_| signals.add(sent(Signal::KILL))).count();
+    assert_eq!(kept, 16);
+}
+
+/// Another QEMU has the name by now, and nobody has seen this one end.
+#[test]
+fn a_guest_that_went_down_is_recorded_when_its_name_is_taken() {
+    let mut world = world();
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    world.said(Said::Closed);
+    assert!(world.deaths.is_empty());
+    world.binds(Inode(2));
+    let death = world.only_death();
+    assert_eq!(death.verdict.cause, Cause::GuestShutdown);
+    assert_eq!(death.missing, [Missing::EndOfProcess]);
 }
 
 #[test]
@@ -294,4 +314,33 @@ fn a_source_that_does_not_answer_is_given_up() {
     assert_eq!(world.only_death().verdict.cause, Cause::Killed);
     assert_eq!(world.only_death().missing, [Missing::Sender]);
     assert!(world.watched.is_empty());
+}
+
+/// Scripts search for the sources' names, people read the facts.
+#[test]
+fn the_evidence_is_told_in_words() {
+    let sources = [
+        (Source::Qmp, "qmp"),
+        (Source::Pidfd, "pidfd"),
+        (Source::Process, "proc"),
+        (Source::ProcConnector, "proc-connector"),
+        (Source::Trace, "trace"),
+        (Source::OwnLog, "qemu-log"),
+        (Source::ControlGroup, "cgroup"),
+        (Source::Daemon, "daemon"),
+    ];
+    for (source, word) in sources {
+        assert_eq!(source.to_string(), word);
+    }
+    let facts = [
+        (Fact::Connected, "connected"),
+        (Fact::Answered { running: true }, "answered: running"),
+        (Fact::Answered { running: false }, "answered: not running"),
+        (Fact::Exited(WaitStatus(9)), "SIGKILL"),
+        (Fact::Signalled(Signal::TERM, sent(Signal::TERM).sender), "SIGTERM from bash[5790]"),
+        (Fact::Said(Qmp::Powerdown, None), "POWERDOWN"),
+    ];
+    for (fact, words) in facts {
+        assert_eq!(fact.to_string(), words);
+    }
 }

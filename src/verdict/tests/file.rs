@@ -1,6 +1,7 @@
 //! The file: when it is there, for which life, and what becomes of one that cannot be written.
 
 use super::*;
+use crate::verdict::file::{Decision, File};
 
 #[test]
 fn a_power_off_is_marked_before_the_process_is_gone() {
@@ -49,10 +50,15 @@ fn a_guest_that_comes_and_goes_cannot_keep_the_daemon_busy() {
         world.said(heard(shutdown(Reason::GuestShutdown)));
         world.said(heard(Qmp::Resume));
     }
-    assert!(world.file_actions.len() < 50);
+    assert_eq!(world.file_actions.iter().filter(|&&is_there| is_there).count(), 16);
     world.said(heard(shutdown(Reason::GuestShutdown)));
     dies(&mut world, EXIT_0);
     assert!(world.file, "the verdict comes late, but it comes");
+    let pieces = world.only_death().case.timeline().pieces();
+    assert!(
+        pieces.iter().any(|piece| piece.fact == Fact::FileCreated),
+        "the record waits for what comes of the file"
+    );
 }
 
 #[test]
@@ -118,9 +124,27 @@ fn a_file_that_cannot_be_written_is_given_up_in_the_end() {
     world.said(heard(shutdown(Reason::GuestShutdown)));
     dies(&mut world, EXIT_0);
     world.passes(Duration::from_secs(600));
+    let tries = u32::MAX - world.file_errors;
+    assert_eq!(tries, 15, "ever less often, up to twice a minute");
     world.file_errors = 0;
     world.passes(Duration::from_secs(600));
     assert!(!world.file, "Ganeti has long drawn its conclusion");
+}
+
+#[test]
+fn what_fails_for_five_minutes_is_not_tried_again() {
+    let begun = Moment(Duration::from_secs(1_000_000));
+    let is_tried_again_after = |seconds| {
+        let mut file = File::default();
+        assert!(file.decide(Decision::Present));
+        for at in [begun, begun + Duration::from_secs(seconds)] {
+            assert_eq!(file.attempt(), Some(Decision::Present));
+            assert!(file.answered(at, FileOutcome::Failed));
+        }
+        file.deadline().is_some()
+    };
+    assert!(is_tried_again_after(299));
+    assert!(!is_tried_again_after(300));
 }
 
 #[test]
@@ -150,4 +174,16 @@ fn a_file_found_beside_an_instance_that_is_started_is_stale_once_it_runs() {
     world.said(heard(Qmp::Stop));
     world.said(heard(Qmp::Resume));
     assert!(world.file, "looked at once: nobody can keep the daemon busy with it");
+}
+
+/// Ganeti removes the file of an instance that it has stopped by force once, as soon as that is
+/// dead: what comes later stays.
+#[test]
+fn a_signal_read_as_the_users_marks_in_time_or_not_at_all() {
+    let decision = |cause| {
+        let verdict = Verdict { cause, initiator: Initiator::User };
+        verdict.file(&Case::default(), &Settings::default())
+    };
+    assert_eq!(decision(Cause::HostSignal(None)), Decision::PresentInTime);
+    assert_eq!(decision(Cause::GuestShutdown), Decision::Present);
 }

@@ -5,6 +5,7 @@ mod case;
 mod connecting;
 mod ending;
 mod file;
+mod inquiry;
 mod interleavings;
 mod order_in_time;
 mod restarting;

@@ -9,6 +9,8 @@ use Initiator::{Crash, User};
 
 const AT_ONCE: Duration = Duration::ZERO;
 const LATER: Duration = Duration::from_secs(30);
+const SECOND: Duration = Duration::from_secs(1);
+const JUST_BEFORE: Duration = Duration::from_nanos(999_999_999);
 
 /// Each event is heard so long after the one before, and stamped by QEMU so long after the one
 /// before.
@@ -58,6 +60,8 @@ fn whose_a_request_after_the_watchdog_is_qemus_own_times_tell() {
         (LATER, None, None, false),
         (AT_ONCE, Some(AT_ONCE), None, true),
         (LATER, None, Some(AT_ONCE), false),
+        (AT_ONCE, Some(AT_ONCE), Some(JUST_BEFORE), true),
+        (AT_ONCE, Some(AT_ONCE), Some(SECOND), false),
     ] {
         let barks = (Qmp::Watchdog(WatchdogAction::Shutdown), AT_ONCE, stamped);
         let asks = (Qmp::Powerdown, heard_after, stamped_after);

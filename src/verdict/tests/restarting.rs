@@ -117,6 +117,43 @@ fn who_is_connected_to_late_may_have_been_asked_before() {
 }
 
 #[test]
+fn who_spoke_since_the_gap_is_judged_as_if_there_had_been_none() {
+    let mut world = world();
+    restarted(&mut world, false);
+    world.answers();
+    world.said(heard(shutdown_without_data()));
+    world.said(Said::Closed);
+    assert!(world.file);
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().verdict.cause, Cause::GuestShutdown);
+}
+
+/// A QEMU whose guest does not run may have said SHUTDOWN before anybody listened (`-no-shutdown`).
+#[test]
+fn what_nobody_heard_may_explain_an_end_that_nothing_else_explains() {
+    let missing = |running, was_reset, status| {
+        let mut world = World::new(Settings::default());
+        world.peer = Peer { age: Some(Duration::from_secs(3600)), ..PEER };
+        world.binds(Inode(1));
+        world.says(Message::Greeting(None));
+        world.says(Message::Return(Answer::Done));
+        world.says(Message::Return(Answer::Status { running, panicked: false }));
+        if was_reset {
+            world.said(heard(Qmp::Reset));
+        }
+        dies(&mut world, status);
+        let death = world.only_death();
+        death.missing.contains(&Missing::Past)
+    };
+    let killed = WaitStatus(9);
+    assert!(missing(true, false, EXIT_0), "why it exited");
+    assert!(!missing(true, true, EXIT_0), "a guest that was reset since was asked nothing before");
+    assert!(!missing(true, false, killed), "SIGKILL is explanation enough for a guest that runs");
+    assert!(missing(false, false, killed), "whether its user had shut it down by then");
+    assert!(!missing(false, true, killed));
+}
+
+#[test]
 fn what_was_decided_stays_decided_beyond_a_restart() {
     let mut world = world();
     world.said(heard(shutdown(Reason::GuestShutdown)));
@@ -198,6 +235,21 @@ fn what_decides_is_written_down_however_much_was_said_before() {
     }
 }
 
+/// What takes something back has an allowance of its own, and that can be used up as well.
+#[test]
+fn what_decides_is_written_down_however_often_something_was_taken_back() {
+    let mut world = world();
+    for _ in 0..2000 {
+        world.said(heard(Qmp::Powerdown));
+        world.said(heard(Qmp::Reset));
+    }
+    world.said(heard(Qmp::GuestPanicked));
+    restarted(&mut world, true);
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().verdict.cause, Cause::GuestPanic);
+}
+
 #[test]
 fn a_reset_after_many_requests_is_written_down() {
     let mut world = world();
@@ -252,6 +304,7 @@ fn a_file_that_could_not_be_written_is_still_owed_after_a_restart() {
     world.said(heard(shutdown(Reason::GuestShutdown)));
     assert!(!world.file);
     restarted(&mut world, true);
+    assert!(world.file, "at once: it was owed all along");
     world.said(Said::Closed);
     dies(&mut world, EXIT_0);
     world.passes(Duration::from_secs(10));

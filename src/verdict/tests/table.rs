@@ -298,6 +298,9 @@ fn a_death_reads_like_a_sentence() {
         }
         world.said(Said::Closed);
         if let Some(status) = status {
+            if status.signal() == Some(Signal(11)) {
+                world.happens(Event::CoreDump { pid: PID });
+            }
             world.happens(Event::Exit { pid: PID, status });
         }
         world.said(Said::Died);
@@ -311,6 +314,10 @@ fn a_death_reads_like_a_sentence() {
     assert_eq!(
         told(&[], Some(WaitStatus(0x8b))),
         "Instance \"web1\" (pid 4242) crashed: cause crashed, initiator crash, SIGSEGV (core dumped)"
+    );
+    assert_eq!(
+        told(&[], Some(WaitStatus(0x0b))),
+        "Instance \"web1\" (pid 4242) crashed: cause crashed, initiator crash, SIGSEGV, no core written"
     );
     assert_eq!(
         told(&[], None),
