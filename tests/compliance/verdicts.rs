@@ -95,7 +95,8 @@ pub(crate) const TESTS: &[Test<Stage>] = &[
         deviates: true,
         run: |stage| {
             let daemon = stage.node.with_control_dir().start();
-            let mut stand_in = stage.stand_in("web1");
+            // Like QEMU it takes its time to end: until then its command line can be read.
+            let mut stand_in = stage.stand_in_with("web1", "--drain=500");
             stand_in.tell("shutdown guest-reset");
             daemon.await_line("Stop monitor");
             assert!(!stage.node.has_shutdown_file("web1"));
