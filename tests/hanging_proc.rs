@@ -13,7 +13,7 @@ const SIGHUP: &str = "1";
 const SIGKILL: &str = "9";
 
 /// As many looks of the daemon's can hang.
-const THREADS: usize = 5;
+const THREADS: usize = 3;
 
 /// A node with a file that never comes, which is given up before those who wait for it.
 struct Hostile {

@@ -110,7 +110,7 @@ fn the_threads_that_look_into_processes_keep_less() {
     let node = node();
     let daemon = node.start();
     in_the_loop(&node, &daemon);
-    for (name, count, kept) in [("kvmd-lookup", 5, 0), ("kvmd-links", 1, CAP_SYS_PTRACE)] {
+    for (name, count, kept) in [("kvmd-lookup", 3, 0), ("kvmd-links", 1, CAP_SYS_PTRACE)] {
         let threads = || {
             let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
             tasks

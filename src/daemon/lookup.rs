@@ -30,7 +30,7 @@ use crate::wire::Sender;
 use crate::wire::command_line::has_no_reboot;
 
 /// One does all the work of reading; the others are there for those that hang.
-const THREADS: usize = 5;
+const THREADS: usize = 3;
 
 /// How long a look may take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -42,7 +42,7 @@ const MOST_ASKED: usize = 64;
 const MOST_WAITING: usize = 4096;
 
 /// Longer than any answer: it has ten pieces of text, each cut by [`crate::wire::Printable`].
-const LONGEST_ANSWER: usize = 64 << 10;
+const LONGEST_ANSWER: usize = 16 << 10;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Question {
