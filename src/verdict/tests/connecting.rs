@@ -175,3 +175,33 @@ fn an_orphan_that_holds_the_socket_of_the_dead_is_no_new_life() {
     assert!(world.file, "its user did it");
     assert_eq!(world.log, ["start \"web1\"", "stop \"web1\""]);
 }
+
+#[test]
+fn a_stale_socket_that_is_bound_anew_is_tried_at_once() {
+    let mut world = World::new(Settings::default());
+    world.connect_errors = vec![ConnectError::Refused; 16];
+    world.binds(Inode(1));
+    world.passes(Duration::from_secs(3600));
+    assert!(world.connected.is_some(), "at a rescan");
+
+    let mut world = World::new(Settings::default());
+    world.connect_errors = vec![ConnectError::Refused; 16];
+    world.binds(Inode(1));
+    // All but the last attempt, after which it is only tried at each rescan.
+    world.passes(Duration::from_secs(40));
+    assert!(world.connected.is_none());
+    world.connect_errors.clear();
+    world.binds(Inode(1));
+    assert!(world.connected.is_some());
+}
+
+#[test]
+fn the_socket_of_the_dead_is_not_tried_while_their_end_is_settled() {
+    let mut world = world();
+    world.said(Said::Closed);
+    world.said(Said::Died);
+    let before = world.connects;
+    // Its status is still to come.
+    world.binds(Inode(1));
+    assert_eq!(world.connects, before);
+}

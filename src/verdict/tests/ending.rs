@@ -241,6 +241,10 @@ fn the_record_waits_for_a_look_at_the_sender_and_the_file_does_not() {
         let at = killed_by_somebody(&mut world);
         dies(&mut world, WaitStatus(9));
         assert_eq!((world.file, world.deaths.len()), (false, 0), "the verdict is final");
+        assert!(world.watched.is_empty(), "the kernel has nothing to add");
+        let connects = world.connects;
+        world.binds(Inode(1));
+        assert_eq!(world.connects, connects, "nor has its socket");
         world.passes(Duration::from_millis(299));
         assert!(world.deaths.is_empty());
         if is_in_time {

@@ -92,6 +92,8 @@ struct Around {
     deaths: Vec<Death>,
     /// Lives whose end is told, and which the node may forget.
     told: Vec<Incarnation>,
+    /// Whoever records ends takes his time.
+    holds_records: bool,
     connected: Option<Incarnation>,
     /// What the trace holds and has not told yet.
     traced: VecDeque<Event>,
@@ -142,6 +144,7 @@ impl World {
             log: Vec::new(),
             deaths: Vec::new(),
             told: Vec::new(),
+            holds_records: false,
             connected: None,
             traced: VecDeque::new(),
             answers: Answers::default(),
@@ -215,8 +218,10 @@ impl World {
     /// Whoever reads the journal knows what the node remembers, at every moment, unless there was
     /// too much to remember.
     fn writes_down(&mut self) {
-        for incarnation in std::mem::take(&mut self.told) {
-            self.node.forget(incarnation);
+        if !self.holds_records {
+            for incarnation in std::mem::take(&mut self.told) {
+                self.node.forget(incarnation);
+            }
         }
         self.writings += u32::from(self.node.has_changes());
         for entry in self.node.changes() {

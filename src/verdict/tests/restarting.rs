@@ -403,3 +403,53 @@ fn by_what_the_file_was_decided_is_remembered_beyond_a_restart() {
     assert_eq!(world.only_death().verdict.cause, Cause::GuestShutdown);
     assert!(world.file);
 }
+
+#[test]
+fn an_end_is_remembered_until_it_is_told() {
+    let mut world = world();
+    world.holds_records = true;
+    world.socket = None;
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.deaths.len(), 1);
+    world.passes(Duration::from_secs(60));
+    assert_eq!(world.journal.lives().count(), 1, "a daemon that is killed now has not recorded it");
+    world.holds_records = false;
+    world.happens(Event::Rescan);
+    assert_eq!(world.journal.lives().count(), 0);
+}
+
+#[test]
+fn an_end_that_is_told_is_remembered_no_more_though_its_file_is_still_to_be_written() {
+    let mut world = world();
+    world.file_errors = 3;
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    dies(&mut world, EXIT_0);
+    assert_eq!((world.deaths.len(), world.file), (1, false));
+    assert_eq!(world.node.to_memory().lives().count(), 0);
+    world.passes(Duration::from_secs(10));
+    assert!(world.file);
+}
+
+#[test]
+fn a_life_of_which_a_later_daemon_finds_nothing_is_forgotten() {
+    let mut world = World::new(Settings::default());
+    world.peer = Peer { process: None, has_pidfd: false, age: None };
+    world.binds(Inode(1));
+    world.answers();
+    assert_eq!(world.journal.lives().count(), 1);
+    world.socket = None;
+    restarted(&mut world, false);
+    assert_eq!(world.journal.lives().count(), 0);
+    assert!(world.node.holds_nothing());
+}
+
+#[test]
+fn who_had_answered_the_daemon_before_is_no_stranger_to_the_next() {
+    let mut world = world();
+    restarted(&mut world, true);
+    dies(&mut world, EXIT_0);
+    let death = world.only_death();
+    assert_eq!(death.missing, [], "it was heard all along");
+    assert_eq!(death.file, Some(false));
+}
