@@ -138,7 +138,9 @@ impl Case {
                 };
                 return (turn, worth);
             }
-            Fact::Answered { running: true } => return (self.said.run(), Worth::Decisive),
+            Fact::Answered { running: true } => {
+                return (self.said.answer_running(), Worth::Decisive);
+            }
             Fact::Answered { running: false } => {
                 self.said.hold();
                 Worth::Decisive

@@ -147,6 +147,9 @@ pub(super) struct Conversation {
     unheard_before: Option<Moment>,
     /// The guest has run since.
     ran_since: bool,
+    /// Something may have gone unheard after the SHUTDOWN.
+    #[serde(default)]
+    had_gap_since_shutdown: bool,
 }
 
 impl Conversation {
@@ -154,6 +157,7 @@ impl Conversation {
     pub(super) fn note_gap(&mut self, now: Moment) {
         self.unheard_before = Some(now);
         self.ran_since = false;
+        self.had_gap_since_shutdown = self.shutdown.is_some();
     }
 
     /// The first SHUTDOWN that has not been taken back.
@@ -198,6 +202,7 @@ impl Conversation {
                     watchdog_reset: self.barked(WatchdogAction::Reset),
                     unheard: self.unheard(now, settings),
                 });
+                self.had_gap_since_shutdown = false;
                 return Turn::GoingDown;
             }
             Event::Powerdown => {
@@ -236,6 +241,13 @@ impl Conversation {
             self.panic = Panic::WentOn;
         }
         self.take_back()
+    }
+
+    /// QEMU answered that the guest's CPUs run. It answers so on its way out, too: only where something
+    /// was not heard since its SHUTDOWN can the guest have come back.
+    pub(super) fn answer_running(&mut self) -> Turn {
+        let is_on_its_way_out = self.shutdown.is_some() && !self.had_gap_since_shutdown;
+        if is_on_its_way_out { Turn::Unchanged } else { self.run() }
     }
 
     /// The guest's CPUs are held because it has panicked.

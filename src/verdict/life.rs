@@ -403,7 +403,8 @@ impl Life {
         if turn == Turn::TakenBack {
             self.take_back(context);
         }
-        if running {
+        // One that has said SHUTDOWN is on its way out, whatever it answers.
+        if running && self.case.shutdown().is_none() {
             self.runs(context);
         }
         if self.voice < Voice::Answered {

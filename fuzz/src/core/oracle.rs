@@ -124,6 +124,9 @@ impl Allowed {
 #[derive(Debug, Default)]
 pub(super) struct Account {
     going: Option<Going>,
+    /// Something may have gone unheard since: for sure, or perhaps.
+    had_gap_since: bool,
+    may_have_gap_since: bool,
     requested: Option<Moment>,
     has_panicked: bool,
     is_stopped: bool,
@@ -154,6 +157,7 @@ impl Account {
     pub(super) fn connects(&mut self, age: Option<Duration>, now: Moment) {
         let began = now.before(age.unwrap_or_default());
         self.unheard_since = Some(if self.was_connected { Moment::START } else { began });
+        self.had_gap_since |= self.was_connected;
         self.was_connected = true;
     }
 
@@ -179,6 +183,7 @@ impl Account {
         let goes_down = matches!(event, qmp::Event::Shutdown(_)) && self.going.is_none();
         match event {
             qmp::Event::Shutdown(data) if goes_down => {
+                (self.had_gap_since, self.may_have_gap_since) = (false, false);
                 let is_open =
                     |at| settings.powerdown_window.is_none_or(|window| now.since(at) < window);
                 self.going = Some(Going {
@@ -212,10 +217,17 @@ impl Account {
         goes_down
     }
 
+    /// Whether it is known what an answer that its guest runs means: on its way out QEMU says so, too.
+    pub(super) fn can_be_asked(&self) -> bool {
+        self.going.is_none() || self.had_gap_since || !self.may_have_gap_since
+    }
+
     /// QEMU answers `query-status`.
     pub(super) fn is_told_status(&mut self, running: bool) {
         if running {
-            self.comes_back(Back::Runs);
+            if self.going.is_none() || self.had_gap_since {
+                self.comes_back(Back::Runs);
+            }
         } else {
             self.is_stopped = true;
         }
@@ -236,6 +248,8 @@ impl Account {
     pub(super) fn is_taken_over(&mut self, is_kept: bool) {
         self.unheard_since = (is_kept && !self.has_spoken).then_some(Moment::START);
         self.may_be_doubted |= is_kept && self.events > CHATTER;
+        self.had_gap_since |= !is_kept;
+        self.may_have_gap_since |= is_kept && self.events > CHATTER;
         self.has_spoken &= is_kept;
         self.was_superseded |= self.is_superseded;
         // What could not be carried out is decided anew.

@@ -218,10 +218,14 @@ impl World {
         is_reported.then_some(Event::Of(incarnation, Said::Died))
     }
 
-    /// What QEMU answers that was asked this, as one that runs does.
+    /// What QEMU answers that was asked this, as one that runs does, wherever it is known what that
+    /// means.
     pub(super) fn answer(&self, incarnation: Incarnation) -> Message {
-        Message::Return(match self.lives[&incarnation].asked {
-            Some(Command::QueryStatus) => Answer::Status { running: true, panicked: false },
+        let life = &self.lives[&incarnation];
+        Message::Return(match life.asked {
+            Some(Command::QueryStatus) => {
+                Answer::Status { running: life.account.can_be_asked(), panicked: false }
+            }
             _ => Answer::Done,
         })
     }

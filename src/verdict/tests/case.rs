@@ -173,3 +173,17 @@ fn what_qemu_answers_about_its_guest_counts_like_an_event() {
     assert_eq!(cause_after(Fact::IsPanicked, shutdown_without_data()), Cause::Host(None));
     assert_eq!(cause_after(Fact::IsPanicked, shutdown(Reason::GuestReset)), Cause::GuestPanic);
 }
+
+/// A QEMU that is about to end still answers that its guest runs. Only what came after a gap in the
+/// conversation can tell of a guest that came back.
+#[test]
+fn a_qemu_on_its_way_out_that_answers_running_takes_nothing_back() {
+    let running = Fact::Answered { running: true };
+    let mut case = Case::default();
+    assert_eq!(learn(&mut case, NOW, said(shutdown(Reason::GuestShutdown))), Turn::GoingDown);
+    assert_eq!(learn(&mut case, NOW, running.clone()), Turn::Unchanged);
+    learn(&mut case, NOW, Fact::Unheard);
+    assert_eq!(learn(&mut case, NOW, running.clone()), Turn::TakenBack);
+    learn(&mut case, NOW, said(shutdown(Reason::GuestShutdown)));
+    assert_eq!(learn(&mut case, NOW, running), Turn::Unchanged, "this one came after the gap");
+}

@@ -187,3 +187,30 @@ fn a_signal_read_as_the_users_marks_in_time_or_not_at_all() {
     assert_eq!(decision(Cause::HostSignal(None)), Decision::PresentInTime);
     assert_eq!(decision(Cause::GuestShutdown), Decision::Present);
 }
+
+#[test]
+fn a_guest_that_powers_off_while_the_daemon_connects_is_marked() {
+    let mut world = World::new(Settings::default());
+    world.binds(Inode(1));
+    world.says(Message::Greeting(None));
+    world.says(Message::Return(Answer::Done));
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    world.says(Message::Return(Answer::Status { running: true, panicked: false }));
+    assert!(world.file);
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().verdict.cause, Cause::GuestShutdown);
+    assert!(world.file);
+    assert_eq!(world.file_actions, [true]);
+}
+
+#[test]
+fn a_guest_on_its_way_out_that_answers_running_has_no_file_removed() {
+    let mut world = World::new(Settings::default());
+    world.file = true;
+    world.binds(Inode(1));
+    world.says(Message::Greeting(None));
+    world.says(Message::Return(Answer::Done));
+    world.said(heard(shutdown_without_data()));
+    world.says(Message::Return(Answer::Status { running: true, panicked: false }));
+    assert!(world.file, "whoever wrote it may have heard why");
+}
