@@ -22,6 +22,8 @@ const SHELL: u32 = 5790;
 const BEGIN: Moment = Moment(Duration::from_secs(1_000_000));
 /// What lies between two events that follow each other closely.
 const MOMENT: Duration = Duration::from_micros(300);
+/// So many of the gaps are about a look at the sender.
+const LOOK_GAPS: usize = 2;
 /// Gaps on both sides of each time limit of the core: the look at a sender, that of a leader
 /// that ends ahead of its threads, the last words of the sources, the rescan, the powerdown window.
 pub(crate) const GAPS: [Duration; 9] = [
@@ -258,7 +260,9 @@ impl<'a> World<'a> {
             may(Step::GanetiRemoves, budget.removals > 0 && facts.file);
             // The command line is read, or given up, before anybody would notice.
             let may_pass = budget.gaps > 0 && facts.command_line.is_none();
-            for gap in (0..GAPS.len()).filter(|_| may_pass) {
+            // Nothing else has a limit as short as the record's for a look at the sender.
+            let first = if facts.look.is_some() { 0 } else { LOOK_GAPS };
+            for gap in (first..GAPS.len()).filter(|_| may_pass) {
                 may(Step::Pass(gap), true);
             }
             if budget.restarts > 0 && self.around.deaths.is_empty() {
