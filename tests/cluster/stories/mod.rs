@@ -1,0 +1,6 @@
+//! What is played, chapter by chapter.
+
+pub(crate) mod daemon;
+pub(crate) mod ends;
+mod memory_cgroup;
+pub(crate) mod two_nodes;
