@@ -39,6 +39,7 @@ use crate::id::{Incarnation, Moment};
 use crate::log::Log;
 use crate::sys::handover::Inheritance;
 use crate::sys::service_manager::ServiceManager;
+use crate::sys::trace::instance_name;
 use crate::sys::{clock, priority};
 use crate::verdict::{Event, Node, Said, Settings, resume, settle};
 use complaints::Complaints;
@@ -101,7 +102,7 @@ impl Daemon {
             directory: Directory::open(paths.control_dir(), poll.registry())?,
             connections: Connections::new(),
             connector: ConnectorSource::new(),
-            trace: TraceSource::new(paths.trace_name()),
+            trace: TraceSource::new(instance_name(&paths.private_dir())),
             watchlist: Watchlist::default(),
             keep: Keep::new(&paths, manager),
             reports: Reports::open(log, &paths, metrics_file),

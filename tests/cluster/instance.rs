@@ -41,11 +41,12 @@ impl Instance {
         });
         let serial = serial.expect("it is connected");
         serial.set_read_timeout(Some(Duration::from_millis(200))).expect("set a timeout");
+        // A guest that stands still reads nothing, and soon no more can be written.
+        serial.set_write_timeout(Some(Duration::from_millis(200))).expect("set a timeout");
         let mut instance = Self { pid, control, name: name.into(), serial };
         // What is said while it boots is lost.
         await_that(&format!("the guest of {name} answers"), || {
-            instance.tell(b'?');
-            instance.answers()
+            instance.serial.write_all(b"?").is_ok() && instance.answers()
         });
         instance
     }
@@ -79,6 +80,11 @@ impl Instance {
 
     pub(crate) fn signal(&self, signal: Signal) {
         send_signal(self.pid, signal);
+    }
+
+    /// Has a guest that stands still on this node go on.
+    pub(crate) fn resume(node: &Node, name: &str) {
+        testbed::execute_qmp(&node.path(CONTROL).join(format!("{name}.qmp")), &["cont"]);
     }
 
     /// Has QEMU execute something that may be the end of it.

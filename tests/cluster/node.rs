@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// How long a command on a node may take, in seconds.
-const LONGEST: &str = "300";
+const LONGEST: &str = "100";
 
 /// A command on a node failed; with everything that it has printed.
 #[derive(Clone, Debug)]

@@ -25,9 +25,11 @@ pub(crate) const MOVES: Chapter = Chapter {
             scene.instance_at_target().power_off();
             Ok(())
         }),
-        story("nonlive", "non-live migration, its user powers it off there", USER, |scene| {
+        story("nonlive", "non-live migration, cont, its user powers it off there", USER, |scene| {
             scene.instance();
             scene.gnt_instance(&["migrate", "--force", "--non-live"])?;
+            // Ganeti 3.0 has the guest stop for it, and leaves it so.
+            Instance::resume(&scene.cluster.nodes[1], scene.name);
             scene.instance_at_target().power_off();
             Ok(())
         }),
