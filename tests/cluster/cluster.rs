@@ -146,6 +146,15 @@ impl Cluster {
         self.run(&["gnt-node", "add", "--no-ssh-key-check", &second.name]).map(drop)
     }
 
+    /// Has Ganeti's own QA play a test, from a mount namespace in which the node's processes do not
+    /// see it.
+    pub(crate) fn qa(&self, instance: &str, test: &str) -> Result<()> {
+        let words = ["unshare", "--mount", "/usr/bin/python3", "/root/qa.py"];
+        let master = self.master();
+        let arguments = [self.name.as_str(), &master.name, instance, test];
+        master.run_for(300, &[words, arguments].concat()).map(drop)
+    }
+
     /// Our package with a later version.
     pub(crate) fn later_package(&self) -> Result<PathBuf> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/later-version");
@@ -186,6 +195,18 @@ impl Cluster {
             self.run(&["gnt-instance", "list", "--no-headers", "--separator= ", "-o", fields])?;
         let split = |line: &str| line.split_once(' ').map(|(a, b)| (a.to_string(), b.to_string()));
         Ok(text.lines().filter_map(split).collect())
+    }
+
+    /// What `gnt-cluster verify` complains of, without times and with the same names of nodes whichever
+    /// daemon they have.
+    pub(crate) fn complaints(&self) -> Vec<String> {
+        // It fails where it complains.
+        let text = self.run(&["gnt-cluster", "verify"]).unwrap_or_else(|Failed(text)| text);
+        let complaint = |line: &str| {
+            let (_, text) = line.split_once("- ERROR").or_else(|| line.split_once("- WARNING"))?;
+            Some(text.replace(&format!("{}-", self.subject.word()), ""))
+        };
+        text.lines().filter_map(complaint).collect()
     }
 
     /// Has the watcher come by.

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 /// How long a command on a node may take, in seconds.
-const LONGEST: &str = "100";
+const LONGEST: u32 = 100;
 
 /// A command on a node failed; with everything that it has printed.
 #[derive(Clone, Debug)]
@@ -94,17 +94,17 @@ impl Node {
 
     /// A command to be run on the node, as root after a login.
     pub(crate) fn command(&self, words: &[&str]) -> Command {
-        self.command_in(&["--mount", "--net", "--uts"], words)
+        self.command_in(&["--mount", "--net", "--uts"], LONGEST, words)
     }
 
-    fn command_in(&self, namespaces: &[&str], words: &[&str]) -> Command {
+    fn command_in(&self, namespaces: &[&str], longest: u32, words: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         command
             .args(["--target", &self.pid().to_string()])
             .args(namespaces)
             .args(["--", "env", "-i", "HOME=/root", "USER=root", "LC_ALL=C.UTF-8"])
             .args(["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"])
-            .args(["DEBIAN_FRONTEND=noninteractive", "timeout", LONGEST])
+            .args(["DEBIAN_FRONTEND=noninteractive", "timeout", &longest.to_string()])
             .args(words)
             .stdin(Stdio::null());
         command
@@ -115,9 +115,14 @@ impl Node {
         finish(&mut self.command(words), words)
     }
 
+    /// The same with another limit, in seconds.
+    pub(crate) fn run_for(&self, longest: u32, words: &[&str]) -> Result<String> {
+        finish(&mut self.command_in(&["--mount", "--net", "--uts"], longest, words), words)
+    }
+
     /// The same in the machine's own network: what starts the daemon has to be there.
     pub(crate) fn run_in_machine_network(&self, words: &[&str]) -> Result<String> {
-        finish(&mut self.command_in(&["--mount", "--uts"], words), words)
+        finish(&mut self.command_in(&["--mount", "--uts"], LONGEST, words), words)
     }
 
     /// Installs a Debian package, as an administrator does.

@@ -117,7 +117,7 @@ fn act(cluster: &Cluster, story: &Story) -> Result<()> {
 }
 
 /// Makes an error of an expectation that is not met.
-fn guard<T>(deed: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(crate) fn guard<T>(deed: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(deed)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));

@@ -3,4 +3,5 @@
 pub(crate) mod daemon;
 pub(crate) mod ends;
 mod memory_cgroup;
+pub(crate) mod qa;
 pub(crate) mod two_nodes;
