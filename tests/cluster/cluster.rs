@@ -143,6 +143,10 @@ impl Cluster {
         for node in [first, second] {
             node.run(&["ip", "link", "set", "cable", "master", "br0", "up"])?;
         }
+        // Their disks have to be on every node.
+        for (name, _) in self.list()? {
+            second.make_floppy(&name)?;
+        }
         self.run(&["gnt-node", "add", "--no-ssh-key-check", &second.name]).map(drop)
     }
 
@@ -203,10 +207,13 @@ impl Cluster {
         // It fails where it complains.
         let text = self.run(&["gnt-cluster", "verify"]).unwrap_or_else(|Failed(text)| text);
         let complaint = |line: &str| {
-            let (_, text) = line.split_once("- ERROR").or_else(|| line.split_once("- WARNING"))?;
+            let (_, text) =
+                line.split_once("- ERROR: ").or_else(|| line.split_once("- WARNING: "))?;
             Some(text.replace(&format!("{}-", self.subject.word()), ""))
         };
-        text.lines().filter_map(complaint).collect()
+        let mut complaints: Vec<String> = text.lines().filter_map(complaint).collect();
+        complaints.sort();
+        complaints
     }
 
     /// Has the watcher come by.

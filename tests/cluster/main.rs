@@ -25,9 +25,10 @@ use testbed::{Need, can_run};
 const VERIFY: &str = "gnt-cluster verify: complaints";
 
 /// In this order: the second node comes last.
-const CHAPTERS: [&Chapter; 6] = [
+const CHAPTERS: [&Chapter; 7] = [
     &stories::ends::CHAPTER,
     &stories::daemon::RESTARTS,
+    &stories::daemon::KILLED,
     &stories::daemon::SWITCHED_OFF,
     &stories::daemon::SWITCHED_ON,
     &stories::two_nodes::MOVES,

@@ -9,7 +9,7 @@ use crate::story::{AGAIN, Chapter, PLAIN, Scene, State, Story, USER};
 const KVMD: &str = "ganeti-kvmd";
 
 pub(crate) const RESTARTS: Chapter = Chapter {
-    title: "the daemon ends and is started again",
+    title: "the daemon is upgraded or restarted",
     before: |_| Ok(()),
     stories: &[
         story("upgraded", "the daemon's package is upgraded", USER, |scene| {
@@ -42,27 +42,30 @@ pub(crate) const RESTARTS: Chapter = Chapter {
             instance.power_off();
             Ok(())
         }),
-        story("killed", "the daemon is killed, the watcher starts it", USER, |scene| {
-            let instance = scene.instance();
-            let node = scene.cluster.master();
-            send_signal(running(node)?, Signal::KILL);
-            await_that("the daemon has ended", || node.daemon(KVMD).is_none());
-            // Debian's start-stop-daemon refuses the pid file that the original leaves.
-            scene.cluster.watcher()?;
-            instance.power_off();
-            Ok(())
-        }),
     ],
+};
+
+/// By itself, as the watcher comes within the story.
+pub(crate) const KILLED: Chapter = Chapter {
+    title: "the daemon is killed",
+    before: |_| Ok(()),
+    stories: &[story("killed", "the daemon is killed, the watcher starts it", USER, |scene| {
+        let instance = scene.instance();
+        let node = scene.cluster.master();
+        send_signal(running(node)?, Signal::KILL);
+        await_that("the daemon has ended", || node.daemon(KVMD).is_none());
+        // Debian's start-stop-daemon refuses the pid file that the original leaves.
+        scene.cluster.watcher()?;
+        instance.power_off();
+        Ok(())
+    })],
 };
 
 pub(crate) const SWITCHED_OFF: Chapter = Chapter {
     title: "enabled_user_shutdown is switched off",
     before: |cluster| {
         let node = cluster.master();
-        if cluster.subject == Subject::Theirs && node.daemon(KVMD).is_none() {
-            // Killed, it cannot be started again before an administrator has done this.
-            node.run(&["rm", "-f", "/run/ganeti/ganeti-kvmd.pid"])?;
-        }
+        let_it_be_started(cluster)?;
         switch(cluster, "--user-shutdown=no")?;
         await_that("the daemon leaves", || node.daemon(KVMD).is_none());
         Ok(())
@@ -98,6 +101,15 @@ const fn story(
 
 fn running(node: &Node) -> Result<u32> {
     node.daemon(KVMD).ok_or_else(|| Failed(format!("{KVMD} does not run on {}", node.name)))
+}
+
+/// Killed, the original cannot be started again before an administrator has removed its pid file.
+pub(crate) fn let_it_be_started(cluster: &Cluster) -> Result<()> {
+    let node = cluster.master();
+    if cluster.subject == Subject::Theirs && node.daemon(KVMD).is_none() {
+        node.run(&["rm", "-f", "/run/ganeti/ganeti-kvmd.pid"])?;
+    }
+    Ok(())
 }
 
 fn switch(cluster: &Cluster, option: &str) -> Result<()> {

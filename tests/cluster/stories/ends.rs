@@ -103,7 +103,7 @@ const STORIES: &[Story] = &[
     story("soft", "gnt-instance reboot --type=soft", RUNS, |scene| rebooted(scene, "--type=soft")),
     story("hard", "gnt-instance reboot --type=hard", RUNS, |scene| rebooted(scene, "--type=hard")),
     story("full", "gnt-instance reboot --type=full", RUNS, |scene| rebooted(scene, "--type=full")),
-    story("rebooted", "... and then its user powers it off", USER, |scene| {
+    story("rebooted", "rebooted, then its user powers it off", USER, |scene| {
         rebooted(scene, "--type=hard")?;
         user_powers_off(scene)
     }),

@@ -100,5 +100,5 @@ fn restart(cluster: &Cluster) -> Result<()> {
 
 fn last_lines(text: &str) -> String {
     let lines: Vec<&str> = text.lines().collect();
-    lines[lines.len().saturating_sub(3)..].join(" / ")
+    lines[lines.len().saturating_sub(30)..].join("\n")
 }

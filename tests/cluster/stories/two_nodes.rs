@@ -7,11 +7,15 @@ use testbed::{Signal, await_that, send_signal};
 use crate::cluster::{Shape, Subject};
 use crate::instance::Instance;
 use crate::node::{Failed, Result};
+use crate::stories::daemon::let_it_be_started;
 use crate::story::{AGAIN, Chapter, PLAIN, RUNS, Scene, State, Story, USER};
 
 pub(crate) const MOVES: Chapter = Chapter {
     title: "migration and failover, on two nodes",
-    before: |cluster| cluster.add_node(),
+    before: |cluster| {
+        let_it_be_started(cluster)?;
+        cluster.add_node()
+    },
     stories: &[
         story("live", "live migration", RUNS, |scene| {
             scene.instance();
@@ -19,7 +23,7 @@ pub(crate) const MOVES: Chapter = Chapter {
             scene.instance_at_target();
             Ok(())
         }),
-        story("liveoff", "... and its user powers it off there", USER, |scene| {
+        story("liveoff", "live migration, its user powers it off there", USER, |scene| {
             scene.instance();
             scene.gnt_instance(&["migrate", "--force"])?;
             scene.instance_at_target().power_off();
@@ -39,7 +43,7 @@ pub(crate) const MOVES: Chapter = Chapter {
             scene.instance_at_target();
             Ok(())
         }),
-        story("failoff", "... and its user powers it off there", USER, |scene| {
+        story("failoff", "failover, its user powers it off there", USER, |scene| {
             scene.instance();
             scene.gnt_instance(&["failover", "--force"])?;
             scene.instance_at_target().power_off();
@@ -59,7 +63,7 @@ pub(crate) const FAILURES: Chapter = Chapter {
         large(story("stays", "migration fails after a stop, it runs on", RUNS, |scene| {
             fails_to_migrate(scene).map(drop)
         })),
-        large(story("staysoff", "... and its user powers it off", USER, |scene| {
+        large(story("staysoff", "migration fails, then its user powers it off", USER, |scene| {
             fails_to_migrate(scene)?.power_off();
             Ok(())
         })),
