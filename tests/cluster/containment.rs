@@ -10,6 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::process::{
@@ -17,6 +18,8 @@ use rustix::process::{
 };
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
+
+use crate::stories;
 
 /// The environment variable with the directory that the nodes are built in; set for the child.
 const TOP: &str = "CLUSTER_TOP";
@@ -51,7 +54,9 @@ pub(crate) fn run_contained() -> ExitCode {
         }
     });
     let code = reap_until(child);
+    end_daemons();
     kill_descendants();
+    stories::memory_cgroup::remove_left();
     drop(top);
     code
 }
@@ -70,6 +75,24 @@ fn reap_until(child: Pid) -> ExitCode {
 fn exit_code(status: WaitStatus) -> ExitCode {
     let code = status.exit_status().and_then(|code| u8::try_from(code).ok());
     ExitCode::from(code.unwrap_or(INTERRUPTED))
+}
+
+/// Has our daemons end by themselves: they remove their part of the kernel's trace then.
+fn end_daemons() {
+    let daemons: Vec<Pid> = descendants().into_iter().filter(|&pid| is_daemon(pid)).collect();
+    for &pid in &daemons {
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while daemons.iter().any(|&pid| is_daemon(pid)) && Instant::now() < deadline {
+        let _ = wait(WaitOptions::NOHANG);
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn is_daemon(pid: Pid) -> bool {
+    let name = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
+    name.is_ok_and(|name| name == "ganeti-kvmd\n")
 }
 
 /// Kills every process that this one has started, or that such a process has, until there is none.

@@ -103,8 +103,10 @@ fn compare_complaints(ours: &mut [Row], theirs: &mut [Row]) {
 }
 
 fn play_qa(top: &Path, subject: Subject, package: &Path) -> Vec<Row> {
-    let cluster = make(top, subject, "qa", package, is_chosen("QA"));
-    cluster.map(|cluster| stories::qa::play(&cluster)).unwrap_or_default()
+    let tests: Vec<_> =
+        stories::qa::TESTS.into_iter().filter(|(title, _)| is_chosen(title)).collect();
+    let cluster = make(top, subject, "qa", package, !tests.is_empty());
+    cluster.map(|cluster| stories::qa::play(&cluster, &tests)).unwrap_or_default()
 }
 
 fn play_rounds(top: &Path, subject: Subject, package: &Path) -> Vec<Row> {

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use crate::node::{Failed, Result};
 
+/// What the names of all groups begin with.
+const PREFIX: &str = "kvmd-cluster-";
+
 #[derive(Debug)]
 pub(crate) struct MemoryCgroup(PathBuf);
 
@@ -12,7 +15,7 @@ impl MemoryCgroup {
     /// A group for this process alone, which may take so many bytes.
     pub(crate) fn around(pid: u32, limit: u64) -> Result<Self> {
         let (v1, v2) = (Path::new("/sys/fs/cgroup/memory"), Path::new("/sys/fs/cgroup"));
-        let name = format!("kvmd-cluster-{pid}");
+        let name = format!("{PREFIX}{pid}");
         let (path, file) = if v1.is_dir() {
             (v1.join(name), "memory.limit_in_bytes")
         } else {
@@ -30,6 +33,17 @@ impl MemoryCgroup {
         fs::write(path.join(file), limit.to_string()).map_err(failed)?;
         fs::write(path.join("cgroup.procs"), pid.to_string()).map_err(failed)?;
         Ok(group)
+    }
+}
+
+/// Removes what a test that was interrupted has left: only an empty group can be removed.
+pub(crate) fn remove_left() {
+    for root in ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"] {
+        for entry in fs::read_dir(root).into_iter().flatten().flatten() {
+            if entry.file_name().to_string_lossy().starts_with(PREFIX) {
+                let _ = fs::remove_dir(entry.path());
+            }
+        }
     }
 }
 

@@ -2,6 +2,6 @@
 
 pub(crate) mod daemon;
 pub(crate) mod ends;
-mod memory_cgroup;
+pub(crate) mod memory_cgroup;
 pub(crate) mod qa;
 pub(crate) mod two_nodes;
