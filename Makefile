@@ -10,6 +10,9 @@ TESTS = git:git strace:strace ss:iproute2 systemd-analyze:systemd mandoc:mandoc 
 ORIGINAL = '/usr/lib/ganeti/*/usr/sbin/ganeti-kvmd:^ganeti-haskell-3.[01]$$'
 GANETI = '/usr/share/ganeti/*/ganeti/backend.py:^ganeti-3.[01]$$'
 
+# Ganeti depends on some of these.
+CLUSTER = sshd:openssh-server socat:socat fping:fping arping:iputils-arping ip:iproute2 nsenter:util-linux /usr/lib/python3/dist-packages/yaml:python3-yaml
+
 PACKAGING = dpkg-buildpackage:dpkg-dev dh:debhelper lintian:lintian
 DEB = target/debian/ganeti-kvmd-rs_*.deb
 PEERS = forkstat:forkstat extrace:extrace strace:strace
@@ -20,7 +23,7 @@ NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare quick check every-order mutants fuzz deb test-deb tools bench bench-scale bench-programs size clean
+.PHONY: all demo compare quick check every-order mutants fuzz deb test-deb cluster tools bench bench-scale bench-programs size clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -96,6 +99,14 @@ test-deb: deb
 	$(CARGO) build --locked --example stand_in_vm
 	packaging/test-systemd $(DEB) target/debian/root target/linux_guest/vmlinuz \
 		target/debug/examples/stand_in_vm
+
+# Real clusters of Ganeti, in namespaces of their own, with the package of ours and with the original:
+# what gnt-instance list says of instances that ended, and what the watcher does. CLUSTER_PLAY='QA'
+# plays those chapters alone whose titles contain a word.
+cluster: deb
+	@tests/install-packages $(QEMU) $(ORIGINAL) $(GANETI) $(CLUSTER)
+	@tests/cluster/packages target/cluster/packages
+	CLUSTER_PACKAGE=$$(realpath $(DEB)) $(CARGO) test --locked --test cluster -- $(CLUSTER_PLAY)
 
 # What packaging/check uses if it is there, and what takes long to build.
 tools:

@@ -141,7 +141,7 @@ fn connector(report: &mut Report) {
 }
 
 fn signals(report: &mut Report, paths: &Paths, is_running: Option<u32>) {
-    let mut name = paths.trace_name();
+    let mut name = trace::instance_name(&paths.private_dir());
     name.push("-check");
     match Tracefs::find().and_then(|tracefs| Trace::open(&tracefs, &name, &[])) {
         Ok(_) => report.say(Standing::Good, "the kernel's trace shows who sends signals"),

@@ -511,3 +511,55 @@ fn no_name_forges_a_record() {
     assert!(table.lines().count() == 2 && !table.contains('\x1b'), "{table}");
     std::io::stdout().flush().unwrap();
 }
+
+/// As in a container: the daemon has directories of its own where another one has the same paths.
+fn in_mounts_of_its_own(node: &Node) -> [String; 7] {
+    let run = node.path("var/run");
+    let script = format!(
+        "mount -t tmpfs tmpfs {0} && mkdir -p {0}/ganeti/kvm-hypervisor/ctrl && exec \"$@\"",
+        run.display()
+    );
+    ["unshare", "--mount", "--propagation=private", "sh", "-c", &script, "sh"].map(String::from)
+}
+
+#[test]
+fn two_daemons_with_the_same_paths_do_not_share_the_trace() {
+    needs!(Root);
+    let node = node();
+    let first = node.start();
+    first.await_line("The kernel's trace shows who sends signals");
+    let wrapper = in_mounts_of_its_own(&node);
+    let second = node.start_wrapped(&wrapper.each_ref().map(String::as_str), &[]);
+    second.await_line("The kernel's trace shows who sends signals");
+    second.stop();
+    assert!(node.has_trace(), "the second daemon's end takes nothing from the first");
+}
+
+#[test]
+fn what_is_left_of_the_trace_by_a_node_that_is_gone_is_removed() {
+    needs!(Root);
+    let gone = node();
+    let daemon = gone.start();
+    let stand_in = gone.stand_in("web1").connected();
+    daemon.await_line("\"web1\"");
+    daemon.await_line("is connected and running");
+    daemon.kill();
+    assert!(gone.has_trace());
+
+    // Its daemon may come back, and will want to know who killed its instance.
+    let other = node();
+    let daemon = other.start();
+    assert!(gone.has_trace(), "its instance runs");
+    stand_in.signal(Signal::KILL);
+    stand_in.wait();
+    daemon.stop();
+
+    // Other tests may have left some, too, and one daemon removes a few.
+    await_that("it is removed", || {
+        let daemon = other.start();
+        let removed = "of the kernel's trace whose daemon and virtual machines are gone";
+        assert!(daemon.count(removed) == 1 || !gone.has_trace(), "{:?}", daemon.lines());
+        daemon.stop();
+        !gone.has_trace()
+    });
+}

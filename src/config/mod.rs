@@ -5,7 +5,7 @@ mod ssconf;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 pub use ssconf::{SsconfError, has_kvm, is_user_shutdown_enabled, is_vm_capable, primary_family};
@@ -70,18 +70,6 @@ impl Paths {
         let mut file = OsStr::from_bytes(name.as_bytes()).to_os_string();
         file.push(".log");
         self.at("/var/log/ganeti/kvm").join(file)
-    }
-
-    /// What the daemon's instance of the kernel's tracing is called: `ganeti-kvmd`, and with a root
-    /// of its own the path of that, with `!` for `/`.
-    #[must_use]
-    pub fn trace_name(&self) -> OsString {
-        /// A file's name has at most 255 bytes.
-        const LONGEST: usize = 200;
-        let root = self.root.as_bytes();
-        let root = &root[root.len().saturating_sub(LONGEST)..];
-        let root: Vec<u8> = root.iter().map(|&b| if b == b'/' { b'!' } else { b }).collect();
-        OsString::from_vec([b"ganeti-kvmd", &root[..]].concat())
     }
 
     /// What the daemon remembers beyond its own end. Gone with the boot, like what it is about.

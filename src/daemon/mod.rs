@@ -46,6 +46,7 @@ use crate::sys::confinement::Reach;
 use crate::sys::handover::Inheritance;
 use crate::sys::sandbox::Role;
 use crate::sys::service_manager::ServiceManager;
+use crate::sys::trace::instance_name;
 use crate::sys::{clock, priority};
 use crate::verdict::{Event, Node, Said, Settings, resume, settle};
 use complaints::Complaints;
@@ -133,7 +134,7 @@ impl Daemon {
             directory: Directory::open(paths.control_dir(), poll.registry())?,
             connections: Connections::new(),
             connector: ConnectorSource::new(),
-            trace: TraceSource::new(paths.trace_name()),
+            trace: TraceSource::new(instance_name(&paths.private_dir())),
             lookup: Lookup::default(),
             watchlist: Watchlist::default(),
             keep: Keep::new(&paths, manager),

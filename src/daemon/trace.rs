@@ -142,6 +142,14 @@ impl TraceSource {
         match opened {
             Ok(trace) => {
                 self.trace = Some(trace);
+                match tracefs.remove_abandoned() {
+                    Ok(0) => {}
+                    Ok(count) => info!(
+                        "Removed {count} instance{} of the kernel's trace whose daemon and virtual machines are gone",
+                        if count == 1 { "" } else { "s" }
+                    ),
+                    Err(error) => info!("Cannot list the instances of the kernel's trace: {error}"),
+                }
                 self.log_state(Level::Info, "The kernel's trace shows who sends signals");
                 self.read(now, watchlist, events)
             }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock, ftruncate};
+use rustix::fs::{FlockOperation, Gid, Mode, OFlags, fchown, fcntl_lock, ftruncate};
 use rustix::process::{Flock, FlockType, fcntl_getlk};
 
 use super::plain_file::{is_at, open_own};
@@ -30,6 +30,10 @@ impl PidFile {
             let flags = OFlags::RDWR | OFlags::CREATE;
             let file = open_own(path, flags, Mode::RUSR | Mode::WUSR)?;
             fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive)?;
+            // daemon-util runs the daemon with the group gnt-daemons. start-stop-daemon considers a pid
+            // file of that group insecure, and would not start the daemon again after it was killed.
+            // Nobody but root may do this, and nobody else is started by daemon-util.
+            let _ = fchown(&file, None, Some(Gid::ROOT));
             // One that has been removed since, by a process that has just ended, locks nobody out.
             if is_at(&file, path) {
                 ftruncate(&file, 0)?;

@@ -5,7 +5,7 @@
 //! that holds the watched pids: it wakes the daemon for nothing else. See `trace/ftrace.rst` and
 //! `trace/events.rst` of the kernel's documentation.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -16,12 +16,12 @@ use std::path::Path;
 
 use pid_filter::cover;
 use rustix::fs::{
-    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, mkdirat, openat, statat, unlinkat,
+    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, mkdirat, openat, stat, statat, unlinkat,
 };
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use crate::wire::Signal;
-use crate::wire::trace::{self, LONGEST_PAGE, Layout, MOST_RANGES, TraceEvent};
+use crate::wire::trace::{self, LONGEST_FILTER, LONGEST_PAGE, Layout, MOST_RANGES, TraceEvent};
 
 /// Where tracefs is mounted; before Linux 4.1 and on some systems still, below debugfs.
 pub(super) const MOUNTS: [&str; 2] = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];
@@ -54,6 +54,24 @@ const LONGEST_LIST: u64 = 32_768 * 24;
 
 /// How much of it is read at a time, in bytes.
 const LIST_AT_ONCE: usize = 64 << 10;
+
+/// What the names of all instances begin with.
+const PREFIX: &str = "ganeti-kvmd";
+
+/// More processes are not looked for. Only a filter that had no room for every single pid names more.
+const MOST_LOOKED_FOR: u32 = 65_536;
+
+/// What the instance of the node with this private directory is called. Nodes that share a kernel,
+/// as containers do, may have the same paths, but no two have the same directory; and it is the same
+/// for each daemon of a node until the machine is booted, like what was traced.
+#[must_use]
+pub fn instance_name(private_dir: &Path) -> OsString {
+    match stat(private_dir) {
+        Ok(it) => format!("{PREFIX}-{:x}-{:x}", it.st_dev, it.st_ino).into(),
+        // The log has complained already. The next daemon will not find it.
+        Err(_) => format!("{PREFIX}-pid{}", std::process::id()).into(),
+    }
+}
 
 /// Why the kernel will not tell who sends signals.
 #[derive(Debug)]
@@ -91,6 +109,53 @@ impl Tracefs {
         let path = Path::new("instances").join(name);
         statat(&self.0, path, AtFlags::empty()).is_ok()
     }
+}
+
+impl Tracefs {
+    /// Removes what is left of nodes that are gone, a container for example: instances that no
+    /// daemon has open, and whose filter names no process that lives. While one lives, a daemon may
+    /// come back and ask who has ended it. Returns how many; a few at most, and the rest is the next
+    /// daemon's.
+    pub fn remove_abandoned(&self) -> io::Result<usize> {
+        /// The kernel takes 40 ms for each, in which this process hears nothing.
+        const MOST: usize = 4;
+        let instances = self.instances()?;
+        let mut removed = 0;
+        for entry in Dir::read_from(&instances)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if removed == MOST {
+                break;
+            }
+            // One that cannot be judged or removed is left for another time.
+            if name.to_bytes().starts_with(PREFIX.as_bytes())
+                && is_abandoned(&instances, name).is_ok_and(|it| it)
+                && unlinkat(&instances, name, AtFlags::REMOVEDIR).is_ok()
+            {
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+}
+
+fn is_abandoned(instances: &OwnedFd, name: &CStr) -> io::Result<bool> {
+    let directory = open_directory(instances, name)?;
+    // Should its daemon come just now, it finds the instance in use and tries again.
+    if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
+        return Ok(false);
+    }
+    // The kernel has it read at once or not at all, and ends it with a newline.
+    let mut filter = [0; LONGEST_FILTER + 1];
+    let length = open(&directory, &format!("{SIGNAL_GENERATE}/filter"), OFlags::RDONLY)?
+        .read(&mut filter)?;
+    let filter = String::from_utf8_lossy(&filter[..length]);
+    // Without a filter it is being made.
+    let Some(ranges) = trace::watched_by(&filter) else { return Ok(false) };
+    let count = ranges.iter().map(|&(first, last)| last.saturating_sub(first)).sum::<u32>();
+    let lives = |pid: u32| statat(CWD, format!("/proc/{pid}"), AtFlags::empty()).is_ok();
+    Ok(count <= MOST_LOOKED_FOR
+        && !ranges.into_iter().any(|(first, last)| (first..=last).any(lives)))
 }
 
 impl AsFd for Tracefs {

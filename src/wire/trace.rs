@@ -240,6 +240,23 @@ pub fn filter(signals: &[Signal], ranges: &[(u32, u32)]) -> String {
     parts.join("&&")
 }
 
+/// The ranges of pids that such a filter lets pass; nothing, if it is none of [`filter`]'s.
+#[must_use]
+pub fn watched_by(filter: &str) -> Option<Vec<(u32, u32)>> {
+    let (_, pids) = filter.trim_end().split_at(filter.find("pid")?);
+    let range = |part: &str| {
+        if let Some(pid) = part.strip_prefix("pid==") {
+            return pid.parse().ok().map(|pid| (pid, pid));
+        }
+        let (first, last) = part.strip_prefix("pid>=")?.split_once("&&pid<=")?;
+        Some((first.parse().ok()?, last.parse().ok()?))
+    };
+    let parts = pids.split("||").map(|part| part.trim_matches(['(', ')']));
+    let ranges: Vec<(u32, u32)> = parts.map(range).collect::<Option<_>>()?;
+    // Nobody is watched.
+    Some(ranges.into_iter().filter(|&range| range != (0, 0)).collect())
+}
+
 /// The longest filter that the kernel takes, in bytes: a page less its last byte.
 pub const LONGEST_FILTER: usize = 4095;
 
@@ -261,6 +278,21 @@ mod tests {
     const MARK_VICTIM: &str = "name: mark_victim\nID: 609\nformat:\n\
         \tfield:int common_pid;\toffset:4;\tsize:4;\tsigned:1;\n\
         \tfield:int pid;\toffset:8;\tsize:4;\tsigned:1;\n";
+
+    #[test]
+    fn a_filter_says_who_is_watched() {
+        let signals = [Signal::TERM, Signal::KILL];
+        for ranges in [vec![], vec![(7, 7)], vec![(3, 9)], vec![(7, 7), (10, 4_194_304), (9, 9)]] {
+            for signals in [&signals[..], &[]] {
+                let text = filter(signals, &ranges);
+                assert_eq!(watched_by(&text), Some(ranges.clone()), "{text}");
+                assert_eq!(watched_by(&format!("{text}\n")), Some(ranges.clone()), "{text}");
+            }
+        }
+        for other in ["none\n", "", "sig==9\n", "pid==x"] {
+            assert_eq!(watched_by(other), None, "{other}");
+        }
+    }
 
     fn layout() -> Layout {
         Layout::parse(SIGNAL_GENERATE, Some(MARK_VICTIM)).unwrap()

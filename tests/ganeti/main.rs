@@ -373,6 +373,19 @@ const TESTS: &[Test<Ganeti>] = &[
         },
     ),
     test(
+        "daemon_util_starts_the_daemon_again_after_it_was_killed",
+        "start-stop-daemon: \"matching only on non-root pidfile ... is insecure\"",
+        |ganeti| {
+            let pid_file = ganeti.node.pid_file();
+            let pid = fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+            send_signal(pid, Signal::KILL);
+            await_that("it has ended", || ganeti.client("alive", "-", &[]) == "no");
+            assert!(pid_file.exists(), "a killed daemon leaves its pid file");
+            ganeti.daemon_util("start");
+            ganeti.daemon_util("check");
+        },
+    ),
+    test(
         "ganeti_starts_the_daemon_with_the_first_instance",
         "design-kvmd: \"the KVM daemon is started from within Ganeti when a KVM instance is started\"",
         |ganeti| {

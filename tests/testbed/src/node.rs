@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use rustix::fs::{AtFlags, Mode, OFlags, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, stat, statat, unlinkat};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, UnmountFlags, fsconfig_create, fsmount,
     fsopen, mount, unmount,
@@ -223,7 +223,8 @@ impl Node {
     #[must_use]
     pub fn has_trace(&self) -> bool {
         let instances = trace_instances().expect("root may mount tracefs");
-        statat(&instances, trace_name(self.root()), AtFlags::empty()).is_ok()
+        trace_name(self.root())
+            .is_some_and(|name| statat(&instances, name, AtFlags::empty()).is_ok())
     }
 
     /// A real QEMU, yet to be booted.
@@ -255,13 +256,15 @@ impl Drop for Node {
 /// Removes the instance of the kernel's tracing that a daemon below this root leaves when it is
 /// killed.
 fn remove_trace(root: &Path) {
-    if let Some(instances) = trace_instances() {
-        let _ = unlinkat(&instances, trace_name(root), AtFlags::REMOVEDIR);
+    if let (Some(instances), Some(name)) = (trace_instances(), trace_name(root)) {
+        let _ = unlinkat(&instances, name, AtFlags::REMOVEDIR);
     }
 }
 
-fn trace_name(root: &Path) -> String {
-    format!("ganeti-kvmd{}", root.display().to_string().replace('/', "!"))
+/// It is named after the daemon's private directory; nothing where no daemon has made that.
+fn trace_name(root: &Path) -> Option<String> {
+    let private = stat(root.join("var/run/ganeti-kvmd")).ok()?;
+    Some(format!("ganeti-kvmd-{:x}-{:x}", private.st_dev, private.st_ino))
 }
 
 /// The directory of the kernel's tracing instances; nothing for whoever may not mount it.

@@ -1,0 +1,130 @@
+//! Every way in which an instance on one node ends.
+
+use testbed::Signal;
+
+use crate::cluster::Shape;
+use crate::node::Result;
+use crate::stories::memory_cgroup::MemoryCgroup;
+use crate::story::{ADMIN, AGAIN, Chapter, PLAIN, RUNS, Scene, State, Story, USER};
+
+pub(crate) const CHAPTER: Chapter = Chapter {
+    title: "every way to end, on one node",
+    before: |cluster| cluster.run(&["gnt-cluster", "modify", "--add-uids=41000-41002"]).map(drop),
+    stories: STORIES,
+};
+
+const fn story(
+    name: &'static str,
+    says: &'static str,
+    expected: (State, State),
+    deed: fn(&Scene) -> Result<()>,
+) -> Story {
+    Story { name, says, shape: PLAIN, expected, deed }
+}
+
+const fn with(story: Story, parameters: &'static [(&'static str, &'static str)]) -> Story {
+    Story { shape: Shape { parameters, on_file: false, memory: 0 }, ..story }
+}
+
+#[allow(clippy::unnecessary_wraps)] // a deed may fail
+fn user_powers_off(scene: &Scene) -> Result<()> {
+    scene.instance().power_off();
+    Ok(())
+}
+
+fn killed_by(scene: &Scene, signal: Signal) {
+    let instance = scene.instance();
+    instance.signal(signal);
+    instance.await_end();
+}
+
+fn rebooted(scene: &Scene, how: &str) -> Result<()> {
+    let before = scene.instance().pid;
+    scene.gnt_instance(&["reboot", how])?;
+    assert_ne!(before, scene.instance().pid, "QEMU is another process after a reboot");
+    Ok(())
+}
+
+const STORIES: &[Story] = &[
+    story("poweroff", "its user powers it off", USER, user_powers_off),
+    story("sigterm", "SIGTERM to QEMU", AGAIN, |scene| {
+        killed_by(scene, Signal::TERM);
+        Ok(())
+    }),
+    story("sigkill", "SIGKILL to QEMU", AGAIN, |scene| {
+        killed_by(scene, Signal::KILL);
+        Ok(())
+    }),
+    story("sigsegv", "QEMU crashes", AGAIN, |scene| {
+        killed_by(scene, Signal::SEGV);
+        Ok(())
+    }),
+    story("oom", "the OOM killer ends QEMU", AGAIN, |scene| {
+        let instance = scene.instance();
+        let group = MemoryCgroup::around(instance.pid, 200 << 20)?;
+        // It takes its memory when it is told to, and not before it is in the group.
+        instance.execute(
+            r#"{"execute": "object-add", "arguments": {"qom-type": "memory-backend-ram",
+            "id": "more", "size": 1073741824, "prealloc": true}}"#,
+        );
+        instance.await_end();
+        drop(group);
+        Ok(())
+    }),
+    with(
+        story("panic", "the guest panics", AGAIN, |scene| {
+            let mut instance = scene.instance();
+            instance.tell(b'c');
+            instance.await_end();
+            Ok(())
+        }),
+        &[("kvm_extra", "-device pvpanic")],
+    ),
+    story("shutdown", "gnt-instance shutdown, the guest obeys", ADMIN, |scene| {
+        scene.instance();
+        scene.gnt_instance(&["shutdown"])
+    }),
+    story("deaf", "gnt-instance shutdown, the guest is deaf", ADMIN, |scene| {
+        scene.instance().deafen();
+        scene.gnt_instance(&["shutdown", "--timeout=3"])
+    }),
+    story("atonce", "gnt-instance shutdown --timeout=0", ADMIN, |scene| {
+        scene.instance();
+        scene.gnt_instance(&["shutdown", "--timeout=0"])
+    }),
+    story("force", "gnt-instance shutdown --force", ADMIN, |scene| {
+        scene.instance();
+        scene.gnt_instance(&["shutdown", "--force"])
+    }),
+    story("both", "its user powers it off, then gnt-instance shutdown", ADMIN, |scene| {
+        scene.instance().power_off();
+        scene.gnt_instance(&["shutdown"])
+    }),
+    story("soft", "gnt-instance reboot --type=soft", RUNS, |scene| rebooted(scene, "--type=soft")),
+    story("hard", "gnt-instance reboot --type=hard", RUNS, |scene| rebooted(scene, "--type=hard")),
+    story("full", "gnt-instance reboot --type=full", RUNS, |scene| rebooted(scene, "--type=full")),
+    story("rebooted", "rebooted, then its user powers it off", USER, |scene| {
+        rebooted(scene, "--type=hard")?;
+        user_powers_off(scene)
+    }),
+    with(
+        story("mute", "user_shutdown=false, its user powers it off", AGAIN, user_powers_off),
+        &[("user_shutdown", "false")],
+    ),
+    with(
+        story("asuser", "security_model=user, its user powers it off", USER, user_powers_off),
+        &[("security_model", "user"), ("security_domain", "qemu0")],
+    ),
+    with(
+        story("aspool", "security_model=pool, its user powers it off", USER, user_powers_off),
+        &[("security_model", "pool")],
+    ),
+    with(
+        story("chroot", "use_chroot=true, its user powers it off", USER, user_powers_off),
+        &[("use_chroot", "true")],
+    ),
+    Story {
+        shape: Shape { on_file: true, ..PLAIN },
+        ..story("file", "its disk is a file, its user powers it off", USER, user_powers_off)
+    },
+];

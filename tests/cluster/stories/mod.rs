@@ -1,0 +1,7 @@
+//! What is played, chapter by chapter.
+
+pub(crate) mod daemon;
+pub(crate) mod ends;
+pub(crate) mod memory_cgroup;
+pub(crate) mod qa;
+pub(crate) mod two_nodes;
