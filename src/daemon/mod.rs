@@ -134,7 +134,7 @@ impl Daemon {
             connections: Connections::new(),
             connector: ConnectorSource::new(),
             trace: TraceSource::new(paths.trace_name()),
-            lookup: Lookup::default(),
+            lookup: Lookup::new(paths.clone()),
             watchlist: Watchlist::default(),
             keep: Keep::new(&paths, manager),
             reports: Reports::new(
@@ -175,8 +175,8 @@ impl Daemon {
         self.sources.publish(&self.node);
     }
 
-    /// Starts the threads that look into processes which are not ours, each of which begins with
-    /// `begin`. What is to be looked into before that waits.
+    /// Starts the threads that look into processes which are not ours, and into QEMU's logs. Each
+    /// begins with `begin`. What is to be looked into before that waits.
     pub fn look_into_processes(&mut self, begin: impl Fn(Role) + Clone + Send + 'static) {
         let Sources { lookup, poll, .. } = &mut self.sources;
         lookup.start(clock::now(), poll.registry(), begin, &mut self.events);
