@@ -2,8 +2,8 @@
 //! threads, and then tries what it is told to. For `tests/confinement.rs`.
 //!
 //! Usage: `confined ROLE CHANGING WRITTEN ATTEMPT...`: `loop`, `writer`, `lookup` or `links`, two
-//! directories of `kvmd::sys::confinement::Reach`, and attempts such as `read:/etc/shadow`. It says
-//! `ATTEMPT: done` or `ATTEMPT: ERROR` for each:
+//! directories of `kvmd::sys::confinement::Reach` (of `lookup`, WRITTEN is only read), and attempts
+//! such as `read:/etc/shadow`. It says `ATTEMPT: done` or `ATTEMPT: ERROR` for each:
 //!
 //!   read:PATH     open a file and read from it     write:PATH   open one for writing
 //!   create:PATH   make a new one                   empty:PATH   make one with mknod
@@ -35,7 +35,7 @@ fn main() {
     let reach = match role {
         Role::Loop => Reach { changing, written, ..Reach::default() },
         Role::Writer => Reach { written, ..Reach::default() },
-        Role::Lookup | Role::Links => Reach::default(),
+        Role::Lookup | Role::Links => Reach { read: written, ..Reach::default() },
     };
     let confined = sandbox::enter(role, Some(&reach)).expect("enter the sandbox");
     println!("enforced: {}", confined.is_enforced);

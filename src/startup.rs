@@ -213,6 +213,7 @@ fn serve(
         return Ok(());
     }
     let reach = paths.reach_of_loop();
+    let reach_of_lookup = paths.reach_of_lookup();
     let writers_reach = paths.reach_of_writer(options.metrics_file.as_deref());
     let mut daemon = Daemon::new(
         paths,
@@ -229,14 +230,14 @@ fn serve(
         warn!("No sandbox (--no-sandbox): the daemon keeps all capabilities and system calls");
         daemon.look_into_processes(|_| {});
     } else {
-        enter_sandbox(&reach, &mut daemon);
+        enter_sandbox(&reach, reach_of_lookup, &mut daemon);
     }
     daemon.run()
 }
 
 /// Has the loop give up what it does not need, and starts the threads that look into processes, which
 /// do so themselves.
-fn enter_sandbox(reach: &Reach, daemon: &mut Daemon) {
+fn enter_sandbox(reach: &Reach, reach_of_lookup: Reach, daemon: &mut Daemon) {
     let is_to_be_confined = daemon.is_told_of_exits() || process::has_statuses_of_the_dead();
     if !is_to_be_confined {
         info!(
@@ -244,9 +245,8 @@ fn enter_sandbox(reach: &Reach, daemon: &mut Daemon) {
         );
     }
     daemon.look_into_processes(move |role| {
-        let reach = is_to_be_confined.then(Reach::default);
         // What fails here fails for the loop, too, which logs it.
-        let _ = sandbox::enter(role, reach.as_ref());
+        let _ = sandbox::enter(role, is_to_be_confined.then_some(&reach_of_lookup));
     });
     daemon::sandbox::enter(Role::Loop, is_to_be_confined.then_some(reach));
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -141,18 +141,25 @@ fn what_has_got_into_the_writer_reaches_its_files_alone() {
     assert_outcomes(&came_of_it, &refused, &allowed);
 }
 
-/// The threads that look into other processes.
+/// The threads that look into other processes, and into QEMU's logs.
 #[test]
 fn what_has_got_into_another_of_its_threads_gets_no_further() {
     needs!(Root);
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("file");
     fs::write(&file, "text").unwrap();
+    let logs = tempfile::tempdir().unwrap();
+    let log = logs.path().join("log");
+    fs::write(&log, "text").unwrap();
     let is_killed = |role: &str, attempt: &str| {
-        let output = attempted(role, directory.path(), directory.path(), &[attempt.into()]);
+        let output = attempted(role, directory.path(), logs.path(), &[attempt.into()]);
         assert_eq!(output.status.signal(), Some(libc::SIGSYS), "{role} {attempt}: {output:?}");
     };
-    let file = file.display();
+    // Where Ganeti has users of its own, the directory belongs to one of them and is closed to others.
+    chown(logs.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    chown(&log, Some(NOBODY), Some(NOBODY)).unwrap();
+    fs::set_permissions(&log, fs::Permissions::from_mode(0o600)).unwrap();
+    let (file, log) = (file.display(), log.display());
     for attempt in ["remove", "rename", "create", "empty", "mkdir", "list"] {
         is_killed("links", &format!("{attempt}:{file}.new"));
         if !matches!(attempt, "create" | "list") {
@@ -166,7 +173,7 @@ fn what_has_got_into_another_of_its_threads_gets_no_further() {
     is_killed("lookup", "link:/proc/self/exe");
     // No Landlock is around this one, which is why it may open nothing.
     let link = format!("link:/proc/{}/exe", std::process::id());
-    let output = attempted("links", directory.path(), directory.path(), &[link]);
+    let output = attempted("links", directory.path(), logs.path(), &[link]);
     let came_of_it = String::from_utf8(output.stdout).unwrap();
     assert!(came_of_it.contains("exe: done"), "{came_of_it}");
     let refused = [
@@ -175,11 +182,13 @@ fn what_has_got_into_another_of_its_threads_gets_no_further() {
         "write:/proc/sys/kernel/core_pattern",
         &format!("read:{file}"),
         &format!("create:{file}.new"),
+        &format!("write:{log}"),
+        &format!("create:{log}.new"),
         "list:/proc",
     ];
-    let allowed = ["read:/proc/1/stat", "read:/proc/1/cmdline"];
+    let allowed = ["read:/proc/1/stat", "read:/proc/1/cmdline", &format!("read:{log}")];
     let all: Vec<String> = refused.iter().chain(&allowed).map(|it| (*it).into()).collect();
-    let came_of_it = attempts_of("lookup", directory.path(), directory.path(), &all);
+    let came_of_it = attempts_of("lookup", directory.path(), logs.path(), &all);
     if !has_landlock(&came_of_it) {
         return;
     }

@@ -342,7 +342,7 @@ fn the_command_line_decides_what_a_reset_by_the_guest_means() {
         let builder = options.iter().fold(builder, |builder, option| builder.with(option));
         let mut stand_in = builder.connected();
         // No guest resets sooner than that.
-        daemon.await_line(&format!("Process {}: by its command line", stand_in.pid()));
+        daemon.await_line(&format!("By the command line of process {} ", stand_in.pid()));
         stand_in.tell("shutdown guest-reset");
         let death = daemon.await_death(&name);
         assert_eq!(death.cause, "guest-reset", "{options:?}: {}", death.line);

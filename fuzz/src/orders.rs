@@ -324,6 +324,7 @@ impl Around<'_> {
                                 .then_some((Source::ControlGroup, Fact::OutOfMemory)),
                         )
                         .collect(),
+                    lacks_own_log: false,
                 };
                 events.push_back(Event::Of(incarnation, Said::Consulted(answers)));
             }

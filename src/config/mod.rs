@@ -107,9 +107,15 @@ impl Paths {
     pub fn reach_of_loop(&self) -> Reach {
         let root = PathBuf::from(&self.root);
         let changing = if self.root.is_empty() { self.at("/var/run") } else { root };
-        // QEMU's own logs.
-        let read = vec![self.at("/var/log/ganeti")];
-        Reach { changing: vec![changing], read, written: vec![self.private_dir()] }
+        let written = vec![self.private_dir()];
+        Reach { changing: vec![changing], written, ..Reach::default() }
+    }
+
+    /// What the threads touch that look into processes and logs: QEMU's own logs, whose directory
+    /// Ganeti may make later than the one above it.
+    #[must_use]
+    pub fn reach_of_lookup(&self) -> Reach {
+        Reach { read: vec![self.at("/var/log/ganeti")], ..Reach::default() }
     }
 
     /// What the writer touches.

@@ -1,9 +1,11 @@
-//! Looking into processes that are not ours: who sent a signal, and what QEMU was started with.
+//! Looking into what is not ours: who sent a signal, what QEMU was started with, and what its own log
+//! says.
 //!
 //! To read what a process shows of itself can take as long as that process likes: `/proc/PID/cmdline`
-//! waits for its memory, and a process can see to it that this never ends. So threads of their own do
-//! it (see [`worker_threads`]). One that hangs is given up after a second; its question
-//! is answered with "not known". When all hang, nobody is looked into until one of them goes on.
+//! waits for its memory, and a process can see to it that this never ends. To read a log takes as long
+//! as the disk. So threads of their own do it (see [`worker_threads`]). One that hangs is given up after
+//! a second; its question is answered with "not known". When all hang, nobody is looked into until one
+//! of them goes on.
 //!
 //! Which program a process runs is a link, to be read by a thread of its own: it takes a privilege,
 //! and what has that is to do nothing else (see [`Role::Links`]).
@@ -12,6 +14,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,13 +24,15 @@ use serde::{Deserialize, Serialize};
 
 use super::complaints::{Complaints, withheld};
 use super::wake::Wake;
-use crate::id::{Incarnation, Moment, Process};
+use crate::config::Paths;
+use crate::id::{Incarnation, Moment, Name, Process};
+use crate::sys::own_log::{self, Termination};
 use crate::sys::sandbox::Role;
 use crate::sys::worker_threads::{Stage, WorkerThreads};
 use crate::sys::{clock, process, sender};
-use crate::verdict::{CommandLine, Event, Said};
-use crate::wire::Sender;
+use crate::verdict::{Answers, CommandLine, Event, Fact, Said, Source};
 use crate::wire::command_line::has_no_reboot;
+use crate::wire::{Quoted, Sender};
 
 /// One does all the work of reading; the others are there for those that hang.
 const THREADS: usize = 3;
@@ -37,8 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 
 /// As many questions are with the threads, which is less than the socket has room for, ...
 const MOST_ASKED: usize = 64;
-/// ... and as many wait for that. An instance has one when it is connected to, and no more than
-/// sixteen signals of its are looked into.
+/// ... and as many wait for that. An instance has one when it is connected to and one in the end, and
+/// no more than sixteen signals of its are looked into.
 const MOST_WAITING: usize = 4096;
 
 /// Longer than any answer: it has ten pieces of text, each cut by [`crate::wire::Printable`].
@@ -52,11 +57,13 @@ struct Question {
     executable: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum About {
     /// The task that sent a signal at this moment.
     Sender(u32, Moment),
     CommandLine(Process),
+    /// What the QEMU of this instance logs.
+    OwnLog(Name),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -69,6 +76,8 @@ struct Answer {
 enum Found {
     Sender(Sender),
     NoReboot(bool),
+    /// How QEMU was told to end, if it was; or why its log cannot be read.
+    Termination(Result<Option<Termination>, String>),
     Nothing,
 }
 
@@ -77,6 +86,7 @@ enum Found {
 enum For {
     Sender(Incarnation, Moment, Arc<Sender>),
     CommandLine(Incarnation),
+    OwnLog(Incarnation),
 }
 
 /// A question that is not answered yet.
@@ -92,6 +102,8 @@ struct Look {
 }
 
 pub(super) struct Lookup {
+    /// Where QEMU's logs are.
+    paths: Paths,
     /// Absent before the start, and if none could be started.
     threads: Option<WorkerThreads>,
     has_begun: bool,
@@ -106,9 +118,10 @@ pub(super) struct Lookup {
     buffer: Box<[u8]>,
 }
 
-impl Default for Lookup {
-    fn default() -> Self {
+impl Lookup {
+    pub(super) fn new(paths: Paths) -> Self {
         Self {
+            paths,
             threads: None,
             has_begun: false,
             looks: VecDeque::new(),
@@ -119,9 +132,7 @@ impl Default for Lookup {
             buffer: vec![0; LONGEST_ANSWER].into(),
         }
     }
-}
 
-impl Lookup {
     /// Starts the threads, each of which begins with `begin`. What is to be looked into before that
     /// waits.
     pub(super) fn start(
@@ -131,11 +142,12 @@ impl Lookup {
         begin: impl Fn(Role) + Clone + Send + 'static,
         events: &mut VecDeque<Event>,
     ) {
-        let threads = start_threads(begin, answer)
+        let paths = self.paths.clone();
+        let threads = start_threads(begin, move |question| answer(question, &paths))
             .and_then(|threads| Wake::Lookup.register(registry, &threads).map(|()| threads));
         if let Err(error) = &threads {
             error!(
-                "Cannot start a thread to look into processes: {error}; records name the senders of signals by their pids only"
+                "Cannot start a thread to look into processes and logs: {error}; records name the senders of signals by their pids only, and QEMU's own logs are not read"
             );
         }
         self.begin(now, threads.ok(), events);
@@ -175,10 +187,21 @@ impl Lookup {
         self.ask(now, About::CommandLine(process), For::CommandLine(incarnation), events);
     }
 
+    /// Has QEMU's own log read. The answer is that to a consultation.
+    pub(super) fn read_own_log(
+        &mut self,
+        now: Moment,
+        incarnation: Incarnation,
+        name: &Name,
+        events: &mut VecDeque<Event>,
+    ) {
+        self.ask(now, About::OwnLog(name.clone()), For::OwnLog(incarnation), events);
+    }
+
     fn ask(&mut self, now: Moment, about: About, whom: For, events: &mut VecDeque<Event>) {
         let is_down = self.has_begun && self.threads.is_none();
         let is_closed = self.is_stuck || is_down || self.is_full();
-        match self.looks.iter_mut().find(|look| look.about.answers(about)) {
+        match self.looks.iter_mut().find(|look| look.about.answers(&about)) {
             // To ask once more is to have one more thread hang.
             Some(look) if look.is_overdue => whom.tell(&Found::Nothing, events),
             Some(look) => look.whom.push(whom),
@@ -200,7 +223,8 @@ impl Lookup {
     fn pass_on(&mut self, now: Moment) {
         let Some(threads) = &self.threads else { return };
         while let Some(look) = self.looks.get_mut(self.asked).filter(|_| self.asked < MOST_ASKED) {
-            let question = Question { number: look.number, about: look.about, executable: None };
+            let about = look.about.clone();
+            let question = Question { number: look.number, about, executable: None };
             let question = serde_json::to_vec(&question).unwrap_or_default();
             // Where there is no room there will be, with the next answer.
             if threads.ask(&question).is_err() {
@@ -227,12 +251,14 @@ impl Lookup {
             self.asked -= usize::from(place < self.asked);
             let Some(look) = self.looks.remove(place) else { continue };
             if look.is_overdue && std::mem::take(&mut self.is_stuck) {
-                info!("Senders of signals are looked into again");
+                info!("Processes and logs are looked into again");
             }
-            if let Found::NoReboot(no_reboot) = answer.found {
-                let when =
-                    if no_reboot { "ends when its guest resets" } else { "resets its guest" };
-                debug!("Process {}: by its command line it {when}", look.about.task());
+            let what = || look.about.what(&self.paths);
+            match &answer.found {
+                Found::NoReboot(true) => debug!("By {} QEMU ends when its guest resets", what()),
+                Found::NoReboot(false) => debug!("By {} QEMU resets its guest", what()),
+                Found::Termination(Err(error)) => debug!("Cannot read {}: {error}", what()),
+                _ => {}
             }
             let found = match answer.found {
                 Found::Sender(sender) if sender.gone => {
@@ -253,7 +279,7 @@ impl Lookup {
                 // What cannot be understood is an answer to nothing, and its question is overdue.
                 Ok(length) => match serde_json::from_slice(&self.buffer[..length]) {
                     Ok(answer) => return Some(answer),
-                    Err(error) if length > 0 => error!("A look into a process: {error}"),
+                    Err(error) if length > 0 => error!("A look into a process or a log: {error}"),
                     Err(_) => return None,
                 },
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -287,8 +313,8 @@ impl Lookup {
             look.is_overdue = true;
             if let Some(count) = self.complaints.make(now) {
                 warn!(
-                    "Looking into process {} takes longer than a second; going on without what it shows of itself{}",
-                    look.about.task(),
+                    "Reading {} takes longer than a second; going on without it{}",
+                    look.about.what(&self.paths),
                     withheld(count)
                 );
             }
@@ -298,7 +324,7 @@ impl Lookup {
         let overdue = self.looks.iter().filter(|look| look.is_overdue).count();
         if overdue >= threads && !std::mem::replace(&mut self.is_stuck, true) {
             warn!(
-                "All {threads} looks into processes hang; until one comes to an end, records name the senders of signals by their pids only"
+                "All {threads} threads that look into processes and logs hang; until one goes on, records name the senders of signals by their pids only, and QEMU's own logs are not read"
             );
         }
         if self.is_stuck {
@@ -311,16 +337,21 @@ impl Lookup {
 }
 
 impl About {
-    fn task(self) -> u32 {
+    /// What is read.
+    fn what(&self, paths: &Paths) -> String {
         match self {
-            Self::Sender(task, _) => task,
-            Self::CommandLine(process) => process.pid,
+            Self::Sender(task, _) => format!("what process {task} shows of itself"),
+            Self::CommandLine(process) => format!("the command line of process {}", process.pid),
+            Self::OwnLog(name) => {
+                let path = paths.log_of(name);
+                format!("QEMU's own log {}", Quoted(path.as_os_str().as_bytes()))
+            }
         }
     }
 
     /// Whether what is found about this answers that, too: one who began before a signal began
     /// before every later one.
-    fn answers(self, other: Self) -> bool {
+    fn answers(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Sender(task, at), Self::Sender(other, later)) => task == other && at <= later,
             _ => self == other,
@@ -351,6 +382,19 @@ fn tell_all(whom: Vec<For>, found: &Found, events: &mut VecDeque<Event>) {
             };
             Some(Event::Of(incarnation, Said::CommandLine(line)))
         }
+        (For::OwnLog(incarnation), found) => {
+            let mut answers = Answers::default();
+            match found {
+                Found::Termination(Ok(Some(Termination { signal, sender }))) => {
+                    let fact = Fact::Signalled(*signal, Arc::new(sender.clone()));
+                    answers.facts.push((Source::OwnLog, fact));
+                }
+                // One that is not there, say: so it has nothing to say.
+                Found::Termination(_) => {}
+                _ => answers.lacks_own_log = true,
+            }
+            Some(Event::Of(incarnation, Said::Consulted(answers)))
+        }
     }));
 }
 
@@ -366,15 +410,16 @@ fn completed(known: &Sender, seen: &Sender) -> Sender {
 
 fn start_threads(
     begin: impl Fn(Role) + Clone + Send + 'static,
-    answer: fn(&[u8]) -> Vec<u8>,
+    answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static,
 ) -> io::Result<WorkerThreads> {
-    let stage = |name, count, role, work| {
+    let as_role = |role| {
         let begin = begin.clone();
-        Stage { name, count, begin: move || begin(role), work }
+        move || begin(role)
     };
+    let (links, lookup) = (as_role(Role::Links), as_role(Role::Lookup));
     WorkerThreads::start(
-        stage("kvmd-links", 1, Role::Links, read_link),
-        stage("kvmd-lookup", THREADS, Role::Lookup, answer),
+        Stage { name: "kvmd-links", count: 1, begin: links, work: read_link },
+        Stage { name: "kvmd-lookup", count: THREADS, begin: lookup, work: answer },
     )
 }
 
@@ -390,7 +435,7 @@ fn read_link(question: &[u8]) -> Vec<u8> {
 }
 
 /// What one of the others does: it looks, and may hang.
-fn answer(question: &[u8]) -> Vec<u8> {
+fn answer(question: &[u8], paths: &Paths) -> Vec<u8> {
     let Ok(Question { number, about, executable }) = serde_json::from_slice(question) else {
         return Vec::new();
     };
@@ -408,6 +453,9 @@ fn answer(question: &[u8]) -> Vec<u8> {
             }
             _ => Found::Nothing,
         },
+        About::OwnLog(name) => {
+            Found::Termination(own_log::read(&paths.log_of(&name)).map_err(|it| it.to_string()))
+        }
     };
     serde_json::to_vec(&Answer { number, found }).unwrap_or_default()
 }
@@ -420,8 +468,12 @@ mod tests {
     const NOW: Moment = Moment(Duration::from_secs(100));
     const LIFE: Incarnation = Incarnation(1);
 
+    fn nowhere() -> Lookup {
+        Lookup::new(Paths::below("/nowhere".as_ref()))
+    }
+
     fn begun(threads: Option<WorkerThreads>) -> Lookup {
-        let mut lookup = Lookup::default();
+        let mut lookup = nowhere();
         lookup.begin(NOW, threads, &mut VecDeque::new());
         lookup
     }
@@ -456,7 +508,7 @@ mod tests {
     #[test]
     fn this_process_is_looked_into() {
         let poll = mio::Poll::new().unwrap();
-        let mut lookup = Lookup::default();
+        let mut lookup = nowhere();
         let (now, pid) = (clock::now(), std::process::id());
         let mut events = look_into(&mut lookup, now, pid);
         assert_eq!(lookup.asked, 0, "it waits for the start");
@@ -496,6 +548,56 @@ mod tests {
         assert_eq!(look_into(&mut lookup, NOW + PATIENCE, 7).len(), 1, "at once");
     }
 
+    fn answer_of(events: &VecDeque<Event>) -> &Answers {
+        match events.front() {
+            Some(Event::Of(LIFE, Said::Consulted(answers))) if events.len() == 1 => answers,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn qemus_own_log_answers_a_consultation() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = Paths::below(directory.path().as_os_str());
+        let (there, missing) = (Name::new(b"web\n1"), Name::new(b"web2"));
+        let log = paths.log_of(&there);
+        std::fs::create_dir_all(log.parent().unwrap()).unwrap();
+        std::fs::write(log, "qemu: terminating on signal 15 from pid 7 (/bin/sh)\n").unwrap();
+        let poll = mio::Poll::new().unwrap();
+        let mut lookup = Lookup::new(paths);
+        lookup.start(NOW, poll.registry(), |_| {}, &mut VecDeque::new());
+        let mut read = |name: &Name| {
+            let mut events = VecDeque::new();
+            lookup.read_own_log(NOW, LIFE, name, &mut events);
+            while events.is_empty() {
+                lookup.read(NOW, |_| None, &mut events);
+            }
+            answer_of(&events).clone()
+        };
+        let answers = read(&there);
+        let [(Source::OwnLog, Fact::Signalled(signal, sender))] = &answers.facts[..] else {
+            panic!("{answers:?}")
+        };
+        assert_eq!((*signal, sender.pid), (crate::wire::Signal::TERM, Some(7)));
+        assert_eq!(read(&missing), Answers::default(), "it has nothing to say");
+        let what = About::OwnLog(there).what(&lookup.paths);
+        assert!(!what.contains('\n'), "{what}");
+    }
+
+    #[test]
+    fn a_log_that_hangs_is_given_up() {
+        let mut lookup = hanging();
+        let name = Name::new(b"web1");
+        let mut events = VecDeque::new();
+        lookup.read_own_log(NOW, LIFE, &name, &mut events);
+        assert!(events.is_empty());
+        lookup.give_up(NOW + PATIENCE, &mut events);
+        assert!(answer_of(&events).lacks_own_log);
+        events.clear();
+        lookup.read_own_log(NOW + PATIENCE, LIFE, &name, &mut events);
+        assert!(answer_of(&events).lacks_own_log, "at once");
+    }
+
     #[test]
     fn when_all_hang_nobody_is_asked_until_one_goes_on() {
         let mut lookup = hanging();
@@ -513,7 +615,7 @@ mod tests {
 
     #[test]
     fn without_threads_nothing_is_known() {
-        let mut lookup = Lookup::default();
+        let mut lookup = nowhere();
         assert!(look_into(&mut lookup, NOW, 7).is_empty());
         let mut events = VecDeque::new();
         lookup.begin(NOW, None, &mut events);

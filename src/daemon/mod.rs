@@ -135,7 +135,7 @@ impl Daemon {
             connections: Connections::new(),
             connector: ConnectorSource::new(),
             trace: TraceSource::new(instance_name(&paths.private_dir())),
-            lookup: Lookup::default(),
+            lookup: Lookup::new(paths.clone()),
             watchlist: Watchlist::default(),
             keep: Keep::new(&paths, manager),
             reports: Reports::new(
@@ -176,8 +176,8 @@ impl Daemon {
         self.sources.publish(&self.node);
     }
 
-    /// Starts the threads that look into processes which are not ours, each of which begins with
-    /// `begin`. What is to be looked into before that waits.
+    /// Starts the threads that look into processes which are not ours, and into QEMU's logs. Each
+    /// begins with `begin`. What is to be looked into before that waits.
     pub fn look_into_processes(&mut self, begin: impl Fn(Role) + Clone + Send + 'static) {
         let Sources { lookup, poll, .. } = &mut self.sources;
         lookup.start(clock::now(), poll.registry(), begin, &mut self.events);

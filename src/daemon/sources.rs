@@ -337,7 +337,7 @@ impl Sources {
     }
 
     /// Asks those sources that do not speak by themselves. What the trace holds is handled before
-    /// the answer.
+    /// the answer, which comes later if QEMU's own log is to be read.
     fn consult(
         &mut self,
         now: Moment,
@@ -348,8 +348,13 @@ impl Sources {
         if questions.signals {
             self.read_trace(now, events);
         }
-        let answers = consult::ask(questions, self.connections.get(incarnation), &self.paths);
-        events.push_back(Event::Of(incarnation, Said::Consulted(answers)));
+        let endpoint = self.connections.get(incarnation);
+        if let Some(endpoint) = endpoint.filter(|_| questions.own_log) {
+            self.lookup.read_own_log(now, incarnation, &endpoint.name, events);
+        } else {
+            let answers = consult::ask(questions, endpoint);
+            events.push_back(Event::Of(incarnation, Said::Consulted(answers)));
+        }
     }
 
     /// Creates `NAME.shutdown`. With `only_in_time` it was to be there before the process is dead.

@@ -51,7 +51,8 @@ pub enum Role {
     /// Writes the log, the records and the metrics. It has one capability, to open them where they
     /// are Ganeti's users', and can neither watch a process nor change a priority.
     Writer,
-    /// Reads what `/proc` shows of processes that are not ours. It has no capability, and cannot
+    /// Reads what `/proc` shows of processes that are not ours, and QEMU's own logs. It has one
+    /// capability, to read the logs where their directory belongs to Ganeti's users, and cannot
     /// create or remove a file, make a connection, send a signal to others or change a priority.
     Lookup,
     /// Reads where links lead: `/proc/PID/exe`. Landlock would hide that, so it is outside of it, with
@@ -66,7 +67,7 @@ impl Role {
             Self::Loop if is_confined => LOOP_CAPABILITIES,
             Self::Loop => LOOP_CAPABILITIES.union(CapabilitySet::SYS_PTRACE),
             Self::Writer => CapabilitySet::DAC_OVERRIDE,
-            Self::Lookup => CapabilitySet::empty(),
+            Self::Lookup => CapabilitySet::DAC_READ_SEARCH,
             Self::Links => CapabilitySet::SYS_PTRACE,
         }
     }
@@ -87,7 +88,7 @@ impl Role {
 const LOOP_CAPABILITIES: CapabilitySet =
     // To join the proc connector's group again (before Linux 6.6), with a large buffer.
     CapabilitySet::NET_ADMIN
-        // QEMU's socket, log and pid file, where Ganeti gives each instance a user of its own;
+        // QEMU's socket and pid file, where Ganeti gives each instance a user of its own;
         // Ganeti's directories, where it has users of its own.
         .union(CapabilitySet::DAC_OVERRIDE)
         // To get in front of other processes again.
@@ -190,9 +191,15 @@ const WRITER: &[libc::c_long] = &[
     libc::SYS_dup3,
 ];
 
-/// Those of a thread that reads `/proc`.
-const LOOKUP: &[libc::c_long] =
-    &[libc::SYS_fstat, libc::SYS_newfstatat, libc::SYS_openat, libc::SYS_read, libc::SYS_statx];
+/// Those of a thread that reads `/proc`, and the ends of logs.
+const LOOKUP: &[libc::c_long] = &[
+    libc::SYS_fstat,
+    libc::SYS_lseek,
+    libc::SYS_newfstatat,
+    libc::SYS_openat,
+    libc::SYS_read,
+    libc::SYS_statx,
+];
 
 const LINKS: &[libc::c_long] = &[libc::SYS_readlinkat];
 

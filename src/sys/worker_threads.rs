@@ -28,14 +28,14 @@ const STACK: usize = 128 << 10;
 const LONGEST_QUESTION: usize = 4096;
 
 /// Threads that do the same.
-pub struct Stage<B> {
+pub struct Stage<B, W> {
     /// Of 15 bytes at most.
     pub name: &'static str,
     pub count: usize,
     /// How each begins.
     pub begin: B,
     /// How each answers a question.
-    pub work: fn(&[u8]) -> Vec<u8>,
+    pub work: W,
 }
 
 /// The side of whoever asks.
@@ -49,10 +49,12 @@ impl WorkerThreads {
     /// Starts the threads of both stages, at ordinary priority, the first among equals: what they
     /// are to look at may be gone in a moment. A question goes to `first`, what that answers goes to
     /// `last`, and what that answers is the answer. Fewer threads, if some cannot be started.
-    pub fn start<B: FnOnce() + Clone + Send + 'static>(
-        first: Stage<B>,
-        last: Stage<B>,
-    ) -> io::Result<Self> {
+    pub fn start<B, F, L>(first: Stage<B, F>, last: Stage<B, L>) -> io::Result<Self>
+    where
+        B: FnOnce() + Clone + Send + 'static,
+        F: Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static,
+        L: Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static,
+    {
         let pair =
             || socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
         let (socket, theirs) = pair()?;
@@ -90,20 +92,25 @@ impl AsFd for WorkerThreads {
 
 /// Starts threads that take from the one and send to the other, and returns how many. None is an
 /// error.
-fn start_stage<B: FnOnce() + Clone + Send + 'static>(
-    stage: Stage<B>,
+fn start_stage<B, W>(
+    stage: Stage<B, W>,
     from: &Arc<OwnedFd>,
     to: &Arc<OwnedFd>,
-) -> io::Result<usize> {
+) -> io::Result<usize>
+where
+    B: FnOnce() + Clone + Send + 'static,
+    W: Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static,
+{
     let Stage { name, count, begin, work } = stage;
     for started in 0..count {
-        let (begin, from, to) = (begin.clone(), Arc::clone(from), Arc::clone(to));
+        let (begin, work) = (begin.clone(), work.clone());
+        let (from, to) = (Arc::clone(from), Arc::clone(to));
         let thread = thread::Builder::new().name(name.into()).stack_size(STACK).spawn(move || {
             block_signals();
             // Without the privilege it takes its turn.
             let _ = priority::come_first_among_others();
             begin();
-            serve(&from, &to, work);
+            serve(&from, &to, &work);
         });
         match thread {
             Ok(_) => {}
@@ -115,7 +122,7 @@ fn start_stage<B: FnOnce() + Clone + Send + 'static>(
 }
 
 /// Answers questions until nobody asks any more.
-fn serve(from: &OwnedFd, to: &OwnedFd, work: fn(&[u8]) -> Vec<u8>) {
+fn serve(from: &OwnedFd, to: &OwnedFd, work: &impl Fn(&[u8]) -> Vec<u8>) {
     let mut question = [0; LONGEST_QUESTION];
     loop {
         match recv(from, &mut question[..], RecvFlags::empty()) {
@@ -149,8 +156,9 @@ mod tests {
         first: fn(&[u8]) -> Vec<u8>,
         last: fn(&[u8]) -> Vec<u8>,
     ) -> WorkerThreads {
-        let stage = |name, count, work| Stage { name, count, begin: || {}, work };
-        WorkerThreads::start(stage("first", 1, first), stage("last", count, last)).unwrap()
+        let begin = || {};
+        let first = Stage { name: "first", count: 1, begin, work: first };
+        WorkerThreads::start(first, Stage { name: "last", count, begin, work: last }).unwrap()
     }
 
     fn hang(_: &[u8]) -> Vec<u8> {

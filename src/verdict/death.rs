@@ -57,6 +57,8 @@ pub enum Missing {
     Sender,
     /// More of who sent the signal than its number: it could not be looked at in time.
     MoreOfSender,
+    /// What QEMU's own log says, which could not be read in time.
+    OwnLog,
     /// What was said, or asked of it, while no daemon listened.
     Past,
     /// Whether a snapshot was loaded after the guest had panicked.
@@ -73,6 +75,7 @@ impl fmt::Display for Missing {
             Self::ExitStatus => "the exit status",
             Self::Sender => "who sent the signal",
             Self::MoreOfSender => "more of who sent the signal than its pid",
+            Self::OwnLog => "what QEMU's own log says",
             Self::Past => "what happened while the daemon was not listening",
             Self::Snapshot => "whether a snapshot was loaded after the panic",
         })

@@ -59,14 +59,21 @@ impl Life {
     }
 
     pub(super) fn consulted(&mut self, answers: Answers, context: &mut Context<'_>) {
-        let Answers { status, facts } = answers;
-        self.inquiry.close(status);
+        // Who has been given up has nothing to say any more.
+        if !self.inquiry.is_open() {
+            return;
+        }
+        self.inquiry.close(&answers);
+        let Answers { status, facts, .. } = answers;
         let (now, settings) = (context.now, context.settings);
         if let StatusAnswer::Known(status) = status {
             let at = self.watched.died().unwrap_or(now);
             self.case.learn(at, self.watched.source(), Fact::Exited(status), settings);
         }
         for (source, fact) in facts {
+            if source == Source::OwnLog {
+                self.file.withdraw();
+            }
             let sender = fact.sender().cloned();
             self.learn(source, fact, context);
             if let Some(sender) = sender {
@@ -86,11 +93,15 @@ impl Life {
 
     /// Draws those conclusions that can be drawn, once every answer is there.
     pub(super) fn conclude(&mut self, context: &mut Context<'_>) {
+        if self.inquiry.awaits_own_log() && self.is_to_be_closed() {
+            self.file.propose(self.verdict(context));
+        }
         if self.inquiry.is_open() {
             return;
         }
         if self.is_to_be_closed() && !self.may_have_come_back() {
-            let verdict = self.verdict(context);
+            let proposed = self.file.proposed().cloned();
+            let verdict = proposed.unwrap_or_else(|| self.verdict(context));
             self.decide_file(&verdict, context);
             self.file.close(verdict);
         }
@@ -235,6 +246,10 @@ impl Life {
                 missing.push(Missing::MoreOfSender);
             }
             _ => {}
+        }
+        let has_request = self.case.signals().request_to_end().is_some();
+        if self.inquiry.lacks_own_log() && !has_request {
+            missing.push(Missing::OwnLog);
         }
         missing
     }

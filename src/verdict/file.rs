@@ -35,6 +35,9 @@ pub(super) struct File {
     /// The verdict by which it was decided when the conversation ended. It stands, whatever is
     /// learnt afterwards.
     at_close: Option<Verdict>,
+    /// What that is to be, unless QEMU's own log, which is being read, names a signal. One that is
+    /// sent meanwhile is too late.
+    proposed: Option<Verdict>,
     times_taken_back: u32,
     /// What an earlier life left under the name has been removed.
     is_cleared: bool,
@@ -46,8 +49,12 @@ pub(super) struct File {
 
 impl File {
     /// One that an earlier daemon has decided about and seen to.
-    pub(super) fn recalled(decided: Option<Decision>, at_close: Option<Verdict>) -> Self {
-        Self { decided, at_close, ..Self::default() }
+    pub(super) fn recalled(
+        decided: Option<Decision>,
+        at_close: Option<Verdict>,
+        proposed: Option<Verdict>,
+    ) -> Self {
+        Self { decided, at_close, proposed, ..Self::default() }
     }
 
     /// Decides, and says whether this was the decision: it is made once. What Ganeti does with
@@ -96,6 +103,22 @@ impl File {
     /// The conversation has ended, and this is what it amounts to.
     pub(super) fn close(&mut self, verdict: Verdict) {
         self.at_close = Some(verdict);
+        self.proposed = None;
+    }
+
+    /// The conversation has ended, and this is what it amounts to if QEMU's own log does not name a
+    /// signal. The first proposal stands.
+    pub(super) fn propose(&mut self, verdict: Verdict) {
+        self.proposed.get_or_insert(verdict);
+    }
+
+    /// QEMU's own log names a signal.
+    pub(super) fn withdraw(&mut self) {
+        self.proposed = None;
+    }
+
+    pub(super) fn proposed(&self) -> Option<&Verdict> {
+        self.proposed.as_ref()
     }
 
     /// Begins to carry the decision out, if there is one.

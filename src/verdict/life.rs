@@ -15,8 +15,7 @@ use super::link::Link;
 use super::stage::{Stage, Voice};
 use super::watched::Watched;
 use super::{
-    Action, Answers, Case, CommandLine, ConnectError, Peer, Remembered, RemoveReason, Said,
-    Settings, Turn,
+    Action, Case, CommandLine, ConnectError, Peer, Remembered, RemoveReason, Said, Settings, Turn,
 };
 use crate::id::{Incarnation, Inode, Moment, Name};
 use crate::wire::WaitStatus;
@@ -86,7 +85,8 @@ impl Life {
             watched: Watched::recalled(life.process, is_kept),
             voice: if is_kept { life.voice } else { Voice::Silent },
             case: life.case,
-            file: File::recalled(life.decision, life.at_close),
+            inquiry: Inquiry::recalled(life.lacks_own_log),
+            file: File::recalled(life.decision, life.at_close, life.proposed),
             has_gap: !is_kept,
             ..Self::with_link(life.name, life.inode, Link::recalled(is_kept, is_silent, now))
         }
@@ -107,14 +107,17 @@ impl Life {
             voice: self.voice,
             decision: self.file.to_remember(),
             at_close: self.file.verdict_at_close().cloned(),
+            proposed: self.file.proposed().cloned(),
+            lacks_own_log: self.inquiry.lacks_own_log(),
             case: self.case.to_remember(),
         }
     }
 
     /// Differs from what it was where there is something new to remember.
-    pub(super) fn mark(&self) -> (u32, Voice, Option<Decision>, bool) {
-        let is_closed = self.file.verdict_at_close().is_some();
-        (self.case.turns(), self.voice, self.file.to_remember(), is_closed)
+    pub(super) fn mark(&self) -> (u32, Voice, Option<Decision>, [bool; 2]) {
+        let verdicts = [self.file.verdict_at_close(), self.file.proposed()];
+        let are_there = verdicts.map(|verdict| verdict.is_some());
+        (self.case.turns(), self.voice, self.file.to_remember(), are_there)
     }
 
     /// An earlier daemon's life goes on under this one.
@@ -224,7 +227,7 @@ impl Life {
             self.act_on_file(context);
         }
         if self.inquiry.deadline().is_some_and(|at| at <= now) {
-            self.consulted(Answers::default(), context);
+            self.consulted(self.inquiry.nothing(), context);
         }
         if self.last_words().is_some_and(|at| at <= now) {
             self.advance(Stage::OutOfTime);

@@ -41,6 +41,12 @@ pub struct Remembered {
     pub(super) decision: Option<Decision>,
     /// By what that was decided when the conversation ended.
     pub(super) at_close: Option<Verdict>,
+    /// By what it is to be, unless QEMU's own log names a signal.
+    #[serde(default)]
+    pub(super) proposed: Option<Verdict>,
+    /// QEMU's own log, which could not be read in time, was not heard. It is not asked again.
+    #[serde(default)]
+    pub(super) lacks_own_log: bool,
     pub(super) case: Case,
 }
 

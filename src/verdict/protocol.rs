@@ -74,7 +74,8 @@ pub struct Questions {
     pub signals: bool,
     /// How the process ended, which the proc connector has not told.
     pub status: bool,
-    /// Which signal QEMU's own log names.
+    /// Which signal QEMU's own log names. To read it may take its time, so it is asked alone, when
+    /// all others have answered.
     pub own_log: bool,
     /// Whether it was the OOM killer's, which the trace has not told.
     pub out_of_memory: bool,
@@ -109,6 +110,8 @@ impl Questions {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Answers {
     pub status: StatusAnswer,
+    /// QEMU's own log could not be read in time.
+    pub lacks_own_log: bool,
     /// Whatever else they know.
     pub facts: Vec<(Source, Fact)>,
 }

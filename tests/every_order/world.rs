@@ -41,6 +41,10 @@ const POWERDOWN_WINDOW: Duration = Duration::from_secs(3600);
 /// From then on a source that has not spoken may be too late.
 const LATE: Duration = Duration::from_secs(1);
 
+/// QEMU's own log is asked alone.
+const OWN_LOG: Questions =
+    Questions { signals: false, status: false, own_log: true, out_of_memory: false };
+
 /// Which sources there are on this node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Sources {
@@ -51,7 +55,7 @@ pub(crate) struct Sources {
     pub(crate) pidfd: bool,
     /// So many of the first attempts to change the file fail.
     pub(crate) file_failures: u8,
-    /// To look at the sender of a signal takes its time.
+    /// To look at the sender of a signal takes its time, and to read a command line or QEMU's own log.
     pub(crate) looks_lag: bool,
 }
 
@@ -78,6 +82,8 @@ pub(crate) enum Step {
     Look,
     /// QEMU's command line has been read.
     ReadCommandLine,
+    /// QEMU's own log has been read.
+    ReadOwnLog,
     /// Ganeti has stopped the instance by force and removes the file.
     GanetiRemoves,
     Pass(usize),
@@ -142,6 +148,8 @@ struct Facts {
     look: Option<(Incarnation, Moment)>,
     /// The life for which QEMU's command line is being read.
     command_line: Option<Incarnation>,
+    /// The life for which QEMU's own log is being read.
+    own_log: Option<Incarnation>,
     file: bool,
     file_failures: u8,
 }
@@ -162,6 +170,8 @@ struct Notes {
     look_is_late: bool,
     /// A source lagged behind the others for so long that it may have been given up.
     is_late: bool,
+    /// And this was QEMU's own log, which names a signal.
+    own_log_is_late: bool,
     /// Something was not heard.
     is_lossy: bool,
     /// That is so long ago that the record does not name it any more.
@@ -195,6 +205,7 @@ impl<'a> World<'a> {
             is_traced: row.traced.is_none(),
             look: None,
             command_line: None,
+            own_log: None,
             file: false,
             file_failures: 0,
         };
@@ -206,6 +217,7 @@ impl<'a> World<'a> {
             removed_by_ganeti: false,
             look_is_late: false,
             is_late: false,
+            own_log_is_late: false,
             is_lossy: false,
             is_long_ago: false,
             ended_unwatched: false,
@@ -250,12 +262,14 @@ impl<'a> World<'a> {
         may(Step::Trace, !facts.is_traced && self.around.is_sent());
         may(Step::Look, facts.look.is_some());
         may(Step::ReadCommandLine, facts.command_line.is_some());
+        may(Step::ReadOwnLog, facts.own_log.is_some());
         let is_over = all_said
             && facts.is_closed
             && facts.exited
             && facts.is_dead
             && facts.is_reaped
-            && facts.is_traced;
+            && facts.is_traced
+            && facts.own_log.is_none();
         if !is_over {
             may(Step::GanetiRemoves, budget.removals > 0 && facts.file);
             // The command line is read, or given up, before anybody would notice.
@@ -323,6 +337,12 @@ impl<'a> World<'a> {
                     self.happens(Event::Of(life, said));
                 }
             }
+            Step::ReadOwnLog => {
+                if let Some(life) = facts.own_log.take() {
+                    let answers = self.around.answers(OWN_LOG);
+                    self.happens(Event::Of(life, Said::Consulted(answers)));
+                }
+            }
             Step::GanetiRemoves => {
                 self.around.budget.removals -= 1;
                 facts.file = false;
@@ -333,6 +353,11 @@ impl<'a> World<'a> {
                 self.around.note_gap(GAPS[gap]);
                 self.passes(GAPS[gap]);
                 self.around.notes.look_is_late |= self.around.facts.look.is_some();
+                // It may have been asked meanwhile.
+                if self.around.facts.own_log.is_some() && GAPS[gap] >= LATE {
+                    self.around.notes.is_late = true;
+                    self.around.notes.own_log_is_late |= self.around.row.logged.is_some();
+                }
             }
             Step::Restart(how) => {
                 self.around.budget.restarts -= 1;
@@ -371,7 +396,7 @@ impl<'a> World<'a> {
         let was_dead = facts.is_dead;
         let is_kept = how == Restart::Kept;
         // The next daemon asks itself.
-        (facts.look, facts.command_line) = (None, None);
+        (facts.look, facts.command_line, facts.own_log) = (None, None, None);
         facts.is_connected = is_kept && !facts.is_closed;
         facts.has_pidfd &= is_kept;
         match how {
@@ -470,7 +495,15 @@ impl Around<'_> {
                 if questions.signals {
                     events.extend(self.trace());
                 }
-                events.push_back(Event::Of(incarnation, Said::Consulted(self.answers(questions))));
+                // On one kind of node, to keep the search short.
+                let lags = self.sources.looks_lag && self.sources.file_failures == 0;
+                if questions.own_log && lags {
+                    assert_eq!(questions, OWN_LOG, "nobody else waits for it");
+                    self.facts.own_log = Some(incarnation);
+                } else {
+                    let answers = self.answers(questions);
+                    events.push_back(Event::Of(incarnation, Said::Consulted(answers)));
+                }
             }
             Action::Create { incarnation, .. } => {
                 let outcome = self.change_file(true);
@@ -550,6 +583,7 @@ impl Around<'_> {
                         .then_some((Source::ControlGroup, Fact::OutOfMemory)),
                 )
                 .collect(),
+            lacks_own_log: false,
         }
     }
 
@@ -692,7 +726,8 @@ impl Around<'_> {
 
     /// Only where something that decides was not heard.
     fn may_be_wrong(&self) -> bool {
-        self.notes.is_lossy || (self.comes_back() && self.notes.ended_unwatched)
+        let Notes { is_lossy, own_log_is_late, ended_unwatched, .. } = self.notes;
+        is_lossy || own_log_is_late || (self.comes_back() && ended_unwatched)
     }
 
     fn judge_end(&self) {
@@ -729,6 +764,7 @@ impl Around<'_> {
             assert!(self.may_be_wrong(), "{death}");
             let says_so = death.missing.contains(&Missing::Past)
                 || death.missing.contains(&Missing::Conversation)
+                || death.missing.contains(&Missing::OwnLog)
                 || self.notes.is_long_ago;
             assert!(says_so, "a file that may be wrong is on record as such: {death}");
         }

@@ -320,6 +320,94 @@ fn a_source_that_does_not_answer_is_given_up() {
     assert!(world.watched.is_empty());
 }
 
+#[test]
+fn an_own_log_that_is_not_read_in_time_is_named_and_not_waited_for() {
+    for is_given_up in [true, false] {
+        let mut world = world();
+        (world.own_log_hangs, world.answers.lacks_own_log) = (!is_given_up, is_given_up);
+        world.said(heard(shutdown(Reason::HostSignal)));
+        dies(&mut world, EXIT_0);
+        if !is_given_up {
+            world.passes(Duration::from_millis(1999));
+            assert!(world.deaths.is_empty(), "it is being read");
+            world.passes(Duration::from_millis(1));
+        }
+        let death = world.only_death();
+        assert_eq!(death.verdict.cause, Cause::HostSignal(None));
+        assert_eq!(death.missing, [Missing::Sender, Missing::OwnLog]);
+    }
+}
+
+#[test]
+fn what_was_given_up_comes_too_late() {
+    let mut world = world();
+    world.own_log_hangs = true;
+    world.connect_errors = vec![ConnectError::Refused; 9];
+    world.said(heard(shutdown_without_data()));
+    world.said(Said::Closed);
+    world.passes(Duration::from_secs(2));
+    assert!(world.file, "no signal is known of");
+    let fact = Fact::Signalled(Signal::TERM, bash());
+    world.said(Said::Consulted(Answers {
+        facts: vec![(Source::OwnLog, fact)],
+        ..Answers::default()
+    }));
+    world.happens(Event::Exit { pid: PID, status: EXIT_0 });
+    world.said(Said::Died);
+    let death = world.only_death();
+    assert_eq!(death.verdict.cause, Cause::GuestShutdown);
+    assert_eq!(death.missing, [Missing::OwnLog]);
+}
+
+/// Ganeti's own, say, which ends what is left of an instance.
+#[test]
+fn a_signal_that_is_sent_while_the_own_log_is_being_read_is_too_late() {
+    for (logged, cause) in
+        [(None, Cause::GuestShutdown), (Some(Signal::TERM), Cause::HostSignal(Some(Signal::TERM)))]
+    {
+        for is_restarted in [false, true] {
+            let mut world = world();
+            world.own_log_hangs = true;
+            world.connect_errors = vec![ConnectError::Refused; 9];
+            world.said(heard(shutdown_without_data()));
+            world.said(Said::Closed);
+            assert!(!world.file, "the log may name a signal");
+            let fact = logged.map(|signal| (Source::OwnLog, Fact::Signalled(signal, bash())));
+            let answers = Answers { facts: fact.into_iter().collect(), ..Answers::default() };
+            if is_restarted {
+                let memory = world.node.to_memory();
+                (world.own_log_hangs, world.answers) = (false, answers);
+                world.resumes(memory, true);
+                world.said(Said::Closed);
+            } else {
+                world.happens(signalled(Signal::TERM));
+                world.said(Said::Consulted(answers));
+            }
+            assert_eq!(world.file, logged.is_none(), "{logged:?}, {is_restarted}");
+            world.happens(Event::Exit { pid: PID, status: EXIT_0 });
+            world.said(Said::Died);
+            assert_eq!(world.only_death().verdict.cause, cause, "{is_restarted}");
+        }
+    }
+}
+
+#[test]
+fn a_daemon_that_comes_later_knows_what_was_decided_without_the_own_log() {
+    let mut world = world();
+    world.answers.lacks_own_log = true;
+    world.connect_errors = vec![ConnectError::Refused; 9];
+    world.said(heard(shutdown_without_data()));
+    world.said(Said::Closed);
+    assert!(world.file, "no signal is known of");
+    let memory = world.node.to_memory();
+    world.answers.lacks_own_log = false;
+    world.resumes(memory, true);
+    world.said(Said::Closed);
+    world.happens(Event::Exit { pid: PID, status: EXIT_0 });
+    world.said(Said::Died);
+    assert_eq!(world.only_death().missing, [Missing::OwnLog]);
+}
+
 /// Scripts search for the sources' names, people read the facts.
 #[test]
 fn the_evidence_is_told_in_words() {

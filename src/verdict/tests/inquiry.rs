@@ -27,7 +27,7 @@ fn asked(facts: &[Fact], died: Option<Moment>) -> Vec<Questions> {
         assert!(inquiry.is_open() && inquiry.deadline().is_some());
         assert_eq!(inquiry.ask(&case, died, NOW), None, "an answer is to come");
         asked.push(questions);
-        inquiry.close(StatusAnswer::Never);
+        inquiry.close(&Answers::default());
         assert!(!inquiry.is_open());
     }
     asked
@@ -49,8 +49,8 @@ fn a_silent_end_is_asked_after_by_what_its_status_leaves_open() {
     assert_eq!(asked(&[EXITED, by(Signal::TERM)], Some(NOW)), [SIGNALS]);
     assert_eq!(asked(&[Fact::Exited(WaitStatus(11))], Some(NOW)), [SIGNALS]);
     // Its connection has ended, and nobody knows a process.
-    assert_eq!(asked(&[], None), [SIGNALS, OWN_LOG.and(OUT_OF_MEMORY)]);
-    assert_eq!(asked(&[], Some(NOW)), [SIGNALS.and(STATUS), OWN_LOG.and(OUT_OF_MEMORY)]);
+    assert_eq!(asked(&[], None), [SIGNALS, OUT_OF_MEMORY, OWN_LOG]);
+    assert_eq!(asked(&[], Some(NOW)), [SIGNALS.and(STATUS), OUT_OF_MEMORY, OWN_LOG]);
 }
 
 #[test]
@@ -70,13 +70,14 @@ fn a_qemu_that_says_why_leaves_little_to_ask() {
 
 #[test]
 fn a_status_that_comes_with_the_reaping_is_asked_for_again_then() {
+    let status = |status| Answers { status, ..Answers::default() };
     let mut inquiry = Inquiry::default();
     let case = Case::default();
     assert!(inquiry.ask(&case, Some(NOW), NOW).is_some_and(|it| it.status));
-    inquiry.close(StatusAnswer::NotYet);
+    inquiry.close(&status(StatusAnswer::NotYet));
     assert!(inquiry.status_will_come());
     inquiry.ask_status_again();
     assert!(inquiry.ask(&case, Some(NOW), NOW).is_some_and(|it| it.status));
-    inquiry.close(StatusAnswer::Known(EXIT_0));
+    inquiry.close(&status(StatusAnswer::Known(EXIT_0)));
     assert!(!inquiry.status_will_come());
 }

@@ -74,6 +74,7 @@ impl Evidence {
                         .then_some((Source::ControlGroup, Fact::OutOfMemory)),
                 )
                 .collect(),
+            lacks_own_log: false,
         }
     }
 }

@@ -106,6 +106,8 @@ struct Around {
     looked_at: Option<Arc<Sender>>,
     /// Whoever is asked does not answer.
     is_mute: bool,
+    /// QEMU's own log does not.
+    own_log_hangs: bool,
     /// What the journal tells, and how often something was written into it.
     journal: Memory,
     writings: u32,
@@ -153,6 +155,7 @@ impl World {
             looks_hang: false,
             looked_at: None,
             is_mute: false,
+            own_log_hangs: false,
             journal: Memory::default(),
             writings: 0,
         };
@@ -279,7 +282,8 @@ impl Around {
             Action::Consult { incarnation, questions } => {
                 let answers = self.consult(questions, events);
                 let said = Event::Of(incarnation, Said::Consulted(answers));
-                events.extend((!self.is_mute).then_some(said));
+                let is_heard = !(self.is_mute || self.own_log_hangs && questions.own_log);
+                events.extend(is_heard.then_some(said));
             }
             Action::Probe { incarnation, .. } => {
                 self.probes += 1;
@@ -320,13 +324,14 @@ impl Around {
         if questions.signals {
             events.extend(self.traced.drain(..));
         }
-        let Answers { status, mut facts } = self.answers.clone();
+        let Answers { status, mut facts, lacks_own_log } = self.answers.clone();
         facts.retain(|(source, _)| match source {
             Source::OwnLog => questions.own_log,
             Source::ControlGroup => questions.out_of_memory,
             _ => false,
         });
-        Answers { status: if questions.status { status } else { StatusAnswer::Never }, facts }
+        let status = if questions.status { status } else { StatusAnswer::Never };
+        Answers { status, facts, lacks_own_log: lacks_own_log && questions.own_log }
     }
 
     fn change_file(&mut self, present: bool) -> Said {

@@ -359,6 +359,7 @@ fn remembered(incarnation: u64, name: &str) -> String {
         r#"{{"Lives": {{"incarnation": {incarnation}, "name": {name}, "inode": 7,
             "process": {{"pid": 5, "started": 9}}, "voice": "Answered", "decision": null,
             "at_close": null,
+            "proposed": null, "lacks_own_log": false,
             "case": {{"said": {{"shutdown": null, "powerdown": null, "watchdog": null, "reset": null,
                 "panic": "None", "stopped": false, "unheard_before": null,
                 "ran_since": false}},

@@ -8,6 +8,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 
 use rustix::event::{PollFd, PollFlags, poll};
@@ -27,6 +29,7 @@ pub struct HungFile {
     /// Closed when the server is to end.
     is_wanted: Option<std::io::PipeWriter>,
     server: Option<JoinHandle<()>>,
+    readers: Arc<AtomicUsize>,
 }
 
 impl HungFile {
@@ -42,6 +45,8 @@ impl HungFile {
         let flags = MountFlags::NOSUID | MountFlags::NODEV;
         mount("hung", directory, "fuse", flags, options).expect("mount a FUSE file system");
         let (end, is_wanted) = std::io::pipe().expect("make a pipe");
+        let readers = Arc::new(AtomicUsize::new(0));
+        let waiting = Arc::clone(&readers);
         let server = thread::spawn(move || {
             loop {
                 let mut awaited =
@@ -51,10 +56,17 @@ impl HungFile {
                     // The last descriptor is closed, and the kernel gives up.
                     return;
                 }
-                serve(&kernel);
+                serve(&kernel, &waiting);
             }
         });
-        Self { directory: directory.into(), is_wanted: Some(is_wanted), server: Some(server) }
+        let (is_wanted, server) = (Some(is_wanted), Some(server));
+        Self { directory: directory.into(), is_wanted, server, readers }
+    }
+
+    /// How many wait for it.
+    #[must_use]
+    pub fn readers(&self) -> usize {
+        self.readers.load(Ordering::Relaxed)
     }
 
     #[must_use]
@@ -74,7 +86,7 @@ impl Drop for HungFile {
 }
 
 /// Answers one request of the kernel's.
-fn serve(mut kernel: &File) {
+fn serve(mut kernel: &File, readers: &AtomicUsize) {
     const LOOKUP: u32 = 1;
     const FORGET: u32 = 2;
     const GETATTR: u32 = 3;
@@ -94,7 +106,11 @@ fn serve(mut kernel: &File) {
     let (operation, unique, inode) = (word(4), long(8), long(16));
     let mut error = 0;
     let answer = match operation {
-        READ | FORGET | INTERRUPT => return,
+        READ => {
+            readers.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        FORGET | INTERRUPT => return,
         // Protocol 7.31: read-ahead, flags, background, congestion, largest write, and the rest.
         INIT => {
             let words = [7_u32, 31, 65_536, 0, 0x0008_000c, 65_536];

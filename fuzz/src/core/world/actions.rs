@@ -191,6 +191,7 @@ impl World {
                         .then_some((Source::ControlGroup, Fact::OutOfMemory)),
                 )
                 .collect(),
+            lacks_own_log: false,
         }
     }
 
