@@ -6,7 +6,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
+use kvmd::sys::trace::{Tracefs, instance_name};
 use serde_json::Value;
 use testbed::{Daemon, Guest, Node, Signal, await_that, needs};
 
@@ -548,18 +550,33 @@ fn what_is_left_of_the_trace_by_a_node_that_is_gone_is_removed() {
 
     // Its daemon may come back, and will want to know who killed its instance.
     let other = node();
-    let daemon = other.start();
-    assert!(gone.has_trace(), "its instance runs");
+    other.start().stop();
+    let tracefs = Tracefs::find().unwrap();
+    let name = instance_name(&gone.path("var/run/ganeti-kvmd"));
+    let remove = |away| tracefs.remove_if_abandoned(&name, away).unwrap();
+    assert!(!remove(Duration::ZERO), "its instance runs");
     stand_in.signal(Signal::KILL);
     stand_in.wait();
-    daemon.stop();
 
-    // Other tests may have left some, too, and one daemon removes a few.
-    await_that("it is removed", || {
-        let daemon = other.start();
-        let removed = "of the kernel's trace whose daemon and virtual machines are gone";
-        assert!(daemon.count(removed) == 1 || !gone.has_trace(), "{:?}", daemon.lines());
-        daemon.stop();
-        !gone.has_trace()
-    });
+    // The next daemon of any node marks it, and one that comes much later removes it.
+    other.start().stop();
+    assert!(!remove(Duration::from_secs(600)), "it may be being started again");
+    assert!(gone.has_trace());
+    assert!(remove(Duration::ZERO), "it is marked");
+    assert!(!gone.has_trace());
+}
+
+#[test]
+fn a_daemon_that_comes_back_takes_the_mark_from_its_trace() {
+    needs!(Root);
+    let node = node();
+    node.start().kill();
+    let tracefs = Tracefs::find().unwrap();
+    let name = instance_name(&node.path("var/run/ganeti-kvmd"));
+    assert!(!tracefs.remove_if_abandoned(&name, Duration::from_secs(600)).unwrap());
+    assert!(node.trace_is_marked());
+    let daemon = node.start();
+    assert!(!node.trace_is_marked());
+    assert!(!tracefs.remove_if_abandoned(&name, Duration::ZERO).unwrap(), "it is in use");
+    daemon.stop();
 }

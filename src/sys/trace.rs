@@ -5,18 +5,21 @@
 //! that holds the watched pids: it wakes the daemon for nothing else. See `trace/ftrace.rst` and
 //! `trace/events.rst` of the kernel's documentation.
 
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use pid_filter::cover;
 use rustix::fs::{
-    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, flock, mkdirat, openat, stat, statat, unlinkat,
+    AtFlags, CWD, Dir, FlockOperation, Mode, OFlags, fchmod, flock, fstat, mkdirat, openat, stat,
+    statat, unlinkat,
 };
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
@@ -60,6 +63,10 @@ const PREFIX: &str = "ganeti-kvmd";
 
 /// More processes are not looked for. Only a filter that had no room for every single pid names more.
 const MOST_LOOKED_FOR: u32 = 65_536;
+
+/// The mark of an instance that was found abandoned: its directory's sticky bit, which means nothing
+/// there.
+const ABANDONED: Mode = Mode::SVTX;
 
 /// What the instance of the node with this private directory is called. Nodes that share a kernel,
 /// as containers do, may have the same paths, but no two have the same directory; and it is the same
@@ -113,49 +120,71 @@ impl Tracefs {
 
 impl Tracefs {
     /// Removes what is left of nodes that are gone, a container for example: instances that no
-    /// daemon has open, and whose filter names no process that lives. While one lives, a daemon may
-    /// come back and ask who has ended it. Returns how many; a few at most, and the rest is the next
-    /// daemon's.
+    /// daemon has open, and whose filter names no process that lives. That they are is marked
+    /// first: a daemon that is being started again may still ask who has ended its last virtual
+    /// machine. Returns how many are removed; a few at most, and the rest is the next daemon's.
     pub fn remove_abandoned(&self) -> io::Result<usize> {
         /// The kernel takes 40 ms for each, in which this process hears nothing.
         const MOST: usize = 4;
-        let instances = self.instances()?;
+        /// No daemon is away for so long and wants to know.
+        const AWAY: Duration = Duration::from_secs(600);
         let mut removed = 0;
-        for entry in Dir::read_from(&instances)? {
+        for entry in Dir::read_from(&self.instances()?)? {
             let entry = entry?;
-            let name = entry.file_name();
-            if removed == MOST {
-                break;
-            }
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
             // One that cannot be judged or removed is left for another time.
-            if name.to_bytes().starts_with(PREFIX.as_bytes())
-                && is_abandoned(&instances, name).is_ok_and(|it| it)
-                && unlinkat(&instances, name, AtFlags::REMOVEDIR).is_ok()
+            if name.as_bytes().starts_with(PREFIX.as_bytes())
+                && self.remove_if_abandoned(name, AWAY).is_ok_and(|it| it)
             {
                 removed += 1;
+            }
+            if removed == MOST {
+                break;
             }
         }
         Ok(removed)
     }
+
+    /// Removes an instance, if it was marked as abandoned so long ago and is still; marks it, if it
+    /// is and was not marked.
+    pub fn remove_if_abandoned(&self, name: &OsStr, away: Duration) -> io::Result<bool> {
+        let instances = self.instances()?;
+        let directory = open_directory(&instances, name)?;
+        if names_a_living_process(&directory)? {
+            return Ok(false);
+        }
+        // Should its daemon come just now, it finds the instance in use and tries again.
+        if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(false);
+        }
+        let stat = fstat(&directory)?;
+        if !Mode::from_raw_mode(stat.st_mode).contains(ABANDONED) {
+            fchmod(&directory, Mode::RWXU | ABANDONED)?;
+            return Ok(false);
+        }
+        // To mark it was the last change.
+        let marked =
+            SystemTime::UNIX_EPOCH + Duration::from_secs(stat.st_ctime.try_into().unwrap_or(0));
+        if marked.elapsed().is_ok_and(|since| since >= away) {
+            unlinkat(&instances, name, AtFlags::REMOVEDIR)?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
 }
 
-fn is_abandoned(instances: &OwnedFd, name: &CStr) -> io::Result<bool> {
-    let directory = open_directory(instances, name)?;
-    // Should its daemon come just now, it finds the instance in use and tries again.
-    if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
-        return Ok(false);
-    }
+/// Whether one of the processes that the instance's filter lets pass is there; also, if the filter
+/// cannot be read: it may be being made.
+fn names_a_living_process(directory: &OwnedFd) -> io::Result<bool> {
     // The kernel has it read at once or not at all, and ends it with a newline.
     let mut filter = [0; LONGEST_FILTER + 1];
-    let length = open(&directory, &format!("{SIGNAL_GENERATE}/filter"), OFlags::RDONLY)?
-        .read(&mut filter)?;
+    let length =
+        open(directory, &format!("{SIGNAL_GENERATE}/filter"), OFlags::RDONLY)?.read(&mut filter)?;
     let filter = String::from_utf8_lossy(&filter[..length]);
-    // Without a filter it is being made.
-    let Some(ranges) = trace::watched_by(&filter) else { return Ok(false) };
+    let Some(ranges) = trace::watched_by(&filter) else { return Ok(true) };
     let count = ranges.iter().map(|&(first, last)| last.saturating_sub(first)).sum::<u32>();
     let lives = |pid: u32| statat(CWD, format!("/proc/{pid}"), AtFlags::empty()).is_ok();
-    Ok(count <= MOST_LOOKED_FOR
-        && !ranges.into_iter().any(|(first, last)| (first..=last).any(lives)))
+    Ok(count > MOST_LOOKED_FOR || ranges.into_iter().any(|(first, last)| (first..=last).any(lives)))
 }
 
 impl AsFd for Tracefs {
@@ -201,6 +230,8 @@ impl Trace {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(Unavailable::InUse),
             Err(error) => return Err(Unavailable::Failed("lock the instance", error.into())),
         }
+        // It is not abandoned any more.
+        let _ = fchmod(&directory, Mode::RWXU);
         // From here on it is removed again if something fails.
         let mut trace = Self {
             pipes: Vec::new(),

@@ -222,9 +222,19 @@ impl Node {
     /// Whether the daemon's instance of the kernel's tracing is there.
     #[must_use]
     pub fn has_trace(&self) -> bool {
+        self.trace_mode().is_some()
+    }
+
+    /// Whether some daemon has found that instance abandoned: its sticky bit says so.
+    #[must_use]
+    pub fn trace_is_marked(&self) -> bool {
+        self.trace_mode().is_some_and(|mode| mode.contains(Mode::SVTX))
+    }
+
+    fn trace_mode(&self) -> Option<Mode> {
         let instances = trace_instances().expect("root may mount tracefs");
-        trace_name(self.root())
-            .is_some_and(|name| statat(&instances, name, AtFlags::empty()).is_ok())
+        let stat = statat(&instances, trace_name(self.root())?, AtFlags::empty()).ok()?;
+        Some(Mode::from_raw_mode(stat.st_mode))
     }
 
     /// A real QEMU, yet to be booted.
