@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::evidence::{Fact, Sent, Source};
-use super::file::{Decision, File};
+use super::file::File;
 use super::inquiry::Inquiry;
 use super::link::Link;
 use super::stage::{Stage, Voice};
@@ -50,7 +50,7 @@ pub(super) struct Life {
     pub(super) file: File,
     pub(super) stage: Stage,
     /// The log has a line that the watch began, and is owed one that it ended.
-    is_announced: bool,
+    pub(super) is_announced: bool,
     /// An earlier daemon watched it, and nobody for a while.
     pub(super) has_gap: bool,
 }
@@ -61,7 +61,7 @@ impl Life {
         Self::with_link(name, inode, Link::new(now))
     }
 
-    fn with_link(name: Name, inode: Inode, link: Link) -> Self {
+    pub(super) fn with_link(name: Name, inode: Inode, link: Link) -> Self {
         Self {
             name,
             inode,
@@ -75,49 +75,6 @@ impl Life {
             is_announced: false,
             has_gap: false,
         }
-    }
-
-    /// A life that an earlier daemon has watched. `is_kept` if its connection outlived that
-    /// daemon, with everything that was said on it since.
-    pub(super) fn recalled(life: Remembered, is_kept: bool, now: Moment) -> Self {
-        let is_silent = life.voice == Voice::Silent;
-        Self {
-            watched: Watched::recalled(life.process, is_kept),
-            voice: if is_kept { life.voice } else { Voice::Silent },
-            case: life.case,
-            inquiry: Inquiry::recalled(life.lacks_own_log),
-            file: File::recalled(life.decision, life.at_close, life.proposed),
-            has_gap: !is_kept,
-            ..Self::with_link(life.name, life.inode, Link::recalled(is_kept, is_silent, now))
-        }
-    }
-
-    /// What has to outlive the daemon; nothing if there is nobody yet, or nobody any more.
-    pub(super) fn to_remember(&self, incarnation: Incarnation) -> Option<Remembered> {
-        (self.link.was_up() && self.stage < Stage::Recorded).then(|| self.remembered(incarnation))
-    }
-
-    /// As it is remembered.
-    pub(super) fn remembered(&self, incarnation: Incarnation) -> Remembered {
-        Remembered {
-            incarnation,
-            name: self.name.clone(),
-            inode: self.inode,
-            process: self.watched.process(),
-            voice: self.voice,
-            decision: self.file.to_remember(),
-            at_close: self.file.verdict_at_close().cloned(),
-            proposed: self.file.proposed().cloned(),
-            lacks_own_log: self.inquiry.lacks_own_log(),
-            case: self.case.to_remember(),
-        }
-    }
-
-    /// Differs from what it was where there is something new to remember.
-    pub(super) fn mark(&self) -> (u32, Voice, Option<Decision>, [bool; 2]) {
-        let verdicts = [self.file.verdict_at_close(), self.file.proposed()];
-        let are_there = verdicts.map(|verdict| verdict.is_some());
-        (self.case.turns(), self.voice, self.file.to_remember(), are_there)
     }
 
     /// An earlier daemon's life goes on under this one.

@@ -7,10 +7,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::file::Decision;
-use super::stage::Voice;
+use super::file::{Decision, File};
+use super::inquiry::Inquiry;
+use super::life::Life;
+use super::link::Link;
+use super::stage::{Stage, Voice};
+use super::watched::Watched;
 use super::{Case, Verdict};
-use crate::id::{Incarnation, Inode, Name, Process};
+use crate::id::{Incarnation, Inode, Moment, Name, Process};
 
 /// All lives of a node. Its times are those of one boot of the machine.
 #[derive(Clone, Debug, Default)]
@@ -48,6 +52,51 @@ pub struct Remembered {
     #[serde(default)]
     pub(super) lacks_own_log: bool,
     pub(super) case: Case,
+}
+
+impl Life {
+    /// A life that an earlier daemon has watched. `is_kept` if its connection outlived that
+    /// daemon, with everything that was said on it since.
+    pub(super) fn recalled(life: Remembered, is_kept: bool, now: Moment) -> Self {
+        let is_silent = life.voice == Voice::Silent;
+        Self {
+            watched: Watched::recalled(life.process, is_kept),
+            voice: if is_kept { life.voice } else { Voice::Silent },
+            case: life.case,
+            inquiry: Inquiry::recalled(life.lacks_own_log),
+            file: File::recalled(life.decision, life.at_close, life.proposed),
+            has_gap: !is_kept,
+            ..Self::with_link(life.name, life.inode, Link::recalled(is_kept, is_silent, now))
+        }
+    }
+
+    /// What has to outlive the daemon; nothing if there is nobody yet, or nobody any more.
+    pub(super) fn to_remember(&self, incarnation: Incarnation) -> Option<Remembered> {
+        (self.link.was_up() && self.stage < Stage::Recorded).then(|| self.remembered(incarnation))
+    }
+
+    /// As it is remembered.
+    pub(super) fn remembered(&self, incarnation: Incarnation) -> Remembered {
+        Remembered {
+            incarnation,
+            name: self.name.clone(),
+            inode: self.inode,
+            process: self.watched.process(),
+            voice: self.voice,
+            decision: self.file.to_remember(),
+            at_close: self.file.verdict_at_close().cloned(),
+            proposed: self.file.proposed().cloned(),
+            lacks_own_log: self.inquiry.lacks_own_log(),
+            case: self.case.to_remember(),
+        }
+    }
+
+    /// Differs from what it was where there is something new to remember.
+    pub(super) fn mark(&self) -> (u32, Voice, Option<Decision>, [bool; 2]) {
+        let verdicts = [self.file.verdict_at_close(), self.file.proposed()];
+        let are_there = verdicts.map(|verdict| verdict.is_some());
+        (self.case.turns(), self.voice, self.file.to_remember(), are_there)
+    }
 }
 
 impl Memory {

@@ -15,31 +15,31 @@
 //!
 //! Nothing here decides what is reported, or what a record says.
 
+mod at_work;
+
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, sync_channel};
-use std::thread::{self, Thread};
+use std::sync::atomic::{Ordering, fence};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use log::{error, warn};
 use mio::Waker;
 use rustix::event::{EventfdFlags, eventfd};
-use rustix::io::{read, write};
+use rustix::io::write;
 
-use super::records::Records;
 use super::sandbox;
 use crate::id::Incarnation;
-use crate::log::{Log, Queue};
+use crate::log::Queue;
 use crate::sys::confinement::Reach;
-use crate::sys::replaced_file::replace;
 use crate::sys::sandbox::Role;
 use crate::verdict::Death;
+pub(super) use at_work::Outputs;
+use at_work::{AtWork, Job, Shared};
 
 /// As many jobs as may wait, ...
 const JOBS: usize = 8192;
@@ -52,57 +52,6 @@ const RESERVED: usize = 256;
 
 /// Room for the writer's stack, in bytes. It calls nothing deep.
 const STACK: usize = 128 << 10;
-
-/// While lines are being lost, the log says so once in this time.
-const NOTICE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// What is to be written.
-enum Job {
-    /// A line of the log.
-    Line(Vec<u8>),
-    /// How this life has ended: as a record and, for whoever sees it to find that, as a line of the
-    /// log after it.
-    Record(Incarnation, Box<Death>, Vec<u8>),
-    /// The metrics, in the place of the former.
-    Metrics(String),
-    /// There are to be no metrics any more.
-    Withdraw,
-    /// Open the files anew, as after their rotation.
-    Reopen,
-}
-
-impl Job {
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Line(line) => line.len(),
-            Self::Metrics(text) => text.len(),
-            // Without a record, it would wait elsewhere.
-            Self::Record(..) | Self::Withdraw | Self::Reopen => 0,
-        }
-    }
-
-    /// Whether the loop goes on with something when it is done.
-    fn is_awaited(&self) -> bool {
-        matches!(self, Self::Record(..) | Self::Metrics(_))
-    }
-}
-
-/// What the loop and the writer tell each other.
-#[derive(Default)]
-struct Shared {
-    /// So many jobs are done.
-    done: AtomicU64,
-    /// The writer has found nothing to do, and reads its eventfd.
-    is_asleep: AtomicBool,
-    /// The loop has something that it found no room for, here or in the channel.
-    wants_room: AtomicBool,
-    /// The loop has been woken, and has not looked since.
-    is_woken: AtomicBool,
-    /// The loop waits for nothing else, outside of its `epoll_wait`.
-    is_waited_for: AtomicBool,
-    lost_lines: AtomicU64,
-    lost_debug_lines: AtomicU64,
-}
 
 /// The loop's side. To be used by one thread.
 pub(super) struct Writer {
@@ -131,14 +80,6 @@ struct Inner {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NoRoom;
 
-/// What the thread works with.
-pub(super) struct Outputs {
-    pub(super) log: Log,
-    pub(super) log_file: PathBuf,
-    pub(super) records: Records,
-    pub(super) metrics_file: Option<PathBuf>,
-}
-
 impl Writer {
     /// Starts the thread, and has all further lines of the calling one go through it. To be called
     /// before that gets in front of other processes: a thread begins as the one that starts it.
@@ -152,15 +93,7 @@ impl Writer {
         let (sender, receiver) = sync_channel(CHANNEL);
         let shared = Arc::<Shared>::default();
         let alarm = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
-        let at_work = AtWork {
-            outputs,
-            waker,
-            alarm: Arc::clone(&alarm),
-            shared: Arc::clone(&shared),
-            owner: thread::current(),
-            last_notice: None,
-            has_metrics_failed: false,
-        };
+        let at_work = AtWork::new(outputs, waker, Arc::clone(&alarm), Arc::clone(&shared));
         let builder = thread::Builder::new().name("writer".into()).stack_size(STACK);
         builder.spawn(move || {
             if let Some(reach) = reach {
@@ -372,174 +305,5 @@ impl Inner {
     }
 }
 
-/// The writer's side.
-struct AtWork {
-    outputs: Outputs,
-    waker: Waker,
-    alarm: Arc<OwnedFd>,
-    shared: Arc<Shared>,
-    /// The loop's thread.
-    owner: Thread,
-    last_notice: Option<Instant>,
-    /// The last attempt to write the metrics failed; logged once.
-    has_metrics_failed: bool,
-}
-
-impl AtWork {
-    fn run(mut self, receiver: &Receiver<Arc<Job>>) {
-        loop {
-            self.shared.is_asleep.store(false, Ordering::SeqCst);
-            while let Ok(job) = receiver.try_recv() {
-                self.finish(job);
-            }
-            self.log_lost_lines();
-            if self.shared.wants_room.swap(false, Ordering::SeqCst) {
-                self.wake_the_loop();
-            }
-            if self.shared.is_waited_for.load(Ordering::SeqCst) {
-                self.owner.unpark();
-            }
-            self.shared.is_asleep.store(true, Ordering::SeqCst);
-            fence(Ordering::SeqCst);
-            match receiver.try_recv() {
-                Ok(job) => self.finish(job),
-                Err(TryRecvError::Empty) if self.shared.wants_room.load(Ordering::SeqCst) => {}
-                // An error is that of a signal: it looks once more.
-                Err(TryRecvError::Empty) => drop(read(&self.alarm, &mut [0; 8])),
-                // The loop is over, and so will be the process.
-                Err(TryRecvError::Disconnected) => return,
-            }
-        }
-    }
-
-    fn finish(&mut self, job: Arc<Job>) {
-        self.perform(&job);
-        let is_awaited = job.is_awaited();
-        drop(job);
-        self.shared.done.fetch_add(1, Ordering::SeqCst);
-        if is_awaited {
-            self.wake_the_loop();
-        }
-        let lost = [&self.shared.lost_lines, &self.shared.lost_debug_lines];
-        if lost.iter().any(|lost| lost.load(Ordering::Relaxed) > 0)
-            && self.last_notice.is_none_or(|last| last.elapsed() >= NOTICE_INTERVAL)
-        {
-            self.log_lost_lines();
-        }
-    }
-
-    fn perform(&mut self, job: &Job) {
-        match job {
-            Job::Line(line) => self.outputs.log.write(line),
-            Job::Record(_, death, line) => {
-                self.outputs.records.write(death);
-                self.outputs.log.write(line);
-            }
-            Job::Metrics(text) => self.replace_metrics(text),
-            Job::Withdraw => {
-                if let Some(path) = &self.outputs.metrics_file {
-                    let _ = std::fs::remove_file(path);
-                }
-            }
-            Job::Reopen => {
-                if let Err(error) = self.outputs.log.reopen() {
-                    let path = self.outputs.log_file.display();
-                    error!("Cannot reopen the log file {path}: {error}");
-                }
-                self.outputs.records.reopen();
-            }
-        }
-    }
-
-    fn replace_metrics(&mut self, text: &str) {
-        let Some(path) = &self.outputs.metrics_file else { return };
-        let has_failed_before = self.has_metrics_failed;
-        let replaced = replace(path, text.as_bytes(), 0o644);
-        self.has_metrics_failed = replaced.is_err();
-        if let Err(error) = replaced
-            && !has_failed_before
-        {
-            error!("Cannot write the metrics to {}: {error}", path.display());
-        }
-    }
-
-    fn wake_the_loop(&self) {
-        if !self.shared.is_woken.swap(true, Ordering::SeqCst) {
-            // It fails only if the loop has been woken too often to count.
-            let _ = self.waker.wake();
-        }
-    }
-
-    /// Says how many lines there was no room for, if any.
-    fn log_lost_lines(&mut self) {
-        let lines = self.shared.lost_lines.swap(0, Ordering::Relaxed);
-        let debug_lines = self.shared.lost_debug_lines.swap(0, Ordering::Relaxed);
-        if lines > 0 {
-            warn!("{lines} lines of the log were lost because writing was too slow");
-        }
-        if debug_lines > 0 {
-            warn!("{debug_lines} debug lines of the log were lost because writing was too slow");
-        }
-        if lines + debug_lines > 0 {
-            self.last_notice = Some(Instant::now());
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::fs;
-    use std::path::Path;
-
-    fn writer(directory: &Path) -> (Rc<Writer>, mio::Poll) {
-        let poll = mio::Poll::new().unwrap();
-        let log = Log::new();
-        let log_file = directory.join("log");
-        log.to_file(&log_file).unwrap();
-        let outputs = Outputs {
-            log,
-            log_file,
-            records: Records::open(&directory.join("records")),
-            metrics_file: Some(directory.join("kvmd.prom")),
-        };
-        let waker = Waker::new(poll.registry(), mio::Token(0)).unwrap();
-        (Writer::start(outputs, waker, None).unwrap(), poll)
-    }
-
-    #[test]
-    fn lines_are_written_in_their_order_however_many_there_are_at_once() {
-        const LINES: usize = 100_000;
-        let directory = tempfile::tempdir().unwrap();
-        let (writer, mut poll) = writer(directory.path());
-        let mut events = mio::Events::with_capacity(1);
-        for number in 0..LINES {
-            writer.add_line(false, format!("{number}\n").into());
-            // As many as fit, and then the writer says when there is room again.
-            while writer.inner.borrow_mut().need_room(JOBS / 2, BYTES) == Err(NoRoom) {
-                poll.poll(&mut events, Some(Duration::from_secs(60))).unwrap();
-                assert!(!events.is_empty(), "not woken");
-                assert!(writer.take_recorded().is_empty());
-            }
-        }
-        writer.finish(Duration::from_secs(60));
-        let log = fs::read_to_string(directory.path().join("log")).unwrap();
-        let expected: Vec<String> = (0..LINES).map(|number| number.to_string()).collect();
-        assert!(log.lines().eq(&expected), "{} lines", log.lines().count());
-    }
-
-    #[test]
-    fn metrics_replace_each_other_and_are_gone_at_the_end() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("kvmd.prom");
-        let (writer, _poll) = writer(directory.path());
-        for text in ["one", "two"] {
-            writer.add_metrics(|| text.into()).unwrap();
-            writer.finish(Duration::from_secs(60));
-            assert_eq!(fs::read_to_string(&path).unwrap(), text);
-        }
-        writer.withdraw_metrics();
-        writer.finish(Duration::from_secs(60));
-        assert!(!path.exists());
-    }
-}
+mod tests;

@@ -12,30 +12,26 @@
 //!
 //! [`worker_threads`]: crate::sys::worker_threads
 
+mod questions;
+
 use std::collections::VecDeque;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use log::{debug, error, info, warn};
 use mio::Registry;
-use serde::{Deserialize, Serialize};
 
 use super::complaints::{Complaints, withheld};
 use super::wake::Wake;
 use crate::config::Paths;
 use crate::id::{Incarnation, Moment, Name, Process};
-use crate::sys::own_log::{self, Termination};
+use crate::sys::own_log::Termination;
 use crate::sys::sandbox::Role;
-use crate::sys::worker_threads::{Stage, WorkerThreads};
-use crate::sys::{clock, process, sender};
+use crate::sys::worker_threads::WorkerThreads;
 use crate::verdict::{Answers, CommandLine, Event, Fact, Said, Source};
-use crate::wire::command_line::has_no_reboot;
-use crate::wire::{Quoted, Sender};
-
-/// One does all the work of reading; the others are there for those that hang.
-const THREADS: usize = 3;
+use crate::wire::Sender;
+use questions::{About, Answer, Found, Question, answer, start_threads};
 
 /// How long a look may take.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -48,38 +44,6 @@ const MOST_WAITING: usize = 4096;
 
 /// Longer than any answer: it has ten pieces of text, each cut by [`crate::wire::Printable`].
 const LONGEST_ANSWER: usize = 16 << 10;
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Question {
-    number: u64,
-    about: About,
-    /// Which program the sender runs, once its link has been read.
-    executable: Option<String>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum About {
-    /// The task that sent a signal at this moment.
-    Sender(u32, Moment),
-    CommandLine(Process),
-    /// What the QEMU of this instance logs.
-    OwnLog(Name),
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Answer {
-    number: u64,
-    found: Found,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-enum Found {
-    Sender(Sender),
-    NoReboot(bool),
-    /// How QEMU was told to end, if it was; or why its log cannot be read.
-    Termination(Result<Option<Termination>, String>),
-    Nothing,
-}
 
 /// Who wants to know: which life, and of a sender when its signal was sent and what is known of it.
 #[derive(Debug)]
@@ -336,29 +300,6 @@ impl Lookup {
     }
 }
 
-impl About {
-    /// What is read.
-    fn what(&self, paths: &Paths) -> String {
-        match self {
-            Self::Sender(task, _) => format!("what process {task} shows of itself"),
-            Self::CommandLine(process) => format!("the command line of process {}", process.pid),
-            Self::OwnLog(name) => {
-                let path = paths.log_of(name);
-                format!("QEMU's own log {}", Quoted(path.as_os_str().as_bytes()))
-            }
-        }
-    }
-
-    /// Whether what is found about this answers that, too: one who began before a signal began
-    /// before every later one.
-    fn answers(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Sender(task, at), Self::Sender(other, later)) => task == other && at <= later,
-            _ => self == other,
-        }
-    }
-}
-
 impl For {
     fn tell(self, found: &Found, events: &mut VecDeque<Event>) {
         tell_all(vec![self], found, events);
@@ -408,239 +349,5 @@ fn completed(known: &Sender, seen: &Sender) -> Sender {
     }
 }
 
-fn start_threads(
-    begin: impl Fn(Role) + Clone + Send + 'static,
-    answer: impl Fn(&[u8]) -> Vec<u8> + Clone + Send + 'static,
-) -> io::Result<WorkerThreads> {
-    let as_role = |role| {
-        let begin = begin.clone();
-        move || begin(role)
-    };
-    let (links, lookup) = (as_role(Role::Links), as_role(Role::Lookup));
-    WorkerThreads::start(
-        Stage { name: "kvmd-links", count: 1, begin: links, work: read_link },
-        Stage { name: "kvmd-lookup", count: THREADS, begin: lookup, work: answer },
-    )
-}
-
-/// What the thread does that reads links: it completes the question. Waits for nobody.
-fn read_link(question: &[u8]) -> Vec<u8> {
-    let read = |mut question: Question| {
-        if let About::Sender(task, _) = question.about {
-            question.executable = sender::executable(task);
-        }
-        serde_json::to_vec(&question)
-    };
-    serde_json::from_slice(question).and_then(read).unwrap_or_else(|_| question.into())
-}
-
-/// What one of the others does: it looks, and may hang.
-fn answer(question: &[u8], paths: &Paths) -> Vec<u8> {
-    let Ok(Question { number, about, executable }) = serde_json::from_slice(question) else {
-        return Vec::new();
-    };
-    let found = match about {
-        About::Sender(task, at) => {
-            Found::Sender(sender::look_at(task, at, clock::boot_offset(), executable))
-        }
-        About::CommandLine(process) => match process::command_line(process.pid) {
-            // It is this process's, and not that of another with its pid. One that is dead has none.
-            Ok(arguments)
-                if !arguments.is_empty()
-                    && process::identify(process.pid).is_ok_and(|it| it == process) =>
-            {
-                Found::NoReboot(has_no_reboot(&arguments))
-            }
-            _ => Found::Nothing,
-        },
-        About::OwnLog(name) => {
-            Found::Termination(own_log::read(&paths.log_of(&name)).map_err(|it| it.to_string()))
-        }
-    };
-    serde_json::to_vec(&Answer { number, found }).unwrap_or_default()
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::thread;
-
-    const NOW: Moment = Moment(Duration::from_secs(100));
-    const LIFE: Incarnation = Incarnation(1);
-
-    fn nowhere() -> Lookup {
-        Lookup::new(Paths::below("/nowhere".as_ref()))
-    }
-
-    fn begun(threads: Option<WorkerThreads>) -> Lookup {
-        let mut lookup = nowhere();
-        lookup.begin(NOW, threads, &mut VecDeque::new());
-        lookup
-    }
-
-    fn hanging() -> Lookup {
-        begun(Some(start_threads(|_| {}, hang).unwrap()))
-    }
-
-    fn hang(_: &[u8]) -> Vec<u8> {
-        loop {
-            thread::park();
-        }
-    }
-
-    fn look_into(lookup: &mut Lookup, at: Moment, task: u32) -> VecDeque<Event> {
-        let mut events = VecDeque::new();
-        lookup.look_into(at, LIFE, at, Arc::new(Sender::unseen(task)), &mut events);
-        events
-    }
-
-    fn give_up(lookup: &mut Lookup, now: Moment) -> usize {
-        let mut events = VecDeque::new();
-        lookup.give_up(now, &mut events);
-        for event in &events {
-            let Event::Of(LIFE, Said::LookedInto { sender: None, .. }) = event else {
-                panic!("{event:?}")
-            };
-        }
-        events.len()
-    }
-
-    #[test]
-    fn this_process_is_looked_into() {
-        let poll = mio::Poll::new().unwrap();
-        let mut lookup = nowhere();
-        let (now, pid) = (clock::now(), std::process::id());
-        let mut events = look_into(&mut lookup, now, pid);
-        assert_eq!(lookup.asked, 0, "it waits for the start");
-        lookup.start(now, poll.registry(), |_| {}, &mut events);
-        let this = process::identify(pid).unwrap();
-        lookup.read_command_line(now, LIFE, this, &mut events);
-        let another = Process { started: 1, ..this };
-        lookup.read_command_line(now, LIFE, another, &mut events);
-        assert!(events.is_empty());
-        while lookup.looks.iter().any(|look| look.about != About::CommandLine(another)) {
-            lookup.read(now, |_| None, &mut events);
-        }
-        while !lookup.looks.is_empty() {
-            lookup.read(now, |_| None, &mut events);
-        }
-        assert_eq!((events.len(), lookup.asked), (3, 0));
-        let is_this = |event: &Event| match event {
-            Event::Of(LIFE, Said::LookedInto { at, task, sender: Some(sender) }) => {
-                (*at, *task, sender.pid, sender.gone) == (now, pid, Some(pid), false)
-            }
-            // Of another process with this pid nothing is said.
-            Event::Of(LIFE, Said::CommandLine(line)) => line.is_none_or(|line| !line.no_reboot),
-            _ => false,
-        };
-        assert!(events.iter().all(is_this), "{events:?}");
-    }
-
-    #[test]
-    fn one_that_hangs_is_asked_once_and_given_up() {
-        let mut lookup = hanging();
-        assert!(look_into(&mut lookup, NOW, 7).is_empty());
-        assert!(look_into(&mut lookup, NOW + Duration::from_millis(1), 7).is_empty());
-        assert_eq!((lookup.asked, lookup.deadline()), (1, Some(NOW + PATIENCE)));
-        assert_eq!(give_up(&mut lookup, NOW + Duration::from_millis(999)), 0);
-        assert_eq!(give_up(&mut lookup, NOW + PATIENCE), 2);
-        assert_eq!((lookup.is_stuck, lookup.deadline()), (false, None));
-        assert_eq!(look_into(&mut lookup, NOW + PATIENCE, 7).len(), 1, "at once");
-    }
-
-    fn answer_of(events: &VecDeque<Event>) -> &Answers {
-        match events.front() {
-            Some(Event::Of(LIFE, Said::Consulted(answers))) if events.len() == 1 => answers,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn qemus_own_log_answers_a_consultation() {
-        let directory = tempfile::tempdir().unwrap();
-        let paths = Paths::below(directory.path().as_os_str());
-        let (there, missing) = (Name::new(b"web\n1"), Name::new(b"web2"));
-        let log = paths.log_of(&there);
-        std::fs::create_dir_all(log.parent().unwrap()).unwrap();
-        std::fs::write(log, "qemu: terminating on signal 15 from pid 7 (/bin/sh)\n").unwrap();
-        let poll = mio::Poll::new().unwrap();
-        let mut lookup = Lookup::new(paths);
-        lookup.start(NOW, poll.registry(), |_| {}, &mut VecDeque::new());
-        let mut read = |name: &Name| {
-            let mut events = VecDeque::new();
-            lookup.read_own_log(NOW, LIFE, name, &mut events);
-            while events.is_empty() {
-                lookup.read(NOW, |_| None, &mut events);
-            }
-            answer_of(&events).clone()
-        };
-        let answers = read(&there);
-        let [(Source::OwnLog, Fact::Signalled(signal, sender))] = &answers.facts[..] else {
-            panic!("{answers:?}")
-        };
-        assert_eq!((*signal, sender.pid), (crate::wire::Signal::TERM, Some(7)));
-        assert_eq!(read(&missing), Answers::default(), "it has nothing to say");
-        let what = About::OwnLog(there).what(&lookup.paths);
-        assert!(!what.contains('\n'), "{what}");
-    }
-
-    #[test]
-    fn a_log_that_hangs_is_given_up() {
-        let mut lookup = hanging();
-        let name = Name::new(b"web1");
-        let mut events = VecDeque::new();
-        lookup.read_own_log(NOW, LIFE, &name, &mut events);
-        assert!(events.is_empty());
-        lookup.give_up(NOW + PATIENCE, &mut events);
-        assert!(answer_of(&events).lacks_own_log);
-        events.clear();
-        lookup.read_own_log(NOW + PATIENCE, LIFE, &name, &mut events);
-        assert!(answer_of(&events).lacks_own_log, "at once");
-    }
-
-    #[test]
-    fn when_all_hang_nobody_is_asked_until_one_goes_on() {
-        let mut lookup = hanging();
-        let count = MOST_ASKED + 10;
-        for task in 1..=count {
-            assert!(look_into(&mut lookup, NOW, task as u32).is_empty());
-        }
-        assert_eq!((lookup.asked, lookup.looks.len()), (MOST_ASKED, count));
-        assert_eq!(give_up(&mut lookup, NOW + PATIENCE), count);
-        assert!(lookup.is_stuck);
-        assert_eq!((lookup.asked, lookup.looks.len()), (THREADS, THREADS));
-        assert_eq!(look_into(&mut lookup, NOW + PATIENCE, 1000).len(), 1, "at once");
-        assert_eq!(lookup.deadline(), None);
-    }
-
-    #[test]
-    fn without_threads_nothing_is_known() {
-        let mut lookup = nowhere();
-        assert!(look_into(&mut lookup, NOW, 7).is_empty());
-        let mut events = VecDeque::new();
-        lookup.begin(NOW, None, &mut events);
-        assert_eq!((events.len(), look_into(&mut lookup, NOW, 7).len()), (1, 1));
-        assert_eq!(lookup.deadline(), None);
-    }
-
-    #[test]
-    fn who_is_called_otherwise_than_qemu_says_is_gone() {
-        let by_qemu = Sender {
-            name: Some("virsh".into()),
-            command: Some("/usr/bin/virsh".into()),
-            ..Sender::unseen(7)
-        };
-        let seen = |command: &str| Sender {
-            name: Some("name".into()),
-            command: Some(command.into()),
-            uid: Some(0),
-            ..Sender::unseen(7)
-        };
-        let same = seen("/usr/bin/virsh destroy web1");
-        assert_eq!(completed(&by_qemu, &same), same);
-        let gone = completed(&by_qemu, &seen("/usr/bin/virsh-admin"));
-        assert!(gone.gone && gone.uid.is_none(), "{gone:?}");
-        assert_eq!(gone.name.as_deref(), Some("virsh"));
-        assert_eq!(completed(&Sender::unseen(7), &same), same);
-    }
-}
+mod tests;
