@@ -2,7 +2,6 @@
 //! where Ganeti's other daemons may have planted it.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -170,10 +169,11 @@ fn fifos_do_not_hold_up_the_start() {
 /// Plays `before-stop` where systemd has these jobs, and says what the daemon was sent.
 fn sent_at_a_stop(jobs: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
-    let systemctl = directory.path().join("systemctl");
-    fs::write(&systemctl, format!("#!/bin/sh\nprintf '{jobs}'\n")).unwrap();
-    fs::set_permissions(&systemctl, fs::Permissions::from_mode(0o755)).unwrap();
+    // The shell writes the program: if this process did, a child that another test starts at the same
+    // time would have it open for writing for a moment, and then nobody can run it (ETXTBSY).
     let script = "
+        printf '#!/bin/sh\\nprintf \"%s\"\\n' \"$jobs\" >\"$directory/systemctl\"
+        chmod +x \"$directory/systemctl\"
         trap 'echo INT' INT
         MAINPID=$$ PATH=$directory:$PATH sh \"$before_stop\"
         # Without a daemon there is nobody to be told.
@@ -182,6 +182,7 @@ fn sent_at_a_stop(jobs: &str) -> String {
     let output = Command::new("sh")
         .args(["-c", script])
         .env("directory", directory.path())
+        .env("jobs", jobs)
         .env("before_stop", packaging().join("before-stop"))
         .output()
         .unwrap();
