@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kvmd::sys::trace::{Tracefs, instance_name};
 use serde_json::Value;
-use testbed::{Daemon, Guest, Node, Signal, await_that, needs};
+use testbed::{Daemon, Guest, Node, Signal, await_that, copy_program, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -48,7 +48,7 @@ fn watched(daemon: &Daemon, guest: Guest) -> Guest {
 /// A copy of the shell under another name, as which the kernel knows it.
 fn shell_named(node: &Node, name: &str) -> PathBuf {
     let path = node.path(name);
-    fs::copy("/bin/sh", &path).unwrap();
+    copy_program("/bin/sh", &path);
     path
 }
 
@@ -374,7 +374,7 @@ fn kvmd_why_says_clearly_what_it_cannot_tell() {
     open.set_mode(0o755);
     fs::set_permissions(node.root(), open).unwrap();
     let program = node.path("kvmd-why");
-    fs::copy(env!("CARGO_BIN_EXE_kvmd-why"), &program).unwrap();
+    copy_program(env!("CARGO_BIN_EXE_kvmd-why"), &program);
     let output = Command::new("setpriv")
         .args(["--reuid=65534", "--regid=65534", "--clear-groups", "--"])
         .arg(&program)

@@ -179,8 +179,9 @@ fn sent_at_a_stop(jobs: &str) -> String {
         # Without a daemon there is nobody to be told.
         MAINPID= PATH=$directory:$PATH sh \"$before_stop\"
         echo end";
-    let output = Command::new("sh")
-        .args(["-c", script])
+    // A shell cannot trap what whoever started it ignores, as a shell has its background jobs do.
+    let output = Command::new("env")
+        .args(["--default-signal=INT", "sh", "-c", script])
         .env("directory", directory.path())
         .env("jobs", jobs)
         .env("before_stop", packaging().join("before-stop"))

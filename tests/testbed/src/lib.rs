@@ -26,7 +26,8 @@ mod witness;
 use std::fs;
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,14 @@ pub fn await_that(what: &str, mut holds: impl FnMut() -> bool) {
         assert!(Instant::now() < deadline, "waiting until {what}");
         thread::sleep(Duration::from_millis(2));
     }
+}
+
+/// Copies a program that is to be run. Another process does it: if this one had the copy open for
+/// writing, so would a child that another thread starts at that moment, and nobody could run it
+/// (`ETXTBSY`, execve(2)).
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    let status = Command::new("cp").args([from.as_ref(), to.as_ref()]).status().expect("run cp");
+    assert!(status.success(), "cp {}: {status}", from.as_ref().display());
 }
 
 /// An example of this package, built beside the test or the example that runs.
