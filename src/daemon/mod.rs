@@ -1,7 +1,8 @@
 //! The event loop: what woke us becomes an [`Event`], each [`Action`] is performed.
 //!
 //! One thread and one `epoll`, which waits for nothing else: what has to be written to a disk or a
-//! pipe goes to the writer, a thread of its own. Every source is edge-triggered and is read until it
+//! pipe goes to the writer, a thread of its own, and what may hang whoever reads it is read by those
+//! of `lookup`. Every source is edge-triggered and is read until it
 //! is empty, but for a connection that has more to say than its fair share: that one waits for the
 //! others.
 //! Nothing is decided here. What an action brings about goes back to the node as an event

@@ -59,6 +59,9 @@ pub(super) struct Shutdown {
     pub(super) watchdog_reset: bool,
     /// Somebody may have asked for it while nobody listened.
     pub(super) unheard: Option<Unheard>,
+    /// Something may have gone unheard since.
+    #[serde(default)]
+    had_gap_since: bool,
 }
 
 impl Shutdown {
@@ -147,9 +150,6 @@ pub(super) struct Conversation {
     unheard_before: Option<Moment>,
     /// The guest has run since.
     ran_since: bool,
-    /// Something may have gone unheard after the SHUTDOWN.
-    #[serde(default)]
-    had_gap_since_shutdown: bool,
 }
 
 impl Conversation {
@@ -157,7 +157,9 @@ impl Conversation {
     pub(super) fn note_gap(&mut self, now: Moment) {
         self.unheard_before = Some(now);
         self.ran_since = false;
-        self.had_gap_since_shutdown = self.shutdown.is_some();
+        if let Some(shutdown) = &mut self.shutdown {
+            shutdown.had_gap_since = true;
+        }
     }
 
     /// The first SHUTDOWN that has not been taken back.
@@ -201,8 +203,8 @@ impl Conversation {
                     // A reset is requested as the watchdog barks: whatever comes of it came of that.
                     watchdog_reset: self.barked(WatchdogAction::Reset),
                     unheard: self.unheard(now, settings),
+                    had_gap_since: false,
                 });
-                self.had_gap_since_shutdown = false;
                 return Turn::GoingDown;
             }
             Event::Powerdown => {
@@ -246,7 +248,7 @@ impl Conversation {
     /// QEMU answered that the guest's CPUs run. It answers so on its way out, too: only where something
     /// was not heard since its SHUTDOWN can the guest have come back.
     pub(super) fn answer_running(&mut self) -> Turn {
-        let is_on_its_way_out = self.shutdown.is_some() && !self.had_gap_since_shutdown;
+        let is_on_its_way_out = self.shutdown().is_some_and(|shutdown| !shutdown.had_gap_since);
         if is_on_its_way_out { Turn::Unchanged } else { self.run() }
     }
 

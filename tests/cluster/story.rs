@@ -44,6 +44,16 @@ pub(crate) const RUNS: (State, State) = (RUNNING, RUNNING);
 /// An instance without a disk, and with the parameters of the cluster.
 pub(crate) const PLAIN: Shape = Shape { parameters: &[], on_file: false, memory: 0 };
 
+/// One that is told of such an instance.
+pub(crate) const fn story(
+    name: &'static str,
+    says: &'static str,
+    expected: (State, State),
+    deed: fn(&Scene) -> Result<()>,
+) -> Story {
+    Story { name, says, shape: PLAIN, expected, deed }
+}
+
 /// Stories that are played side by side.
 pub(crate) struct Chapter {
     pub(crate) title: &'static str,

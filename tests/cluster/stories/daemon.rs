@@ -4,7 +4,7 @@ use testbed::{Signal, await_that, send_signal};
 
 use crate::cluster::{Cluster, Subject};
 use crate::node::{Failed, Node, Result};
-use crate::story::{AGAIN, Chapter, PLAIN, Scene, State, Story, USER};
+use crate::story::{AGAIN, Chapter, PLAIN, Scene, State, Story, USER, story};
 
 const KVMD: &str = "ganeti-kvmd";
 
@@ -89,15 +89,6 @@ pub(crate) const SWITCHED_ON: Chapter = Chapter {
         Ok(())
     })],
 };
-
-const fn story(
-    name: &'static str,
-    says: &'static str,
-    expected: (State, State),
-    deed: fn(&Scene) -> Result<()>,
-) -> Story {
-    Story { name, says, shape: PLAIN, expected, deed }
-}
 
 fn running(node: &Node) -> Result<u32> {
     node.daemon(KVMD).ok_or_else(|| Failed(format!("{KVMD} does not run on {}", node.name)))

@@ -5,22 +5,13 @@ use testbed::Signal;
 use crate::cluster::Shape;
 use crate::node::Result;
 use crate::stories::memory_cgroup::MemoryCgroup;
-use crate::story::{ADMIN, AGAIN, Chapter, PLAIN, RUNS, Scene, State, Story, USER};
+use crate::story::{ADMIN, AGAIN, Chapter, PLAIN, RUNS, Scene, State, Story, USER, story};
 
 pub(crate) const CHAPTER: Chapter = Chapter {
     title: "every way to end, on one node",
     before: |cluster| cluster.run(&["gnt-cluster", "modify", "--add-uids=41000-41002"]).map(drop),
     stories: STORIES,
 };
-
-const fn story(
-    name: &'static str,
-    says: &'static str,
-    expected: (State, State),
-    deed: fn(&Scene) -> Result<()>,
-) -> Story {
-    Story { name, says, shape: PLAIN, expected, deed }
-}
 
 const fn with(story: Story, parameters: &'static [(&'static str, &'static str)]) -> Story {
     Story { shape: Shape { parameters, on_file: false, memory: 0 }, ..story }

@@ -8,7 +8,7 @@ use crate::cluster::{Shape, Subject};
 use crate::instance::Instance;
 use crate::node::{Failed, Result};
 use crate::stories::daemon::let_it_be_started;
-use crate::story::{AGAIN, Chapter, PLAIN, RUNS, Scene, State, Story, USER};
+use crate::story::{AGAIN, Chapter, PLAIN, RUNS, Scene, State, Story, USER, story};
 
 pub(crate) const MOVES: Chapter = Chapter {
     title: "migration and failover, on two nodes",
@@ -82,15 +82,6 @@ pub(crate) const FAILURES: Chapter = Chapter {
         })),
     ],
 };
-
-const fn story(
-    name: &'static str,
-    says: &'static str,
-    expected: (State, State),
-    deed: fn(&Scene) -> Result<()>,
-) -> Story {
-    Story { name, says, shape: PLAIN, expected, deed }
-}
 
 const fn large(story: Story) -> Story {
     Story { shape: Shape { memory: 2048, ..PLAIN }, ..story }
