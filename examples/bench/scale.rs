@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::A_SECOND;
 use crate::measures::{attach, storm};
 use crate::subject::Subject;
 
@@ -55,7 +56,7 @@ pub(crate) fn measure(path: &Path, subjects: &[Subject], machines: &[usize]) {
 /// Measures one row.
 pub(crate) fn row(subject: Subject, machines: usize) -> String {
     let attached = attach(subject, machines, ROUNDS);
-    let storm = storm(subject, machines, ROUNDS);
+    let storm = storm(subject, machines, ROUNDS, A_SECOND);
     let mut row = String::new();
     let _ = writeln!(
         row,

@@ -221,6 +221,7 @@ impl Daemon {
             let now = clock::now();
             self.pace.sleep(now);
             let patience = self.patience(now);
+            self.sources.reports.flush();
             match self.sources.poll.poll(&mut woken, Some(patience)) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                     return Err(cannot("wait for events")(error));

@@ -3,11 +3,10 @@
 //! It is in front (at real-time priority) for less than a fifth of any second, whatever its peers do.
 //! When that is used up it is an ordinary process, until half of it can be used again.
 //!
-//! - **What is counted** is the time between two sleeps, not the CPU time. That bounds the CPU time
-//!   from above (a process that waits for its turn uses none), and `CLOCK_MONOTONIC` is read without
-//!   a system call, so it can be looked at within a turn of the loop as well: a thousand instances
-//!   with something to say make a long one. Falling asleep and waking up use the CPU, too, and are
-//!   counted as [`SLEEP`].
+//! - **What is counted** is the CPU time of the thread, which takes a system call to ask for: once
+//!   after each sleep. Within a turn of the loop the time that passes stands for it, which is never
+//!   less, and is read without one: a thousand instances with something to say make a long turn. What
+//!   that was too much is given back after the next sleep.
 //! - **A sliding second**, not a bucket of tokens: a bucket that holds a fifth and is refilled by a
 //!   fifth lets two fifths pass within one second, and one that never does so holds and refills half
 //!   of that, which would make a daemon ordinary that is steadily busy for an eighth of the time.
@@ -22,7 +21,7 @@ use std::time::Duration;
 use log::{debug, error, warn};
 
 use crate::id::Moment;
-use crate::sys::priority;
+use crate::sys::{clock, priority};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -32,10 +31,6 @@ const SHARE: Duration = Duration::from_millis(180);
 
 /// It gets in front again when so much of that is left: not to change at every turn.
 const WORTH_IT: Duration = Duration::from_millis(90);
-
-/// What is counted for falling asleep and waking up, at most: `epoll_wait(2)`, and two switches to
-/// another process.
-const SLEEP: Duration = Duration::from_micros(20);
 
 /// Spells that lie within so short a time are remembered as one.
 const GRAIN: Duration = Duration::from_millis(20);
@@ -53,29 +48,46 @@ enum Place {
 #[derive(Debug)]
 pub(super) struct Pace {
     place: Place,
-    /// Everything before that is accounted for.
+    /// Everything before that is accounted for, ...
     accounted: Moment,
+    /// ... of which so much by the time that has passed since the CPU time was this.
+    estimated: Duration,
+    cpu_time: Duration,
     used: Used,
 }
 
 impl Pace {
     /// Of a daemon that has yet to get in front.
     pub(super) fn ordinary() -> Self {
-        Self { place: Place::Ordinary, accounted: Moment::START, used: Used::default() }
+        Self {
+            place: Place::Ordinary,
+            accounted: Moment::START,
+            estimated: Duration::ZERO,
+            cpu_time: Duration::ZERO,
+            used: Used::default(),
+        }
     }
 
     /// Gets in front, for the first time.
     pub(super) fn begin(&mut self, now: Moment) -> io::Result<()> {
         priority::raise()?;
-        (self.place, self.accounted) = (Place::InFront, now);
+        self.place = Place::InFront;
+        self.count_from(now);
         Ok(())
+    }
+
+    fn count_from(&mut self, now: Moment) {
+        self.accounted = now;
+        (self.estimated, self.cpu_time) = (Duration::ZERO, clock::cpu_time());
     }
 
     /// Counts what has passed since it was last looked at, and makes way if that was too much. To be
     /// called whenever something has been done.
     pub(super) fn look(&mut self, now: Moment) {
         if self.place == Place::InFront {
-            self.used.add(self.accounted, now, now.since(self.accounted));
+            let passed = now.since(self.accounted);
+            self.used.add(self.accounted, now, passed);
+            self.estimated += passed;
             self.accounted = now;
             if self.used.is_up() {
                 self.lower(now, self.used.can_be_in_front_at());
@@ -91,22 +103,28 @@ impl Pace {
         {
             self.used.forget(now);
             // What the kernel takes for a sleep passes in there.
-            (self.place, self.accounted) = match priority::raise() {
-                Ok(()) => (Place::InFront, now),
+            self.place = match priority::raise() {
+                Ok(()) => Place::InFront,
                 Err(error) => {
                     warn!(
                         "Cannot regain the real-time priority: {error}; on a busy machine a guest may be gone before its file is there"
                     );
-                    (Place::Ordinary, now)
+                    Place::Ordinary
                 }
             };
+            self.count_from(now);
         }
     }
 
     /// The loop has woken up.
     pub(super) fn wake(&mut self, now: Moment) {
         if self.place == Place::InFront {
-            self.used.add(self.accounted, now, now.since(self.accounted).min(SLEEP));
+            let cpu_time = clock::cpu_time();
+            let used = cpu_time.saturating_sub(self.cpu_time);
+            self.used.take_back(self.estimated.saturating_sub(used));
+            // To fall asleep and to wake up takes some, too.
+            self.used.add(self.accounted, now, used.saturating_sub(self.estimated));
+            (self.estimated, self.cpu_time) = (Duration::ZERO, cpu_time);
         }
         self.accounted = now;
     }
@@ -166,6 +184,19 @@ impl Used {
                 last.length += length;
             }
             _ => self.spells.push_back(Spell { from, until, length }),
+        }
+    }
+
+    /// So much of what was added last was not used.
+    fn take_back(&mut self, mut length: Duration) {
+        while let Some(last) = self.spells.back_mut().filter(|_| !length.is_zero()) {
+            let taken = last.length.min(length);
+            last.length -= taken;
+            self.total -= taken;
+            length -= taken;
+            if last.length.is_zero() {
+                self.spells.pop_back();
+            }
         }
     }
 
@@ -296,6 +327,18 @@ mod tests {
         }
         assert!(!used.is_up());
         used.forget(at(200_000));
+        assert_eq!((used.spells.len(), used.total), (0, Duration::ZERO));
+    }
+
+    #[test]
+    fn what_was_counted_too_much_is_given_back() {
+        let mut used = Used::default();
+        used.add(at(100), at(130), ms(30));
+        used.add(at(130), at(160), ms(30));
+        used.take_back(ms(40));
+        assert_eq!((used.spells.len(), used.total), (1, ms(20)));
+        // It is not asked to give back what has been forgotten since.
+        used.take_back(ms(40));
         assert_eq!((used.spells.len(), used.total), (0, Duration::ZERO));
     }
 

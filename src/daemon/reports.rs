@@ -66,6 +66,11 @@ impl Reports {
         }
     }
 
+    /// Has the writer begin with all that it was given since. To be called before the loop sleeps.
+    pub(super) fn flush(&self) {
+        self.writer.wake();
+    }
+
     /// The daemon is to end after this time, whatever is not written by then.
     pub(super) fn end_within(&self, longest: Duration) {
         self.writer.end_within(longest);

@@ -20,7 +20,7 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::Path;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -58,6 +58,10 @@ pub trait Queue {
 thread_local! {
     static QUEUE: RefCell<Option<Rc<dyn Queue>>> = const { RefCell::new(None) };
 }
+
+/// This process, as lines name it; known from the first of them, which comes after the last fork. To
+/// ask for it takes a system call.
+static PID: OnceLock<u32> = OnceLock::new();
 
 /// Has all further lines of this thread go to this queue.
 pub fn queue_lines(queue: Rc<dyn Queue>) {
@@ -176,7 +180,7 @@ impl log::Log for Logger {
 fn line(record: &Record<'_>) -> Vec<u8> {
     let mut line = Vec::with_capacity(LINE);
     // Into memory: it cannot fail.
-    let _ = write_line(&mut line, Timestamp::now(), std::process::id(), record);
+    let _ = write_line(&mut line, Timestamp::now(), *PID.get_or_init(std::process::id), record);
     line
 }
 

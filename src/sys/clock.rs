@@ -26,6 +26,12 @@ pub fn wall_offset() -> Duration {
     read(ClockId::Realtime).saturating_sub(read(ClockId::Monotonic))
 }
 
+/// How long the calling thread has been on a CPU. A system call, other than the clocks above.
+#[must_use]
+pub fn cpu_time() -> Duration {
+    read(ClockId::ThreadCPUTime)
+}
+
 /// What tells this boot from every other; empty if the kernel does not say.
 #[must_use]
 pub fn boot_id() -> String {

@@ -73,6 +73,14 @@ pub fn read(path: impl AsRef<Path>, most: usize) -> io::Result<Vec<u8>> {
     read_from(&open_to_read(path.as_ref())?, most)
 }
 
+/// The same with one call, for a file that gives all it has at once, as some in /proc do.
+pub(super) fn read_at_once(path: impl AsRef<Path>, most: usize) -> io::Result<Vec<u8>> {
+    let file = open_to_read(path.as_ref())?;
+    let mut bytes = Vec::with_capacity(most);
+    rustix::io::read(&file, rustix::buffer::spare_capacity(&mut bytes))?;
+    Ok(bytes)
+}
+
 /// The last bytes of the file at `path`, `most` of them at most.
 pub fn read_end(path: impl AsRef<Path>, most: usize) -> io::Result<Vec<u8>> {
     let mut file = open_to_read(path.as_ref())?;

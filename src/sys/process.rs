@@ -156,7 +156,7 @@ impl Stat {
 pub(super) fn read_stat(pid: u32) -> io::Result<Stat> {
     /// 52 numbers of 20 digits at most, and a name of 64 bytes at most.
     const LONGEST: usize = 52 * 21 + 64;
-    let stat = plain_file::read(format!("/proc/{pid}/stat"), LONGEST)?;
+    let stat = plain_file::read_at_once(format!("/proc/{pid}/stat"), LONGEST)?;
     parse_stat(&stat).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
 

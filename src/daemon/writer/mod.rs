@@ -11,7 +11,8 @@
 //! - Both own a job together ([`Arc`]). The writer lets go of it before it counts it, so that what
 //!   the loop has allocated is freed by the loop: an allocator's lock is a lock.
 //! - The writer sleeps on an eventfd(2). To wake it is a system call that does not wait, and none at
-//!   all while it is awake.
+//!   all while it is awake. It is made once for all that one turn of the loop has to write, unless
+//!   that is much.
 //!
 //! Nothing here decides what is reported, or what a record says.
 
@@ -47,6 +48,8 @@ const JOBS: usize = 8192;
 const BYTES: usize = 1 << 20;
 /// So many of them are in the channel, whose memory is taken for good. The loop keeps the others.
 const CHANNEL: usize = 256;
+/// It is not left asleep beside so many jobs.
+const JOBS_AT_ONCE: usize = 64;
 /// Jobs that are left to what is not a line of the log.
 const RESERVED: usize = 256;
 
@@ -67,6 +70,8 @@ struct Inner {
     /// So many of those, the last ones, are not in the channel yet.
     unsent: usize,
     let_go: u64,
+    /// So many are in the channel since the writer was woken last.
+    unheard: usize,
     bytes: usize,
     records: usize,
     has_metrics: bool,
@@ -108,6 +113,7 @@ impl Writer {
             unfinished: VecDeque::new(),
             unsent: 0,
             let_go: 0,
+            unheard: 0,
             bytes: 0,
             records: 0,
             has_metrics: false,
@@ -177,6 +183,11 @@ impl Writer {
         std::mem::take(&mut inner.recorded)
     }
 
+    /// Has the writer begin with what it was given. To be called before the loop sleeps.
+    pub(super) fn wake(&self) {
+        self.inner.borrow_mut().wake_the_writer();
+    }
+
     /// The process is to end after this time, whatever is not written by then.
     pub(super) fn end_within(&self, longest: Duration) {
         self.inner.borrow_mut().end = Some(Instant::now() + longest);
@@ -210,6 +221,7 @@ impl Queue for Writer {
         inner.shared.is_waited_for.store(true, Ordering::SeqCst);
         loop {
             inner.reap();
+            inner.wake_the_writer();
             let left = end.saturating_duration_since(Instant::now());
             if inner.unfinished.is_empty() || left.is_zero() {
                 return;
@@ -272,7 +284,6 @@ impl Inner {
 
     /// Sends what the channel has room for.
     fn send(&mut self) {
-        let mut has_sent = false;
         while self.unsent > 0 {
             let sent = self.unfinished.len() - self.unsent;
             if sent >= CHANNEL {
@@ -284,15 +295,18 @@ impl Inner {
                 break;
             }
             self.unsent -= 1;
-            has_sent = true;
+            self.unheard += 1;
         }
         // One that sleeps has emptied the channel, and is to say so if there is more.
-        if has_sent || self.unsent > 0 {
+        if self.unheard >= JOBS_AT_ONCE || self.unsent > 0 {
             self.wake_the_writer();
         }
     }
 
-    fn wake_the_writer(&self) {
+    fn wake_the_writer(&mut self) {
+        if std::mem::take(&mut self.unheard) == 0 && self.unsent == 0 {
+            return;
+        }
         // Either the writer sees the job before it sleeps, or this sees that it sleeps.
         fence(Ordering::SeqCst);
         let is_asleep = &self.shared.is_asleep;
@@ -301,6 +315,7 @@ impl Inner {
         {
             // The next job is another occasion.
             is_asleep.store(true, Ordering::SeqCst);
+            self.unheard = 1;
         }
     }
 }
