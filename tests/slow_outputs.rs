@@ -286,11 +286,12 @@ const OF_THE_LOOP: [(&str, &[&str]); 18] = [
     ("/proc/*/cmdline", &["open", "read"]),
     ("/proc/*/loginuid", &["open", "read"]),
     ("/proc/*/exe", &["readlink"]),
-    // The daemon's instance of the kernel's trace, mounted where nobody else sees it.
-    ("/instances/*/per_cpu/*/trace_pipe_raw", &["read"]),
-    ("/instances/*/events/*/filter", &["pwrite64"]),
-    ("/instances/*/events/*/enable", &["openat", "write"]),
-    ("/instances/*", &["unlinkat"]),
+    // The daemon's instance of the kernel's trace, in tracefs as the machine has it mounted or, where it
+    // has not, as nobody else sees it.
+    ("*/instances/*/per_cpu/*/trace_pipe_raw", &["read"]),
+    ("*/instances/*/events/*/filter", &["pwrite64"]),
+    ("*/instances/*/events/*/enable", &["openat", "write"]),
+    ("*/instances/*", &["unlinkat"]),
 ];
 
 /// That of it which is needed to notice that something happens.
