@@ -16,7 +16,8 @@ use crate::id::Name;
 use crate::sys::connector::{Connector, Received, Unavailable};
 use crate::sys::control_dir::{SHUTDOWN_SUFFIX, instance_name};
 use crate::sys::pid_file::PidFile;
-use crate::sys::trace::{self, Trace, Tracefs};
+use crate::sys::trace::{self, Trace};
+use crate::sys::tracefs::{self, Tracefs};
 use crate::sys::{clock, node_name, process};
 use crate::wire::Quoted;
 
@@ -141,9 +142,10 @@ fn connector(report: &mut Report) {
 }
 
 fn signals(report: &mut Report, paths: &Paths, is_running: Option<u32>) {
-    let mut name = trace::instance_name(&paths.private_dir());
+    let mut name = tracefs::instance_name(&paths.private_dir());
     name.push("-check");
-    match Tracefs::find().and_then(|tracefs| Trace::open(&tracefs, &name, &[])) {
+    let tracefs = Tracefs::find().map_err(trace::Unavailable::NoTracefs);
+    match tracefs.and_then(|tracefs| Trace::open(&tracefs, &name, &[])) {
         Ok(_) => report.say(Standing::Good, "the kernel's trace shows who sends signals"),
         Err(trace::Unavailable::InUse) if is_running.is_some() => {}
         Err(reason) => {

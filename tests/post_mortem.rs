@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use kvmd::sys::trace::{Tracefs, instance_name};
+use kvmd::sys::tracefs::{Tracefs, instance_name};
 use serde_json::Value;
 use testbed::{Daemon, Guest, Node, Signal, await_that, copy_program, needs};
 
@@ -142,8 +142,17 @@ fn a_qemu_too_old_to_say_why_is_judged_by_who_sent_the_signal() {
     }
 }
 
-/// In a user namespace of its own the daemon gets neither the trace nor the proc connector.
-const REDUCED: [&str; 3] = ["unshare", "--user", "--map-root-user"];
+/// In a user namespace of its own the daemon gets neither the trace nor the proc connector; to its
+/// root belongs a tracefs that the machine has mounted, so it does not see that.
+const REDUCED: [&str; 6] = [
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    "for tracefs in /sys/kernel/tracing /sys/kernel/debug; do mount -t tmpfs none $tracefs; done \
+     2>/dev/null; exec unshare --user --map-root-user \"$@\"",
+    "sh",
+];
 
 #[test]
 fn without_the_trace_qemus_own_log_names_the_sender() {

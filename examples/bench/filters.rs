@@ -4,7 +4,8 @@ use std::ffi::OsStr;
 
 use kvmd::sys::clock;
 use kvmd::sys::connector::Connector;
-use kvmd::sys::trace::{Trace, Tracefs};
+use kvmd::sys::trace::{Trace, Unavailable};
+use kvmd::sys::tracefs::Tracefs;
 
 use crate::stamps::now;
 use crate::table::median;
@@ -20,6 +21,7 @@ pub(crate) fn update(machines: u32) -> (Option<f64>, Option<f64>) {
         time(&pids, |pids| connector.watch(pids).map(|_| ()).expect("set the filter"))
     });
     let trace = Tracefs::find()
+        .map_err(Unavailable::NoTracefs)
         .and_then(|tracefs| Trace::open(&tracefs, OsStr::new("ganeti-kvmd-bench"), &pids))
         .ok()
         .map(|trace| time(&pids, |pids| trace.watch(pids).expect("set the trace's filter")));

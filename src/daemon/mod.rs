@@ -47,7 +47,7 @@ use crate::sys::confinement::Reach;
 use crate::sys::handover::Inheritance;
 use crate::sys::sandbox::Role;
 use crate::sys::service_manager::ServiceManager;
-use crate::sys::trace::instance_name;
+use crate::sys::tracefs::instance_name;
 use crate::sys::{clock, priority};
 use crate::verdict::{Event, Node, Said, Settings, resume, settle};
 use complaints::Complaints;

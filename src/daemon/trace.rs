@@ -12,7 +12,8 @@ use super::complaints::LossCount;
 use super::wake::Wake;
 use super::watchlist::Watchlist;
 use crate::id::Moment;
-use crate::sys::trace::{Trace, Tracefs, Unavailable};
+use crate::sys::trace::{Trace, Unavailable};
+use crate::sys::tracefs::Tracefs;
 use crate::verdict::{Event, Sent};
 use crate::wire::trace::{TraceEvent, Traced};
 use crate::wire::{Printable, Sender};
@@ -95,7 +96,7 @@ impl TraceSource {
             return Ok(());
         }
         if self.tracefs.is_none() {
-            match Tracefs::find() {
+            match Tracefs::find().map_err(Unavailable::NoTracefs) {
                 Ok(tracefs) => self.tracefs = Some(tracefs),
                 Err(reason) => return self.lose(&reason),
             }

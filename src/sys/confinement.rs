@@ -22,7 +22,7 @@ use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 
 use super::sandbox::Role;
-use super::trace::{MOUNTS, Tracefs};
+use super::tracefs::{MOUNTS, Tracefs};
 
 /// The version of Landlock whose rights are given up. `ResolveUnix` of a later one is not among
 /// them: QEMU's sockets are connected to by descriptor, and others may lie anywhere.

@@ -30,5 +30,6 @@ pub mod sender;
 pub mod service_manager;
 pub mod socket_option;
 pub mod trace;
+pub mod tracefs;
 pub mod users;
 pub mod worker_threads;

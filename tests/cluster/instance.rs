@@ -3,10 +3,9 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use testbed::{Signal, await_that, send_signal};
+use testbed::{Console, Signal, await_that, has_ended, send_signal};
 
 use crate::node::Node;
 
@@ -20,7 +19,7 @@ pub(crate) struct Instance {
     pub(crate) pid: u32,
     control: PathBuf,
     name: String,
-    serial: UnixStream,
+    console: Console,
 }
 
 impl Instance {
@@ -34,42 +33,18 @@ impl Instance {
         let control = node.path(CONTROL);
         await_that(&format!("QEMU has started {name}"), || Self::pid_on(node, name).is_some());
         let pid = Self::pid_on(node, name).expect("QEMU's pid file is there");
-        let mut serial = None;
-        await_that(&format!("the console of {name} is there"), || {
-            serial = UnixStream::connect(control.join(format!("{name}.serial"))).ok();
-            serial.is_some()
-        });
-        let serial = serial.expect("it is connected");
-        serial.set_read_timeout(Some(Duration::from_millis(200))).expect("set a timeout");
-        // A guest that stands still reads nothing, and soon no more can be written.
-        serial.set_write_timeout(Some(Duration::from_millis(200))).expect("set a timeout");
-        let mut instance = Self { pid, control, name: name.into(), serial };
-        // What is said while it boots is lost.
-        await_that(&format!("the guest of {name} answers"), || {
-            instance.serial.write_all(b"?").is_ok() && instance.answers()
-        });
-        instance
+        let console = Console::connect(&control.join(format!("{name}.serial")), name, pid);
+        Self { pid, control, name: name.into(), console }
     }
 
     /// Gives the guest one of the commands of `tests/guest/guest.S`.
     pub(crate) fn tell(&mut self, letter: u8) {
-        self.serial.write_all(&[letter]).expect("write to the console");
-    }
-
-    fn answers(&mut self) -> bool {
-        let mut letter = [0];
-        while self.serial.read_exact(&mut letter).is_ok() {
-            if letter == *b"!" {
-                return true;
-            }
-        }
-        false
+        self.console.tell(letter);
     }
 
     /// Makes the guest deaf to the power button.
     pub(crate) fn deafen(&mut self) {
-        self.tell(b'd');
-        await_that("the guest answers", || self.answers());
+        self.console.deafen();
     }
 
     /// Its user powers it off.
@@ -106,10 +81,4 @@ impl Instance {
 /// Waits until QEMU's process has ended.
 pub(crate) fn await_end(pid: u32, name: &str) {
     await_that(&format!("QEMU of {name} ends"), || has_ended(pid));
-}
-
-fn has_ended(pid: u32) -> bool {
-    let stat = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"));
-    let stat = stat.unwrap_or_default();
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }

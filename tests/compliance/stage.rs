@@ -119,8 +119,7 @@ impl Detached {
     }
 
     pub(crate) fn is_alive(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        stat.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+        !testbed::has_ended(self.pid)
     }
 
     /// Sends a signal, and waits until the process has ended of it.

@@ -4,17 +4,14 @@
 //! in which its directories are empty. The daemon is started by its `daemon-util`, as on a node.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::os::unix::fs::symlink;
-use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
-use std::time::Duration;
 
 use testbed::suite::{self, Test};
 use testbed::{
-    InPlaceOf, Need, Node, Overlay, Signal, await_that, boot_sector, can_run, ganetis_groups,
-    ganetis_users, in_private_mounts, linux_guest, send_signal,
+    Console, InPlaceOf, Need, Node, Overlay, Signal, await_that, boot_sector, can_run,
+    ganetis_groups, ganetis_users, in_private_mounts, linux_guest, send_signal,
 };
 
 fn main() -> ExitCode {
@@ -109,7 +106,7 @@ impl Ganeti {
     }
 
     /// Has Ganeti start an instance, and waits until its guest is ready and the daemon watches.
-    fn start(&self, name: &str, settings: &[&str]) -> Instance {
+    fn start(&self, name: &str, settings: &[&str]) -> Console {
         let image = self.images.path().join(name);
         let mut disk = fs::read(boot_sector()).expect("read the boot sector");
         disk.resize(1 << 20, 0);
@@ -118,7 +115,7 @@ impl Ganeti {
     }
 
     /// The same with Linux in the guest.
-    fn start_linux(&self, name: &str, settings: &[&str]) -> Instance {
+    fn start_linux(&self, name: &str, settings: &[&str]) -> Console {
         let kernel = format!("kernel={}", linux_guest("vmlinuz").display());
         let initrd = format!("initrd={}", linux_guest("initramfs.cpio.gz").display());
         // Nothing but init's answers is to appear on the console.
@@ -126,10 +123,10 @@ impl Ganeti {
         self.start_from(name, &[&kernel, &initrd, append, "memory=192"], settings)
     }
 
-    fn start_from(&self, name: &str, system: &[&str], settings: &[&str]) -> Instance {
+    fn start_from(&self, name: &str, system: &[&str], settings: &[&str]) -> Console {
         self.client("start", name, &[system, settings].concat());
         assert_eq!(self.info(name), "RUNNING");
-        Instance::connect(&self.node, name)
+        connect(&self.node, name)
     }
 
     fn log(&self) -> String {
@@ -169,64 +166,17 @@ impl Drop for Ganeti {
     }
 }
 
-/// A running instance of Ganeti's, seen from its console.
-struct Instance {
-    pid: u32,
-    serial: UnixStream,
-}
-
-impl Instance {
-    fn connect(node: &Node, name: &str) -> Self {
-        let pid = fs::read_to_string(node.pid_dir().join(name)).expect("read QEMU's pid file");
-        let pid = pid.trim().parse().expect("a pid");
-        let serial = UnixStream::connect(node.control_dir().join(format!("{name}.serial")))
-            .expect("connect to the console");
-        serial.set_read_timeout(Some(Duration::from_millis(200))).expect("set a timeout");
-        let mut instance = Self { pid, serial };
-        instance.await_ready();
-        let watched = format!("\"{name}\" (pid {pid}) is connected");
-        await_that("the daemon watches it", || {
-            fs::read_to_string(node.log_file()).unwrap_or_default().contains(&watched)
-        });
-        instance
-    }
-
-    fn tell(&mut self, letter: u8) {
-        self.serial.write_all(&[letter]).expect("write to the console");
-    }
-
-    /// Asks until the guest answers: what is said while it boots is lost.
-    fn await_ready(&mut self) {
-        await_that("the guest answers", || {
-            self.tell(b'?');
-            self.answers()
-        });
-    }
-
-    /// Whether it answers within a fifth of a second.
-    fn answers(&mut self) -> bool {
-        let mut letter = [0];
-        while self.serial.read_exact(&mut letter).is_ok() {
-            if letter == *b"!" {
-                return true;
-            }
-        }
-        false
-    }
-
-    fn deafen(&mut self) {
-        self.tell(b'd');
-        await_that("the guest answers", || self.answers());
-    }
-
-    fn is_gone(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).unwrap_or_default();
-        stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
-    }
-
-    fn await_end(&self) {
-        await_that("QEMU ends", || self.is_gone());
-    }
+/// The console of a running instance of Ganeti's, once the daemon watches it.
+fn connect(node: &Node, name: &str) -> Console {
+    let pid = fs::read_to_string(node.pid_dir().join(name)).expect("read QEMU's pid file");
+    let pid = pid.trim().parse().expect("a pid");
+    let socket = node.control_dir().join(format!("{name}.serial"));
+    let console = Console::connect(&socket, name, pid);
+    let watched = format!("\"{name}\" (pid {pid}) is connected");
+    await_that("the daemon watches it", || {
+        fs::read_to_string(node.log_file()).unwrap_or_default().contains(&watched)
+    });
+    console
 }
 
 const fn test(name: &'static str, says: &'static str, run: fn(&Ganeti)) -> Test<Ganeti> {
@@ -307,7 +257,7 @@ const TESTS: &[Test<Ganeti>] = &[
         ganeti.client("reboot", "web1", &[]);
         assert!(first.is_gone());
         assert_eq!(ganeti.info("web1"), "RUNNING");
-        let second = Instance::connect(&ganeti.node, "web1");
+        let second = connect(&ganeti.node, "web1");
         assert_ne!(first.pid, second.pid);
         ganeti.await_ends(1);
         assert!(!ganeti.node.has_shutdown_file("web1"));

@@ -12,6 +12,7 @@
 #![allow(clippy::missing_panics_doc)]
 
 mod attacker;
+mod console;
 mod daemon;
 mod guest;
 mod hung_file;
@@ -32,6 +33,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub use attacker::{Attacker, NOBODY};
+pub use console::Console;
 pub use daemon::{Daemon, Death};
 pub use guest::{Booting, Guest, GuestBuilder, boot_sector, execute_qmp};
 pub use hung_file::HungFile;
@@ -51,6 +53,13 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub fn patience() -> Duration {
     let seconds = std::env::var("TESTBED_PATIENCE").ok().and_then(|text| text.parse().ok());
     seconds.map_or(PATIENCE, Duration::from_secs)
+}
+
+/// Whether there is no such process any more, or one that is only waited for.
+#[must_use]
+pub fn has_ended(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('Z'))
 }
 
 /// A figure for the table that `make check` prints at its end: what was played, and what came of
