@@ -1,5 +1,6 @@
 //! Finding an instance and speaking to it: sockets that come, go, and lead nowhere.
 
+use super::super::link::Link;
 use super::*;
 
 #[test]
@@ -11,6 +12,91 @@ fn answers_that_nobody_asked_for_cause_nothing() {
         world.says(Message::Return(Answer::Status { running: true, panicked: false }));
     }
     assert_eq!(world.file_actions.len(), before);
+}
+
+#[test]
+fn an_instance_that_is_not_running_is_not_by_an_answer_that_nobody_asked_for() {
+    let mut world = World::new(Settings::default());
+    world.file = true;
+    world.binds(Inode(1));
+    world.says(Message::Greeting(None));
+    world.says(Message::Return(Answer::Done));
+    world.says(Message::Return(Answer::Status { running: false, panicked: false }));
+    world.says(Message::Return(Answer::Status { running: true, panicked: false }));
+    assert!(world.file, "what an earlier life left is there as long as nothing runs");
+}
+
+#[test]
+fn an_instance_answers_for_the_first_time_once() {
+    let mut world = world();
+    assert_eq!(world.answered, ["\"web1\" running"]);
+    world.said(Said::Closed);
+    world.passes(Duration::from_secs(1));
+    assert_eq!(world.connects, 2);
+    world.answers();
+    assert_eq!(world.answered.len(), 1);
+}
+
+/// An earlier daemon has negotiated on the connection that this one goes on with: QEMU takes that
+/// for an unknown command.
+#[test]
+fn an_error_is_the_end_of_negotiating_and_of_nothing_else() {
+    let mut world = World::new(Settings::default());
+    world.binds(Inode(1));
+    assert_eq!(world.sent, [Command::Negotiate]);
+    world.says(Message::Error("CommandNotFound".into()));
+    assert_eq!(world.sent, [Command::Negotiate, Command::QueryStatus]);
+    world.says(Message::Error("CommandNotFound".into()));
+    assert_eq!(world.sent.len(), 2, "it is not asked for ever");
+}
+
+#[test]
+fn a_rescan_hurries_nobody_who_waits() {
+    let mut world = World::new(Settings::default());
+    world.connect_errors = vec![ConnectError::Refused; 100];
+    world.binds(Inode(1));
+    world.passes(Duration::from_millis(100));
+    let before = world.connects;
+    world.happens(Event::Rescan);
+    assert_eq!(world.connects, before);
+}
+
+#[test]
+fn what_is_no_socket_begins_nothing_when_it_is_seen_again() {
+    let mut world = World::new(Settings::default());
+    world.connect_errors = vec![ConnectError::Unfit];
+    world.binds(Inode(1));
+    world.binds(Inode(1));
+    assert_eq!((world.connects, world.log.len()), (1, 2), "{:?}", world.log);
+}
+
+/// QEMU dies while it is being connected to.
+#[test]
+fn nobody_is_left_to_be_tried_for_when_the_process_is_dead() {
+    let now = Moment(Duration::from_secs(1));
+    for error in [ConnectError::Refused, ConnectError::Busy] {
+        let mut link = Link::new(now);
+        assert!(link.begin_attempt());
+        assert!(link.failed(error, true, now));
+        assert_eq!(link.deadline(), None);
+        // Once more at the next rescan, and then no more.
+        assert!(link.begin_attempt());
+        assert!(link.failed(ConnectError::Refused, false, now));
+        assert_eq!(link.deadline(), None, "{error:?}");
+    }
+}
+
+#[test]
+fn a_life_without_a_process_ends_untold_with_its_socket() {
+    let mut world = World::new(Settings::default());
+    world.peer = Peer { process: None, has_pidfd: false, age: None };
+    world.binds(Inode(1));
+    world.answers();
+    world.connect_errors = vec![ConnectError::Refused; 100];
+    world.said(Said::Closed);
+    world.binds(Inode(2));
+    // It is forgotten in the journal, too, which is compared after every event.
+    assert!(!world.journal.lives.contains_key(&Incarnation(1)));
 }
 
 #[test]

@@ -391,6 +391,41 @@ fn a_signal_that_is_sent_while_the_own_log_is_being_read_is_too_late() {
     }
 }
 
+/// The log is read by one daemon, and again by the next: what was to be if it names no signal is
+/// remembered.
+#[test]
+fn what_was_to_be_without_the_own_log_outlives_the_daemon() {
+    let mut world = world();
+    world.own_log_hangs = true;
+    world.connect_errors = vec![ConnectError::Refused; 9];
+    world.said(heard(shutdown_without_data()));
+    world.said(Said::Closed);
+    // Too late to be the reason.
+    world.happens(signalled(Signal::TERM));
+    let memory = world.journal.clone();
+    world.own_log_hangs = false;
+    world.resumes(memory, true);
+    world.said(Said::Closed);
+    assert!(world.file);
+    world.happens(Event::Exit { pid: PID, status: EXIT_0 });
+    world.said(Said::Died);
+    assert_eq!(world.only_death().verdict.cause, Cause::GuestShutdown);
+}
+
+#[test]
+fn what_is_heard_after_the_verdict_changes_nothing() {
+    let mut world = world();
+    world.looks_hang = true;
+    world.happens(signalled(Signal::KILL));
+    dies(&mut world, WaitStatus(9));
+    assert!(world.deaths.is_empty(), "the sender is being looked at");
+    world.said(heard(Qmp::GuestPanicked));
+    world.passes(Duration::from_secs(5));
+    let death = world.only_death();
+    assert_eq!(death.verdict.cause, Cause::Killed);
+    assert!(!format!("{death:?}").contains("GuestPanicked"), "{death:?}");
+}
+
 #[test]
 fn a_daemon_that_comes_later_knows_what_was_decided_without_the_own_log() {
     let mut world = world();

@@ -214,3 +214,18 @@ fn a_guest_on_its_way_out_that_answers_running_has_no_file_removed() {
     world.says(Message::Return(Answer::Status { running: true, panicked: false }));
     assert!(world.file, "whoever wrote it may have heard why");
 }
+
+#[test]
+fn a_stale_file_goes_when_the_guest_runs_and_not_before() {
+    let mut world = World::new(Settings::default());
+    world.file = true;
+    world.binds(Inode(1));
+    world.says(Message::Greeting(None));
+    world.says(Message::Return(Answer::Done));
+    world.says(Message::Return(Answer::Status { running: false, panicked: false }));
+    world.said(heard(Qmp::Stop));
+    world.said(heard(Qmp::Reset));
+    assert!(world.file);
+    world.said(heard(Qmp::Resume));
+    assert!(!world.file);
+}

@@ -19,7 +19,8 @@ use std::time::Duration;
 use super::*;
 use crate::id::{Incarnation, Inode, Moment, Name, Process};
 use crate::wire::qmp::{
-    Answer, Event as Qmp, Message, Note, Reason, Shutdown, Timestamp, Version, WatchdogAction,
+    Answer, Command, Event as Qmp, Message, Note, Reason, Shutdown, Timestamp, Version,
+    WatchdogAction,
 };
 use crate::wire::{Sender, Signal, StatusAnswer, WaitStatus};
 
@@ -89,6 +90,9 @@ struct Around {
     probes: u32,
     watched: BTreeSet<u32>,
     log: Vec<String>,
+    /// Which instances answered for the first time, and what each QEMU was asked.
+    answered: Vec<String>,
+    sent: Vec<Command>,
     deaths: Vec<Death>,
     /// Lives whose end is told, and which the node may forget.
     told: Vec<Incarnation>,
@@ -144,6 +148,8 @@ impl World {
             probes: 0,
             watched: BTreeSet::new(),
             log: Vec::new(),
+            answered: Vec::new(),
+            sent: Vec::new(),
             deaths: Vec::new(),
             told: Vec::new(),
             holds_records: false,
@@ -303,7 +309,12 @@ impl Around {
                     events.push_back(Event::Of(incarnation, Said::LookedInto { at, task, sender }));
                 }
             }
-            Action::Send { .. } | Action::Release { .. } | Action::Answered { .. } => {}
+            Action::Send { command, .. } => self.sent.push(command),
+            Action::Answered { name, running, .. } => {
+                let state = if running { "running" } else { "not running" };
+                self.answered.push(format!("{name} {state}"));
+            }
+            Action::Release { .. } => {}
         }
     }
 

@@ -223,7 +223,7 @@ fn what_decides_is_written_down_however_much_was_said_before() {
         assert_eq!(world.only_death().verdict.cause, Cause::Powerdown, "{is_held}");
         assert!(!world.file);
 
-        let mut world = self::world();
+        let mut world = super::world();
         chatters(&mut world);
         world.said(heard(shutdown(Reason::GuestShutdown)));
         assert!(world.file);
@@ -453,4 +453,38 @@ fn who_had_answered_the_daemon_before_is_no_stranger_to_the_next() {
     let death = world.only_death();
     assert_eq!(death.missing, [], "it was heard all along");
     assert_eq!(death.file, Some(false));
+}
+
+/// Only of an instance that ended before this daemon came, and that had nothing more to say to it,
+/// will nothing more be heard.
+#[test]
+fn who_dies_under_a_daemon_that_has_come_late_is_waited_for() {
+    // It is connected to again.
+    let mut world = world();
+    restarted(&mut world, false);
+    world.answers();
+    world.connect_errors = vec![ConnectError::Refused; 9];
+    world.said(Said::Closed);
+    world.said(Said::Died);
+    assert!(world.deaths.is_empty(), "the kernel is about to say how it ended");
+    world.happens(Event::Exit { pid: PID, status: WaitStatus(9) });
+    assert_eq!(world.only_death().verdict.cause, Cause::Killed);
+
+    // Its connection was kept, with the rest of what it has said.
+    let mut world = super::world();
+    restarted(&mut world, true);
+    world.said(Said::Died);
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    world.said(Said::Closed);
+    world.happens(Event::Exit { pid: PID, status: EXIT_0 });
+    assert_eq!(world.only_death().verdict.initiator, Initiator::User);
+
+    // It dies while it is being connected to again.
+    let mut world = super::world();
+    restarted(&mut world, false);
+    world.said(Said::Died);
+    assert!(world.deaths.is_empty(), "there is a connection, which may have more to say");
+    world.said(Said::Closed);
+    world.happens(Event::Exit { pid: PID, status: WaitStatus(9) });
+    assert_eq!(world.only_death().verdict.cause, Cause::Killed);
 }
