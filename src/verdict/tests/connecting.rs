@@ -291,3 +291,16 @@ fn the_socket_of_the_dead_is_not_tried_while_their_end_is_settled() {
     world.binds(Inode(1));
     assert_eq!(world.connects, before);
 }
+
+#[test]
+fn the_node_counts_its_lives_and_the_processes_that_it_watches() {
+    let counts = |world: &World| (world.node.lives(), world.node.watched());
+    let mut world = World::new(Settings::default());
+    assert_eq!(counts(&world), (0, 0));
+    world.binds(Inode(1));
+    assert_eq!(counts(&world), (1, 1));
+    // Another QEMU takes the name, of which nobody can say which process it is.
+    world.peer = Peer { process: None, has_pidfd: false, age: None };
+    world.binds(Inode(2));
+    assert_eq!(counts(&world), (2, 1));
+}
