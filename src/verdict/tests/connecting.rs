@@ -304,3 +304,27 @@ fn the_node_counts_its_lives_and_the_processes_that_it_watches() {
     world.binds(Inode(2));
     assert_eq!(counts(&world), (2, 1));
 }
+
+/// How long after this failure of a look the next one comes; both that it fails.
+fn next_look(world: &mut World) -> Duration {
+    // Several things may have been out of sight at once.
+    world.happens(Event::LookFailed);
+    world.happens(Event::LookFailed);
+    let wait = world.node.deadline().since(world.now);
+    world.passes(wait);
+    wait
+}
+
+#[test]
+fn a_look_that_fails_is_repeated_soon_and_then_less_often() {
+    const RESCAN: Duration = Duration::from_secs(30);
+    let mut world = World::new(Settings::default());
+    let waits: Vec<u128> = (0..20).map(|_| next_look(&mut world).as_millis()).collect();
+    let doubled = [100, 200, 400, 800, 1600, 3200, 6400, 12_800, 25_600];
+    assert_eq!(waits[..9], doubled);
+    assert!(waits[9..].iter().all(|&wait| wait == RESCAN.as_millis()), "{waits:?}");
+    // Two that did not fail: it begins anew.
+    world.passes(RESCAN);
+    world.passes(RESCAN);
+    assert_eq!(next_look(&mut world).as_millis(), 100);
+}
