@@ -52,7 +52,7 @@ pub(super) struct Pace {
     accounted: Moment,
     /// ... of which so much by the time that has passed since the CPU time was this.
     estimated: Duration,
-    cpu_time: Duration,
+    cpu_time: Option<Duration>,
     used: Used,
 }
 
@@ -63,7 +63,7 @@ impl Pace {
             place: Place::Ordinary,
             accounted: Moment::START,
             estimated: Duration::ZERO,
-            cpu_time: Duration::ZERO,
+            cpu_time: None,
             used: Used::default(),
         }
     }
@@ -120,7 +120,9 @@ impl Pace {
     pub(super) fn wake(&mut self, now: Moment) {
         if self.place == Place::InFront {
             let cpu_time = clock::cpu_time();
-            let used = cpu_time.saturating_sub(self.cpu_time);
+            let used = cpu_time.zip(self.cpu_time).map(|(now, then)| now.saturating_sub(then));
+            // Where nobody says, what has passed stands.
+            let used = used.unwrap_or(self.estimated);
             self.used.take_back(self.estimated.saturating_sub(used));
             // To fall asleep and to wake up takes some, too.
             self.used.add(self.accounted, now, used.saturating_sub(self.estimated));

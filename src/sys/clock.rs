@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::{ClockId, DynamicClockId, Timespec, clock_gettime, clock_gettime_dynamic};
 
 use super::plain_file;
 use crate::id::Moment;
@@ -26,10 +26,11 @@ pub fn wall_offset() -> Duration {
     read(ClockId::Realtime).saturating_sub(read(ClockId::Monotonic))
 }
 
-/// How long the calling thread has been on a CPU. A system call, other than the clocks above.
+/// How long the calling thread has been on a CPU. A system call, other than the clocks above; so it
+/// can fail, where somebody filters them.
 #[must_use]
-pub fn cpu_time() -> Duration {
-    read(ClockId::ThreadCPUTime)
+pub fn cpu_time() -> Option<Duration> {
+    clock_gettime_dynamic(DynamicClockId::Known(ClockId::ThreadCPUTime)).ok().map(to_duration)
 }
 
 /// What tells this boot from every other; empty if the kernel does not say.
@@ -42,7 +43,10 @@ pub fn boot_id() -> String {
 }
 
 fn read(clock: ClockId) -> Duration {
-    let time = clock_gettime(clock);
+    to_duration(clock_gettime(clock))
+}
+
+fn to_duration(time: Timespec) -> Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or_default();
     Duration::new(seconds, nanoseconds)

@@ -299,6 +299,7 @@ fn the_node_counts_its_lives_and_the_processes_that_it_watches() {
     assert_eq!(counts(&world), (0, 0));
     world.binds(Inode(1));
     assert_eq!(counts(&world), (1, 1));
+    assert!(world.watched.contains(&PID), "the kernel is to report of it");
     // Another QEMU takes the name, of which nobody can say which process it is.
     world.peer = Peer { process: None, has_pidfd: false, age: None };
     world.binds(Inode(2));
