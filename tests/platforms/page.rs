@@ -10,7 +10,7 @@ const INTRODUCTION: &str = "\
 # Platforms
 
 What was played on which QEMU and which kernel: `make platforms` writes this page, and every cell is a
-run. Nothing else is claimed.
+run. Nothing else is claimed. What was done by hand is at the end.
 ";
 
 const QEMU: &str = "
@@ -29,6 +29,9 @@ the Debian that the tests were built on; only the kernel differs. The ways to en
 QEMU, emulated within the emulated machine. Of the tests in `tests/` those below were run; all others
 were not, since emulated they take minutes each.
 ";
+
+/// What this program does not play.
+const BY_HAND: &str = include_str!("by_hand.md");
 
 const NOT_RUN: &str = "not run";
 /// What a cell's name begins with that is a way to end, played on a kernel.
@@ -55,6 +58,7 @@ pub(crate) fn of(columns: &[Column]) -> String {
     for column in kernels.played() {
         describe(&mut page, column);
     }
+    page.push_str(BY_HAND);
     page
 }
 
