@@ -12,6 +12,7 @@ GANETI = '/usr/share/ganeti/*/ganeti/backend.py:^ganeti-3.[01]$$'
 
 # Ganeti depends on some of these.
 CLUSTER = sshd:openssh-server socat:socat fping:fping arping:iputils-arping ip:iproute2 nsenter:util-linux /usr/lib/python3/dist-packages/yaml:python3-yaml
+DEBIANS = debootstrap:debootstrap cpio:cpio xz:xz-utils
 
 PACKAGING = dpkg-buildpackage:dpkg-dev dh:debhelper lintian:lintian
 DEB = target/debian/ganeti-kvmd-rs_*.deb
@@ -23,7 +24,7 @@ NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare quick check every-order mutants fuzz deb test-deb cluster tools bench bench-scale bench-programs size clean
+.PHONY: all demo compare quick check every-order mutants fuzz deb test-deb cluster platforms tools bench bench-scale bench-programs size clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -92,7 +93,7 @@ deb:
 # It is installed, upgraded and removed on a Debian with Ganeti; then in a virtual machine, under
 # that Debian's own kernel and systemd.
 test-deb: deb
-	@tests/install-packages $(QEMU) debootstrap:debootstrap cpio:cpio
+	@tests/install-packages $(QEMU) $(DEBIANS)
 	@tests/linux_guest/build target/linux_guest
 	@packaging/debian-root target/debian/root
 	packaging/test-deb $(DEB) target/debian/root
@@ -107,6 +108,15 @@ cluster: deb
 	@tests/install-packages $(QEMU) $(ORIGINAL) $(GANETI) $(CLUSTER)
 	@tests/cluster/packages target/cluster/packages
 	CLUSTER_PACKAGE=$$(realpath $(DEB)) $(CARGO) test --locked --test cluster -- $(CLUSTER_PLAY)
+
+# The QEMU and the kernel of each Debian: guests of the one end in every way, and the other boots in an
+# emulated machine that runs the tests. The table goes to docs/platforms.md. PLATFORMS='"QEMU of"' plays
+# those columns alone whose titles contain it.
+platforms:
+	@tests/install-packages $(BUILD) $(QEMU) $(DEBIANS)
+	$(CARGO) test --locked --no-run
+	$(CARGO) build --locked --bins --examples
+	$(CARGO) test --locked --test platforms -- $(PLATFORMS)
 
 # What packaging/check uses if it is there, and what takes long to build.
 tools:

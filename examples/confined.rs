@@ -1,8 +1,8 @@
 //! What code that has got into the daemon could do: it enters the sandbox of one of the daemon's
 //! threads, and then tries what it is told to. For `tests/confinement.rs`.
 //!
-//! Usage: `confined ROLE CHANGING WRITTEN ATTEMPT...`: `loop`, `writer`, `lookup` or `links`, two
-//! directories of `kvmd::sys::confinement::Reach` (of `lookup`, WRITTEN is only read), and attempts
+//! Usage: `confined ROLE CHANGING WRITTEN ATTEMPT...`: `loop`, `writer`, `lookup`, `links`, or
+//! `lookup-without-landlock`, as on a kernel that has none; two directories of `kvmd::sys::confinement::Reach` (of `lookup`, WRITTEN is only read), and attempts
 //! such as `read:/etc/shadow`. It says `ATTEMPT: done` or `ATTEMPT: ERROR` for each:
 //!
 //!   read:PATH     open a file and read from it     write:PATH   open one for writing
@@ -22,11 +22,12 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let role = match arguments.next().as_deref() {
-        Some("loop") => Role::Loop,
-        Some("writer") => Role::Writer,
-        Some("lookup") => Role::Lookup,
-        Some("links") => Role::Links,
+    let (role, has_landlock) = match arguments.next().as_deref() {
+        Some("loop") => (Role::Loop, true),
+        Some("writer") => (Role::Writer, true),
+        Some("lookup") => (Role::Lookup, true),
+        Some("lookup-without-landlock") => (Role::Lookup, false),
+        Some("links") => (Role::Links, true),
         other => panic!("not a thread's role: {other:?}"),
     };
     let mut path = || PathBuf::from(arguments.next().expect("a directory"));
@@ -37,7 +38,7 @@ fn main() {
         Role::Writer => Reach { written, ..Reach::default() },
         Role::Lookup | Role::Links => Reach { read: written, ..Reach::default() },
     };
-    let confined = sandbox::enter(role, Some(&reach)).expect("enter the sandbox");
+    let confined = sandbox::enter(role, has_landlock.then_some(&reach)).expect("enter the sandbox");
     println!("enforced: {}", confined.is_enforced);
     for attempt in arguments {
         let (what, object) = attempt.split_once(':').expect("WHAT:OBJECT");

@@ -211,7 +211,7 @@ fn instances(report: &mut Report, paths: &Paths, is_running: Option<u32>) {
     };
     let listening = listening_sockets();
     let clients = clients();
-    let mut watched = 0;
+    let (mut watched, mut unseen) = (0, 0);
     for (name, instance) in &found {
         let path = directory
             .join(std::ffi::OsStr::from_bytes(&[name.as_bytes(), b".kvmd".as_slice()].concat()));
@@ -238,12 +238,13 @@ fn instances(report: &mut Report, paths: &Paths, is_running: Option<u32>) {
                 );
             }
             Instance { has_socket: true, .. } => match clients.get(&path) {
-                Some(client)
+                Some(None) => unseen += 1,
+                Some(Some(client))
                     if is_running.is_some_and(|pid| client.contains(&format!("pid={pid},"))) =>
                 {
                     watched += 1;
                 }
-                Some(client) => {
+                Some(Some(client)) => {
                     report.say(
                         Standing::Wrong,
                         &format!("instance {name}: another client holds its connection: {client}"),
@@ -271,6 +272,13 @@ fn instances(report: &mut Report, paths: &Paths, is_running: Option<u32>) {
     }
     if watched > 0 {
         report.say(Standing::Good, &format!("{watched} instances are watched"));
+    }
+    if unseen > 0 {
+        report.say(
+            Standing::Reduced,
+            &format!("who holds the connection of {unseen} instances cannot be seen with `ss -xp`"),
+        );
+        Report::advise("run this as root, after: modprobe unix_diag");
     }
 }
 
@@ -309,8 +317,10 @@ fn listening_sockets() -> Option<Vec<String>> {
     Some(table.lines().filter_map(path_of).collect())
 }
 
-/// Who is at the other end of each socket with a path, as `ss -xp` has it; nothing without it.
-fn clients() -> BTreeMap<String, String> {
+/// Who is at the other end of each socket with a path, as `ss -xp` has it; nothing without it. Only
+/// root sees other users' processes, and without the kernel's module `unix_diag` nobody sees which
+/// socket is the other end.
+fn clients() -> BTreeMap<String, Option<String>> {
     let output = Command::new("ss").args(["-x", "-p", "-H"]).stdin(Stdio::null()).output();
     let Ok(output) = output else { return BTreeMap::new() };
     let text = String::from_utf8_lossy(&output.stdout);
@@ -324,10 +334,11 @@ fn clients() -> BTreeMap<String, String> {
         .filter(|fields| fields.get(1) == Some(&"ESTAB"))
         .filter_map(|fields| {
             let (path, peer) = (*fields.get(4)?, *fields.get(7)?);
-            let client = users.get(peer).copied().unwrap_or("an unknown process");
-            let client = Quoted(client.as_bytes()).to_string();
-            (path != "*")
-                .then(|| (path.to_string(), client.trim_matches('"').replace("\\\"", "\"")))
+            let client = users.get(peer).map(|client| {
+                let client = Quoted(client.as_bytes()).to_string();
+                client.trim_matches('"').replace("\\\"", "\"")
+            });
+            (path != "*").then(|| (path.to_string(), client))
         })
         .collect()
 }

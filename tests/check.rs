@@ -66,6 +66,27 @@ fn another_client_has_the_connection() {
     assert!(text.contains("another client holds its connection") && text.contains(&this), "{text}");
 }
 
+/// A machine without the kernel's module `unix_diag`, on which `ss` has nothing but
+/// `/proc/net/unix`.
+#[test]
+fn where_ss_does_not_show_the_client_nobody_is_blamed() {
+    needs!(Root);
+    let node = node();
+    let daemon = node.start();
+    let _stand_in = node.stand_in("web1").connected();
+    daemon.await_line("is connected and running");
+    let output = Command::new(node.program())
+        .arg("--check")
+        .envs(node.environment())
+        .env("PROC_NET_UNIX", "/proc/net/unix")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(0), "{text}");
+    assert!(text.contains("limited  who holds the connection of 1 instances"), "{text}");
+    assert!(text.contains("modprobe unix_diag"), "{text}");
+}
+
 #[test]
 fn an_instance_whose_user_may_not_shut_it_down() {
     let node = node();

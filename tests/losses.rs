@@ -170,7 +170,8 @@ fn steal(daemon: &Daemon, descriptor: i32) -> OwnedFd {
 /// Some kernels forget their listeners (Linux 6.6.13 to 6.6.17), and then say nothing of it.
 #[test]
 fn a_connector_that_has_fallen_silent_is_replaced() {
-    needs!(Root);
+    // An older one counts a listener twice who asks twice, so it is not asked.
+    needs!(Root, Linux(6, 6));
     let node = node();
     let daemon = node.start();
     daemon.await_line("proc connector reports");

@@ -192,14 +192,15 @@ const WRITER: &[libc::c_long] = &[
 ];
 
 /// Those of a thread that reads `/proc`, and the ends of logs.
-const LOOKUP: &[libc::c_long] = &[
-    libc::SYS_fstat,
-    libc::SYS_lseek,
-    libc::SYS_newfstatat,
-    libc::SYS_openat,
-    libc::SYS_read,
-    libc::SYS_statx,
-];
+const LOOKUP: &[libc::c_long] =
+    &[libc::SYS_fstat, libc::SYS_lseek, libc::SYS_newfstatat, libc::SYS_read, libc::SYS_statx];
+
+/// The system calls by which such a thread opens files, for reading only, and which of their arguments
+/// has the flags.
+#[cfg(target_arch = "x86_64")]
+const OPENING: [(libc::c_long, u8); 2] = [(libc::SYS_openat, 2), (libc::SYS_open, 1)];
+#[cfg(not(target_arch = "x86_64"))]
+const OPENING: [(libc::c_long, u8); 1] = [(libc::SYS_openat, 2)];
 
 const LINKS: &[libc::c_long] = &[libc::SYS_readlinkat];
 
@@ -221,7 +222,7 @@ const OLD_LOOP: &[libc::c_long] =
 #[cfg(target_arch = "x86_64")]
 const OLD_WRITER: &[libc::c_long] = &[libc::SYS_dup2];
 #[cfg(target_arch = "x86_64")]
-const OLD_LOOKUP: &[libc::c_long] = &[libc::SYS_open, libc::SYS_stat];
+const OLD_LOOKUP: &[libc::c_long] = &[libc::SYS_stat];
 #[cfg(target_arch = "x86_64")]
 const OLD_LINKS: &[libc::c_long] = &[libc::SYS_readlink];
 #[cfg(not(target_arch = "x86_64"))]
@@ -290,6 +291,19 @@ fn filter(role: Role) -> Result<BpfProgram, seccompiler::BackendError> {
         let is_data =
             SeccompCondition::new(2, SeccompCmpArgLen::Dword, SeccompCmpOp::MaskedEq(execute), 0)?;
         rules.insert(libc::SYS_mprotect, vec![SeccompRule::new(vec![is_data])?]);
+    }
+    if role == Role::Lookup {
+        // Landlock has the same effect where there is one.
+        let forbidden = (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC) as u64;
+        for (call, flags) in OPENING {
+            let is_reading = SeccompCondition::new(
+                flags,
+                SeccompCmpArgLen::Dword,
+                SeccompCmpOp::MaskedEq(forbidden),
+                libc::O_RDONLY as u64,
+            )?;
+            rules.insert(call, vec![SeccompRule::new(vec![is_reading])?]);
+        }
     }
     // A panic ends in abort(3), which signals this very process.
     let this = u64::from(std::process::id());

@@ -132,8 +132,8 @@ pub fn send_signal(pid: u32, signal: Signal) {
 /// Leaves the test, named as not run, unless everything is there that it needs.
 #[macro_export]
 macro_rules! needs {
-    ($($need:ident),+ $(,)?) => {
-        if !$crate::can_run(&[$($crate::Need::$need),+]) {
+    ($($need:ident $(($($number:literal),+))?),+ $(,)?) => {
+        if !$crate::can_run(&[$($crate::Need::$need $(($($number),+))?),+]) {
             return;
         }
     };

@@ -30,13 +30,15 @@ pub enum Need {
     LinuxGuest,
     /// A machine whose clock may be set.
     WallClock,
+    /// This version of the kernel, or a later one.
+    Linux(u32, u32),
 }
 
 /// Whether this machine has all of it. If not, the running test is named on stderr and in the
 /// file that `NOT_RUN` names, and under `CI=true` it fails.
 #[must_use]
 pub fn can_run(needs: &[Need]) -> bool {
-    let missing: Vec<&str> =
+    let missing: Vec<String> =
         needs.iter().filter(|need| !need.is_met()).map(|need| need.describe()).collect();
     if missing.is_empty() {
         return true;
@@ -65,14 +67,16 @@ impl Need {
                 Path::new("/usr/lib/python3/dist-packages/prometheus_client").is_dir()
             }
             Self::LinuxGuest => linux_guest("initramfs.cpio.gz").is_file(),
+            Self::Linux(major, minor) => kernel_is_at_least(major, minor),
             Self::WallClock => {
                 clock_settime(ClockId::Realtime, clock_gettime(ClockId::Realtime)).is_ok()
             }
         }
     }
 
-    fn describe(self) -> &'static str {
-        match self {
+    fn describe(self) -> String {
+        let text = match self {
+            Self::Linux(major, minor) => return format!("Linux {major}.{minor}"),
             Self::Qemu => "qemu-system-x86_64 and binutils (packages qemu-system-x86, binutils)",
             Self::Root => "root",
             Self::Fuse => "/dev/fuse (modprobe fuse)",
@@ -82,7 +86,8 @@ impl Need {
             Self::PrometheusClient => "python3-prometheus-client (package of that name)",
             Self::WallClock => "CAP_SYS_TIME",
             Self::LinuxGuest => "a Linux guest (tests/linux_guest/build target/linux_guest)",
-        }
+        };
+        text.into()
     }
 }
 

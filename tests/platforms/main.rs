@@ -1,0 +1,64 @@
+//! What this project does with the QEMU and on the kernel of each Debian, played for real.
+//!
+//! `make platforms` runs it. A column of the table is a platform: `qemu.rs` ends real guests of the
+//! QEMU of a Debian, `kernel.rs` boots the kernel of a Debian and runs this project's tests there.
+//! Each column is kept when it has been played, with its date, and `page.rs` makes
+//! `docs/platforms.md` of those that are kept: what was not played is not in it.
+//!
+//! With arguments it plays those columns alone whose titles contain one of them.
+
+mod column;
+mod kernel;
+mod page;
+mod qemu;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use column::Column;
+use testbed::{Need, can_run, in_private_mounts};
+
+/// Where the Debians are, and the columns that were played.
+fn directory() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/platforms")
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    // This very program, in a machine that `kernel.rs` has booted.
+    if arguments.iter().any(|it| it.starts_with("--test-threads")) {
+        return qemu::play_inside();
+    }
+    if !can_run(&[Need::Root, Need::Qemu]) {
+        return ExitCode::SUCCESS;
+    }
+    if let Some(code) = in_private_mounts() {
+        return code;
+    }
+    let is_chosen =
+        |title: &str| arguments.is_empty() || arguments.iter().any(|it| title.contains(it));
+    let mut is_right = true;
+    let mut keep = |played: Result<Column, String>, title: &str| match played {
+        Ok(column) => {
+            is_right &= column.is_right();
+            column.keep(&directory()).expect("keep what was played");
+        }
+        Err(error) => {
+            println!("{title}: {error}");
+            is_right = false;
+        }
+    };
+    for platform in qemu::PLATFORMS.iter().filter(|it| is_chosen(it.title)) {
+        println!("\n{}", platform.title);
+        keep(qemu::play(platform), platform.title);
+    }
+    for platform in kernel::PLATFORMS.iter().filter(|it| is_chosen(it.title)) {
+        println!("\n{}", platform.title);
+        keep(kernel::play(platform), platform.title);
+    }
+    let page = page::of(&Column::all_kept(&directory()));
+    println!("\n{page}");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/platforms.md");
+    std::fs::write(path, page).expect("write docs/platforms.md");
+    if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

@@ -1,0 +1,203 @@
+//! Guests of the QEMU of each Debian end in every way there is, under the eyes of the daemon of this
+//! build. That QEMU runs in the root of its Debian, and the daemon outside of it, on this machine's
+//! kernel.
+
+use std::fs;
+use std::panic::{self, AssertUnwindSafe};
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use testbed::Node;
+use testbed::ways::{OPTIONS, WAYS, Way};
+
+use crate::column::{Cell, Column, Kind, WRONG, today};
+use crate::directory;
+
+pub(crate) struct Platform {
+    pub(crate) title: &'static str,
+    pub(crate) suite: &'static str,
+}
+
+pub(crate) const PLATFORMS: [Platform; 4] = [
+    Platform { title: "QEMU of Debian 11", suite: "bullseye" },
+    Platform { title: "QEMU of Debian 12", suite: "bookworm" },
+    Platform { title: "QEMU of Debian 13", suite: "trixie" },
+    Platform { title: "QEMU of Debian 13, backports", suite: "trixie-backports" },
+];
+
+/// What there is of a QEMU: the command it is started through, and the options that it has.
+struct Qemu {
+    through: Vec<String>,
+    version: String,
+    help: String,
+}
+
+/// What a QEMU of which this machine's root is not to be changed needs in its own.
+const MOUNTS: [&str; 2] = ["/proc", "/dev"];
+
+pub(crate) fn play(platform: &Platform) -> Result<Column, String> {
+    let debian = make_debian(platform.suite, &["qemu-system-x86"])?;
+    let root = debian.join("root");
+    // The sockets, the boot sector and whatever else QEMU is told of.
+    let shared = std::env::temp_dir();
+    let shared = shared.to_str().expect("a path in UTF-8");
+    for directory in MOUNTS.into_iter().chain([shared]) {
+        let inside = root.join(directory.trim_start_matches('/'));
+        fs::create_dir_all(&inside).map_err(|error| format!("{}: {error}", inside.display()))?;
+        let status = Command::new("mount").args(["--rbind", directory]).arg(&inside).status();
+        if !status.is_ok_and(|status| status.success()) {
+            return Err(format!("cannot mount {directory} in {}", root.display()));
+        }
+    }
+    let through = ["chroot", root.to_str().expect("a path in UTF-8")].map(String::from);
+    let qemu = Qemu::new(through.to_vec())?;
+    println!("{} on {}", qemu.version, kernel_release());
+    let begin = Instant::now();
+    let cells = play_ways(&qemu);
+    Ok(Column {
+        kind: Kind::Qemu,
+        title: platform.title.into(),
+        version: qemu.version,
+        date: today(),
+        seconds: begin.elapsed().as_secs(),
+        cells,
+    })
+}
+
+/// In a machine booted by `kernel.rs`: prints a line for each cell, as `inside` does.
+pub(crate) fn play_inside() -> ExitCode {
+    let qemu = match Qemu::new(Vec::new()) {
+        Ok(qemu) => qemu,
+        Err(error) => {
+            println!("CELL|failed|ways: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    println!("CELL|qemu|{}", qemu.version);
+    let mut is_right = true;
+    for Cell { what, result } in play_ways(&qemu) {
+        is_right &= !result.starts_with(WRONG);
+        println!("CELL|way {what}|{result}");
+    }
+    if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Makes the Debian of this suite, unless it is there. Returns its directory.
+pub(crate) fn make_debian(suite: &str, packages: &[&str]) -> Result<std::path::PathBuf, String> {
+    let name = if packages.len() == 1 { suite.to_string() } else { format!("{suite}-machine") };
+    let debian = directory().join(name);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/platforms/debian-root");
+    let status = Command::new(script).arg(suite).arg(&debian).args(packages).status();
+    if status.is_ok_and(|status| status.success()) {
+        Ok(debian)
+    } else {
+        Err(format!("not run: its Debian cannot be made; see {}/log", debian.display()))
+    }
+}
+
+pub(crate) fn kernel_release() -> String {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!("Linux {}", release.trim())
+}
+
+impl Qemu {
+    fn new(through: Vec<String>) -> Result<Self, String> {
+        let mut words = through.clone();
+        words.push("qemu-system-x86_64".into());
+        let ask = |option: &str| {
+            let output = Command::new(&words[0]).args(&words[1..]).arg(option).output();
+            let output = output.map_err(|error| format!("{words:?}: {error}"))?;
+            Ok::<_, String>(String::from_utf8_lossy(&output.stdout).into_owned())
+        };
+        let version = ask("--version")?;
+        let version = version.lines().next().unwrap_or_default();
+        let version = version.strip_prefix("QEMU emulator version ").unwrap_or(version);
+        Ok(Self {
+            version: format!("QEMU {}", version.split(' ').next().unwrap_or(version)),
+            help: ask("--help")?,
+            through,
+        })
+    }
+
+    /// The arguments that a way needs; or why it cannot be played.
+    fn has(&self, arguments: &str) -> Result<(), String> {
+        for option in arguments.split_whitespace().filter(|it| it.starts_with('-')) {
+            // One line for each option, which begins with it.
+            let is_option = |line: &str| line.split_whitespace().next() == Some(option);
+            if !self.help.lines().any(is_option) {
+                return Err(format!("not run: this QEMU has no {option}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// How this QEMU gives up root, and how it is locked into a directory. Both options were replaced
+    /// by `-run-with`.
+    fn dropping_root(&self) -> [(&'static str, &'static str); 2] {
+        if self.help.contains("user=username") {
+            [
+                ("as another user, then it powers off", "-run-with user=nobody"),
+                ("in a chroot of its own, then it powers off", "-run-with chroot=/srv"),
+            ]
+        } else {
+            [
+                ("as another user, then it powers off", "-runas nobody"),
+                ("in a chroot of its own, then it powers off", "-chroot /srv"),
+            ]
+        }
+    }
+}
+
+/// A cell for each way.
+fn play_ways(qemu: &Qemu) -> Vec<Cell> {
+    // What fails is printed with its cell.
+    panic::set_hook(Box::new(|_| {}));
+    let play = |deed: &str, arguments: &str, way: &Way| {
+        let result = qemu.has(arguments).map_or_else(
+            |reason| reason,
+            |()| {
+                let play = AssertUnwindSafe(|| play_way(qemu, way, arguments));
+                panic::catch_unwind(play).unwrap_or_else(|panic| {
+                    let text = panic.downcast_ref::<String>().cloned();
+                    let text =
+                        text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+                    let text = text.unwrap_or_default();
+                    println!("{text}");
+                    format!("{WRONG}: {}", text.lines().next().unwrap_or("it failed"))
+                })
+            },
+        );
+        println!("{deed}: {result}");
+        Cell { what: deed.into(), result }
+    };
+    let mut cells: Vec<Cell> = WAYS.iter().map(|way| play(way.deed, way.arguments, way)).collect();
+    let powers_off = &WAYS[0];
+    for (deed, arguments) in qemu.dropping_root() {
+        cells.push(play(deed, arguments, powers_off));
+    }
+    let _ = panic::take_hook();
+    cells
+}
+
+/// Boots a guest, ends it, and compares the verdict with what is right.
+fn play_way(qemu: &Qemu, way: &Way, arguments: &str) -> String {
+    let node = Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"));
+    let daemon = node.start_with(&[OPTIONS]);
+    let through: Vec<&str> = qemu.through.iter().map(String::as_str).collect();
+    let mut guest = node.guest(way.name).through(&through).with(arguments).boot();
+    daemon.await_line(&format!("Instance \"{}\" (pid {}) is connected", way.name, guest.pid()));
+    (way.end)(&mut guest);
+    guest.wait();
+    let death = daemon.await_death(way.name);
+    let has_file = node.has_shutdown_file(way.name);
+    let is_right =
+        (&*death.cause, &*death.initiator, has_file) == (way.cause, way.initiator, way.is_users());
+    let file = if has_file { "file" } else { "no file" };
+    let said = format!("{}, {}, {file}", death.cause, death.initiator);
+    if is_right {
+        said
+    } else {
+        format!("{WRONG}: {said}; should be {}, {}", way.cause, way.initiator)
+    }
+}
