@@ -214,8 +214,12 @@ impl<'a> Session<'a> {
                 self.go_on(now, &Input::Greeted);
             }
             Heard::Answered { answer: Answer::Status { running, panicked }, state, .. } => {
-                let fact = if panicked { Fact::IsPanicked } else { Fact::Answered { running } };
-                self.learn(now, Source::Qmp, fact);
+                // A QEMU that is about to end still answers that its guest runs. After a gap in the
+                // conversation that would take its SHUTDOWN back; here there is none.
+                if !self.course.is_going_down() {
+                    let fact = if panicked { Fact::IsPanicked } else { Fact::Answered { running } };
+                    self.learn(now, Source::Qmp, fact);
+                }
                 if running {
                     self.notify_ready(now);
                 }

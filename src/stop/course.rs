@@ -155,9 +155,16 @@ impl Course {
             }
             Input::MonitorClosed => {
                 self.monitor = Monitor::Gone;
-                if matches!(self.stage(), Some(Stage::Asking | Stage::Pressing { .. })) {
-                    self.done.is_forced = true;
-                    self.hang_up(Stage::Waiting);
+                match self.stage() {
+                    // It ends of that: it was only heard before it did.
+                    Some(Stage::Asking | Stage::Pressing { .. }) if self.done.has_hung_up => {
+                        self.set_stage(Stage::Waiting);
+                    }
+                    Some(Stage::Asking | Stage::Pressing { .. }) => {
+                        self.done.is_forced = true;
+                        self.hang_up(Stage::Waiting);
+                    }
+                    _ => {}
                 }
             }
             Input::State(state) if self.stage() == Some(Stage::Asking) => {
@@ -202,6 +209,12 @@ impl Course {
             Some(Stage::Asking | Stage::Pressing { .. }) => Phase::Asked,
             Some(_) => Phase::ToldToEnd,
         }
+    }
+
+    /// QEMU has said that it is to end, or its guest.
+    #[must_use]
+    pub fn is_going_down(&self) -> bool {
+        self.is_going_down
     }
 
     /// The guest did not do what it was asked, or could not be asked.

@@ -169,8 +169,13 @@ fn before_its_greeting_qemu_is_hung_up_on() {
     assert_eq!(course.take(at(0.0), &Input::Signal(Signal::TERM)), [Deed::HangUp]);
     assert_eq!(why(&course, Cause::HostSignal(Some(Signal::HUP)), WaitStatus(1)), Why::Requested);
     // It was deaf to it.
+    let mut deaf = course.clone();
+    assert_eq!(deaf.take(at(0.1), &Input::Greeted), [Deed::AskState]);
+    assert_eq!(deaf.take(at(0.2), &Input::State(RunState::Running)).len(), 2);
+    // Or it was not, and only had the time to greet.
     assert_eq!(course.take(at(0.1), &Input::Greeted), [Deed::AskState]);
-    assert_eq!(course.take(at(0.2), &Input::State(RunState::Running)).len(), 2);
+    assert_eq!(course.take(at(0.2), &Input::MonitorClosed), []);
+    assert!(!course.is_forced());
 }
 
 #[test]
