@@ -15,6 +15,7 @@ CLUSTER = sshd:openssh-server socat:socat fping:fping arping:iputils-arping ip:i
 
 PACKAGING = dpkg-buildpackage:dpkg-dev dh:debhelper lintian:lintian
 DEB = target/debian/ganeti-kvmd-rs_*.deb
+DEB_RUN = target/debian/kvmd-run_*.deb
 PEERS = forkstat:forkstat extrace:extrace strace:strace
 PLOT = /usr/lib/python3/dist-packages/matplotlib:python3-matplotlib
 
@@ -81,13 +82,13 @@ check:
 		echo; echo "Every test has run."; \
 	fi
 
-# The Debian package, in target/debian.
+# The Debian packages, in target/debian.
 deb:
 	@tests/install-packages $(BUILD) $(PACKAGING)
 	$(CARGO) build --release --locked --bins
-	@rm -f $(DEB)
+	@rm -f $(DEB) $(DEB_RUN)
 	@packaging/build-deb target/debian
-	lintian --allow-root --fail-on warning $(DEB)
+	lintian --allow-root --fail-on warning $(DEB) $(DEB_RUN)
 
 # It is installed, upgraded and removed on a Debian with Ganeti; then in a virtual machine, under
 # that Debian's own kernel and systemd.

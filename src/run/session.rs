@@ -263,11 +263,13 @@ impl<'a> Session<'a> {
 
     fn read_signals(&mut self, now: Moment) -> io::Result<()> {
         while let Some((signal, origin)) = self.signals.read()? {
-            let sender = Arc::new(identify(origin, now));
             let was_stopping = self.course.ends().is_some();
+            // While QEMU is busy with that there is time to look who sent it.
+            self.act(now, &Input::Signal(signal));
+            let sender = Arc::new(identify(origin, now));
             self.learn(now, Source::Runner, Fact::Asked(signal, Arc::clone(&sender)));
             self.say(Level::Notice, &format!("{signal} from {sender}"));
-            self.go_on(now, &Input::Signal(signal));
+            self.tell_phase(now);
             if let Some(ends) = self.course.ends().filter(|_| !was_stopping) {
                 self.asked = Some((signal, sender));
                 self.supervisor.notify_stopping(now, ends);
@@ -278,16 +280,18 @@ impl<'a> Session<'a> {
 
     /// Has the course take what has happened, and does what is to be done.
     fn go_on(&mut self, now: Moment, input: &Input<'_>) {
+        self.act(now, input);
+        self.tell_phase(now);
+    }
+
+    fn act(&mut self, now: Moment, input: &Input<'_>) {
         for deed in self.course.take(now, input) {
-            self.perform(now, deed);
-        }
-        let phase = self.course.phase();
-        if std::mem::replace(&mut self.phase, phase) != phase {
-            self.tell_phase(now);
+            self.perform(deed);
         }
     }
 
-    fn perform(&mut self, now: Moment, deed: Deed) {
+    fn perform(&mut self, deed: Deed) {
+        let now = clock::now();
         let command = match deed {
             Deed::AskState => Command::QueryStatus,
             Deed::EndAtReboot => Command::EndAtReboot,
@@ -347,6 +351,10 @@ impl<'a> Session<'a> {
     }
 
     fn tell_phase(&mut self, now: Moment) {
+        let phase = self.course.phase();
+        if std::mem::replace(&mut self.phase, phase) == phase {
+            return;
+        }
         let left = self.course.ends().map_or(0, |ends| ends.since(now).as_secs());
         let (level, text) = match self.phase {
             Phase::Going => return,

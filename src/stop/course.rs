@@ -8,62 +8,16 @@ use std::time::Duration;
 
 use super::exit_code::Why;
 use super::plan::{Action, Plan, Plans};
+use super::protocol::{Deed, Done, Input, Phase};
 use crate::id::Moment;
 use crate::verdict::Verdict;
-use crate::wire::qmp::{Event, RunState, UserCommand};
+use crate::wire::qmp::{Event, RunState};
 use crate::wire::{Signal, WaitStatus};
 
 /// The button is pressed again so soon after the first time: Windows needs it.
 const SOON: Duration = Duration::from_millis(500);
 /// And then so often: a guest that boots is deaf to it until it has enabled it.
 const OFTEN: Duration = Duration::from_secs(10);
-
-/// What is to be done to QEMU.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Deed {
-    /// Ask for its run state.
-    AskState,
-    /// Have it end where the guest answers with a reboot; a QEMU before 6.0 refuses.
-    EndAtReboot,
-    Wake,
-    Continue,
-    PressButton,
-    Quit,
-    /// SIGHUP, with which QEMU flushes and ends, where its monitor is not to be had.
-    HangUp,
-    Kill,
-    Reset,
-    Execute(UserCommand),
-}
-
-/// What has happened.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Input<'a> {
-    Signal(Signal),
-    /// QEMU's monitor takes commands from now on.
-    Greeted,
-    MonitorClosed,
-    State(RunState),
-    Event(&'a Event),
-    /// It refused to wake the guest.
-    CannotWake,
-    /// Time has passed: see [`Course::due`].
-    Tick,
-}
-
-/// How far it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Nobody has asked for an end.
-    Going,
-    /// The guest has been asked, or is about to be.
-    Asked,
-    /// QEMU has been told to end.
-    ToldToEnd,
-    /// The guest is done; QEMU flushes its disks.
-    Flushing,
-    Killed,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Monitor {
@@ -98,17 +52,6 @@ struct Stop {
     /// What is being tried, and until when, and what comes after it.
     steps: VecDeque<(Action, Option<Moment>)>,
     stage: Stage,
-}
-
-/// What was done to QEMU, where a verdict would not tell.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Done {
-    pub(super) has_quit: bool,
-    pub(super) has_hung_up: bool,
-    pub(super) has_killed: bool,
-    pub(super) has_reset: bool,
-    /// The guest was given no chance, or did not take it in time.
-    pub(super) is_forced: bool,
 }
 
 /// The state machine.

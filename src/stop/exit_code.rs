@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use super::course::Done;
+use super::protocol::Done;
 use crate::verdict::{Cause, Initiator, Verdict};
 use crate::wire::qmp::Reason;
 use crate::wire::{Excerpt, Signal, WaitStatus};

@@ -9,10 +9,12 @@
 mod course;
 mod exit_code;
 mod plan;
+mod protocol;
 
-pub use course::{Course, Deed, Input, Phase};
+pub use course::Course;
 pub use exit_code::{CodesError, ExitCodes, Why};
 pub use plan::{Action, Plan, PlanError, Plans};
+pub use protocol::{Deed, Input, Phase};
 
 #[cfg(test)]
 mod tests;
