@@ -30,6 +30,9 @@ pub enum Need {
     LinuxGuest,
     /// A machine whose clock may be set.
     WallClock,
+    Runit,
+    S6,
+    Daemontools,
 }
 
 /// Whether this machine has all of it. If not, the running test is named on stderr and in the
@@ -65,6 +68,9 @@ impl Need {
                 Path::new("/usr/lib/python3/dist-packages/prometheus_client").is_dir()
             }
             Self::LinuxGuest => linux_guest("initramfs.cpio.gz").is_file(),
+            Self::Runit => is_in_path("runsv"),
+            Self::S6 => is_in_path("s6-supervise"),
+            Self::Daemontools => is_in_path("svscan"),
             Self::WallClock => {
                 clock_settime(ClockId::Realtime, clock_gettime(ClockId::Realtime)).is_ok()
             }
@@ -81,6 +87,9 @@ impl Need {
             Self::Ganeti => "Ganeti's Python code (package ganeti-3.0)",
             Self::PrometheusClient => "python3-prometheus-client (package of that name)",
             Self::WallClock => "CAP_SYS_TIME",
+            Self::Runit => "runit (package runit)",
+            Self::S6 => "s6 (package s6)",
+            Self::Daemontools => "daemontools (package daemontools)",
             Self::LinuxGuest => "a Linux guest (tests/linux_guest/build target/linux_guest)",
         }
     }
@@ -90,6 +99,12 @@ fn has_program(name: &str) -> bool {
     let mut command = Command::new(name);
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+/// For programs that know no `--version`.
+fn is_in_path(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
 }
 
 /// Where Debian's `ganeti-3.x` has its Python code.
