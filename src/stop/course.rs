@@ -219,6 +219,7 @@ impl Course {
             steps: steps.collect(),
             stage: Stage::Waiting,
         });
+        self.done.was_asked |= !self.is_going_down;
         if self.is_going_down && plan.first != Action::Kill {
             self.flush();
         } else {

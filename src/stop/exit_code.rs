@@ -52,7 +52,8 @@ const WORDS: [(&str, u8); 21] = [
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Why {
     Cause(Cause),
-    /// It ended as a signal's plan had it, without the guest being asked.
+    /// It ended as a signal's plan had it, and not because the guest did what it was asked: with `quit`,
+    /// or at a reboot of the guest's own that came in the course of a stop.
     Requested,
     /// It was asked to end, and had to be made to.
     Forced,
@@ -81,6 +82,8 @@ impl Why {
             }
             Cause::Host(Some(Reason::HostQmpQuit) | None) => done.has_quit,
             Cause::HostSignal(_) => done.has_hung_up,
+            // Somebody wants it down, and it is.
+            Cause::GuestReset if done.was_asked => return Self::Requested,
             Cause::Host(Some(Reason::HostQmpSystemReset)) if done.has_reset => {
                 return Self::Cause(Cause::GuestReset);
             }

@@ -57,6 +57,8 @@ pub(super) struct Done {
     pub(super) has_hung_up: bool,
     pub(super) has_killed: bool,
     pub(super) has_reset: bool,
+    /// A stop began before the guest was going down.
+    pub(super) was_asked: bool,
     /// The guest was given no chance, or did not take it in time.
     pub(super) is_forced: bool,
 }

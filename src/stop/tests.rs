@@ -258,6 +258,22 @@ fn a_reset_of_ours_that_ended_qemu_wants_it_started_again() {
     assert_eq!(ExitCodes::default().of(&why, Initiator::Admin), 133);
 }
 
+/// It was about to reboot, and QEMU had been told to end then, but had not yet said POWERDOWN.
+#[test]
+fn a_reboot_during_a_stop_is_not_started_again() {
+    let reset = Event::Shutdown(Shutdown { guest: Some(true), reason: Some(Reason::GuestReset) });
+    let mut stopped = course(&[]);
+    stopped.take(at(0.0), &Input::Signal(Signal::TERM));
+    stopped.take(at(0.0), &Input::State(RunState::Running));
+    stopped.take(at(0.0), &Input::Event(&reset));
+    assert_eq!(why(&stopped, Cause::GuestReset, EXITED), Why::Requested);
+    // Its reboot came first.
+    let mut rebooted = course(&[]);
+    rebooted.take(at(0.0), &Input::Event(&reset));
+    rebooted.take(at(0.0), &Input::Signal(Signal::TERM));
+    assert_eq!(why(&rebooted, Cause::GuestReset, EXITED), Why::Cause(Cause::GuestReset));
+}
+
 #[test]
 fn plans_are_read_as_they_are_spelt() {
     for option in [
