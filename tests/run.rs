@@ -492,6 +492,34 @@ fn supervisors_are_notified() {
     assert!(targets.into_iter().all(|target| target != ready));
 }
 
+/// A service manager that does not read holds up nothing, and misses nothing in the end.
+#[test]
+fn a_supervisor_that_is_busy_is_notified_later() {
+    needs!(Qemu);
+    let builder = kvmd_run();
+    let path = builder.path("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(testbed::PATIENCE)).unwrap();
+    let filler = UnixDatagram::unbound().unwrap();
+    filler.set_nonblocking(true).unwrap();
+    while filler.send_to(b"no room", &path).is_ok() {}
+    let runner = builder.env("NOTIFY_SOCKET", path.display().to_string()).boot();
+    runner.await_line("the guest runs");
+    let next = || {
+        let mut message = [0; 4096];
+        loop {
+            let length = socket.recv(&mut message).unwrap();
+            if &message[..length] != b"no room" {
+                break String::from_utf8_lossy(&message[..length]).trim_end().to_string();
+            }
+        }
+    };
+    assert_eq!(next(), "READY=1");
+    assert!(next().starts_with("STATUS=the guest runs: QEMU "));
+    runner.signal(Signal::TERM);
+    assert_eq!(runner.end().code(), 0);
+}
+
 /// Whether a process of this test's, by a word of its command line, is there.
 fn is_there(word: &str) -> bool {
     let processes = fs::read_dir("/proc").unwrap().filter_map(Result::ok);
