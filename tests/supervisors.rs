@@ -22,6 +22,24 @@ struct Kind {
     is_down: fn(&str) -> bool,
 }
 
+/// A script of tests/systemd.
+macro_rules! script {
+    ($name:literal) => {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/systemd/", $name)
+    };
+}
+
+const SYSTEMD: Kind = Kind {
+    example: "systemd",
+    program: script!("boot"),
+    stop: &[script!("systemctl"), "stop"],
+    start: &[script!("systemctl"), "start"],
+    status: &[script!("systemctl"), "show"],
+    // "activating" while it waits to be started again.
+    is_down: |said| {
+        said.lines().any(|line| matches!(line, "ActiveState=inactive" | "ActiveState=failed"))
+    },
+};
 const RUNIT: Kind = Kind {
     example: "runit",
     program: "runsv",
@@ -62,6 +80,11 @@ struct Service {
 impl Service {
     /// Starts the supervisor, which starts the guest, and waits until that is ready.
     fn start(kind: Kind, options: &str) -> Self {
+        Self::start_with(kind, options, |_| ())
+    }
+
+    /// The same after a change to the example, in the directory with this path.
+    fn start_with(kind: Kind, options: &str, change: impl FnOnce(&Path)) -> Self {
         let directory = tempfile::Builder::new().prefix("service").tempdir().unwrap();
         let below = |name: &str| directory.path().join(name);
         let service = below("web1");
@@ -71,11 +94,14 @@ impl Service {
             let file = file.unwrap();
             fs::copy(file.path(), service.join(file.file_name())).unwrap();
         }
+        change(&service);
+        // Where this was built may be a home, which a service of systemd's does not see.
+        fs::copy(boot_sector(), below("image")).unwrap();
         let listener = UnixListener::bind(below("serial")).unwrap();
         let qemu = format!(
             "qemu-system-x86_64 -accel tcg -display none -nodefaults -m 16 -serial unix:{} -drive file={},format=raw,if=ide,file.locking=off",
             below("serial").display(),
-            boot_sector().display()
+            below("image").display()
         );
         let options = format!("--records={} {options}", below("records").display());
         fs::write(below("web1.conf"), format!("QEMU=\"{qemu}\"\nOPTIONS=\"{options}\"\n")).unwrap();
@@ -140,13 +166,16 @@ impl Service {
         (record.cause, record.run.unwrap().exit_code)
     }
 
+    /// What the supervisor says of the service.
+    fn status(&self) -> String {
+        let mut command = Command::new(self.kind.status[0]);
+        let output = command.args(&self.kind.status[1..]).arg(self.directory()).output().unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    }
+
     /// Waits until the supervisor says that it leaves the service down.
     fn await_down(&mut self) {
-        await_that("the service is down", || {
-            let mut command = Command::new(self.kind.status[0]);
-            let output = command.args(&self.kind.status[1..]).arg(self.directory()).output();
-            (self.kind.is_down)(&String::from_utf8_lossy(&output.unwrap().stdout))
-        });
+        await_that("the service is down", || (self.kind.is_down)(&self.status()));
         assert!(self.listener.accept().is_err(), "it was started again");
     }
 
@@ -185,8 +214,18 @@ fn path() -> OsString {
 
 impl Drop for Service {
     fn drop(&mut self) {
-        let _ = self.supervisor.kill();
+        // Where it is the first process of a namespace, all others are gone before it is.
+        let first = fs::read_to_string(self.directory.path().join("systemd.pid"));
+        if let Some(first) = first.ok().and_then(|pid| pid.trim().parse().ok()) {
+            send_signal(first, Signal::KILL);
+        } else {
+            let _ = self.supervisor.kill();
+        }
         let _ = self.supervisor.wait();
+        if self.kind.example == "systemd" {
+            let mut command = Command::new(script!("control-group"));
+            let _ = command.arg(self.directory.path()).arg("--remove").status();
+        }
         // It is its own master now; QEMU goes with it.
         for pid in processes(&self.directory.path().join("serial"), "kvmd-run") {
             send_signal(pid, Signal::KILL);
@@ -220,6 +259,59 @@ fn play(kind: fn() -> Kind) {
     service.say(service.kind.stop);
     assert_eq!(service.await_end(1), ("host-qmp-quit".into(), 41));
     service.await_down();
+}
+
+#[test]
+fn systemd_stops_it_gracefully_and_knows_when_to_start_it_again() {
+    needs!(Qemu, Root, Systemd);
+    play(|| SYSTEMD);
+}
+
+/// Adds lines to the section `[Service]` of systemd's unit.
+fn drop_in(lines: &'static str) -> impl FnOnce(&Path) {
+    move |service| {
+        let directory = service.join("kvmd-run@.service.d");
+        fs::create_dir(&directory).unwrap();
+        fs::write(directory.join("test.conf"), format!("[Service]\n{lines}\n")).unwrap();
+    }
+}
+
+#[test]
+fn systemd_is_told_when_the_guest_runs_and_what_goes_on() {
+    needs!(Qemu, Root, Systemd);
+    let service = Service::start(SYSTEMD, "");
+    let mut said = String::new();
+    // The guest may be a moment ahead.
+    await_that("the unit is active", || {
+        said = service.status();
+        said.lines().any(|line| line == "ActiveState=active")
+    });
+    let has = |start: &str| said.lines().any(|line| line.starts_with(start));
+    assert!(has("StatusText=the guest runs: QEMU ") && has("NRestarts=0"), "{said}");
+}
+
+/// The default `KillMode=` of systemd, which sends SIGTERM to QEMU as well.
+#[test]
+fn systemd_may_signal_qemu_too() {
+    needs!(Qemu, Root, Systemd);
+    let change = drop_in("KillMode=control-group");
+    let mut service = Service::start_with(SYSTEMD, "", change);
+    service.say(service.kind.stop);
+    assert_eq!(service.await_end(1), ("powerdown".into(), 0));
+    service.await_down();
+}
+
+#[test]
+fn systemd_gives_a_stop_the_time_that_it_asks_for() {
+    needs!(Qemu, Root, Systemd);
+    // It would kill all of it after two seconds; the guest has half of ten.
+    let mut service =
+        Service::start_with(SYSTEMD, "--stop-timeout=10", drop_in("TimeoutStopSec=2"));
+    service.deafen();
+    service.say(service.kind.stop);
+    assert_eq!(service.await_end(1), ("host-qmp-quit".into(), 41));
+    service.await_down();
+    assert!(service.status().lines().any(|line| line == "Result=exit-code"));
 }
 
 #[test]

@@ -30,6 +30,8 @@ pub enum Need {
     LinuxGuest,
     /// A machine whose clock may be set.
     WallClock,
+    /// systemd, to be booted in namespaces, and version 2 of control groups for it.
+    Systemd,
     Runit,
     S6,
     Daemontools,
@@ -68,6 +70,12 @@ impl Need {
                 Path::new("/usr/lib/python3/dist-packages/prometheus_client").is_dir()
             }
             Self::LinuxGuest => linux_guest("initramfs.cpio.gz").is_file(),
+            Self::Systemd => {
+                let has_groups = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+                    .iter()
+                    .any(|place| Path::new(place).join("cgroup.procs").exists());
+                has_groups && Path::new("/lib/systemd/systemd").exists()
+            }
             Self::Runit => is_in_path("runsv"),
             Self::S6 => is_in_path("s6-supervise"),
             Self::Daemontools => is_in_path("svscan"),
@@ -87,6 +95,7 @@ impl Need {
             Self::Ganeti => "Ganeti's Python code (package ganeti-3.0)",
             Self::PrometheusClient => "python3-prometheus-client (package of that name)",
             Self::WallClock => "CAP_SYS_TIME",
+            Self::Systemd => "systemd (package systemd) and control groups of version 2",
             Self::Runit => "runit (package runit)",
             Self::S6 => "s6 (package s6)",
             Self::Daemontools => "daemontools (package daemontools)",
