@@ -99,39 +99,38 @@ impl Service {
         fs::copy(boot_sector(), below("image")).unwrap();
         let listener = UnixListener::bind(below("serial")).unwrap();
         let qemu = format!(
-            "qemu-system-x86_64 -accel tcg -display none -nodefaults -m 16 -serial unix:{} -drive file={},format=raw,if=ide,file.locking=off",
+            "qemu-system-x86_64 -accel tcg -display none -nodefaults -m 16 -serial unix:{} -drive file={},format=raw,if=ide",
             below("serial").display(),
             below("image").display()
         );
         let options = format!("--records={} {options}", below("records").display());
         fs::write(below("web1.conf"), format!("QEMU=\"{qemu}\"\nOPTIONS=\"{options}\"\n")).unwrap();
-        let supervisor = Command::new(kind.program)
-            .arg(&service)
-            .env("PATH", path())
-            .env("KVMD_RUN_CONF", directory.path())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let supervisor = supervisor(&kind, &service);
         let mut service = Self { kind, directory, supervisor, listener, serial: None };
         service.await_guest();
         service
     }
 
-    /// Waits until it is started, or started again.
+    /// Kills the supervisor, and starts another at once, as the one above it would.
+    fn replace_supervisor(&mut self) {
+        self.supervisor.kill().unwrap();
+        self.supervisor.wait().unwrap();
+        self.supervisor = supervisor(&self.kind, &self.directory());
+    }
+
+    /// Waits until it is started, or started again. A QEMU that cannot have the disk yet connects, too,
+    /// and ends.
     fn await_guest(&mut self) {
         self.listener.set_nonblocking(true).unwrap();
-        let mut serial = None;
         await_that("the guest is started", || {
-            serial = self.listener.accept().ok();
-            serial.is_some()
+            let Ok((mut serial, _)) = self.listener.accept() else { return false };
+            serial.set_nonblocking(false).unwrap();
+            serial.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut said = [0];
+            let is_ready = serial.read_exact(&mut said).is_ok() && said == *b"R";
+            self.serial = Some(serial);
+            is_ready
         });
-        let (mut serial, _) = serial.unwrap();
-        serial.set_nonblocking(false).unwrap();
-        serial.set_read_timeout(Some(PATIENCE)).unwrap();
-        expect(&mut serial, b'R');
-        self.serial = Some(serial);
     }
 
     fn tell(&mut self, command: u8) {
@@ -153,17 +152,21 @@ impl Service {
         assert!(status.unwrap().success(), "{words:?}");
     }
 
-    /// Waits for so many records, and says the cause and the exit code of the last.
+    /// The cause and the exit code of each end so far.
+    fn ends(&self) -> Vec<(String, u8)> {
+        let text = fs::read_to_string(self.directory.path().join("records")).unwrap_or_default();
+        let records = text.lines().map(|line| Record::parse(line.as_bytes()).unwrap());
+        records.map(|record| (record.cause, record.run.unwrap().exit_code)).collect()
+    }
+
+    /// Waits for so many ends, and gives the last of them.
     fn await_end(&self, count: usize) -> (String, u8) {
-        let path = self.directory.path().join("records");
-        let mut records = Vec::new();
+        let mut ends = Vec::new();
         await_that(&format!("there are {count} ends"), || {
-            let text = fs::read_to_string(&path).unwrap_or_default();
-            records = text.lines().map(|line| Record::parse(line.as_bytes()).unwrap()).collect();
-            records.len() >= count
+            ends = self.ends();
+            ends.len() >= count
         });
-        let record = records.swap_remove(count - 1);
-        (record.cause, record.run.unwrap().exit_code)
+        ends.swap_remove(count - 1)
     }
 
     /// What the supervisor says of the service.
@@ -182,6 +185,19 @@ impl Service {
     fn qemu(&self) -> u32 {
         *processes(&self.directory.path().join("serial"), "qemu").first().expect("QEMU runs")
     }
+}
+
+/// Starts the supervisor of the service in this directory.
+fn supervisor(kind: &Kind, service: &Path) -> Child {
+    Command::new(kind.program)
+        .arg(service)
+        .env("PATH", path())
+        .env("KVMD_RUN_CONF", service.parent().unwrap())
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
 }
 
 /// The processes of this program that have this path on their command line.
@@ -253,6 +269,23 @@ fn play(kind: fn() -> Kind) {
     assert_eq!(service.await_end(4), ("guest-shutdown".into(), 0));
     service.await_down();
     drop(service);
+    play_deaf(kind);
+}
+
+/// Its supervisor is killed: its guest is shut down, and another supervisor can start it.
+fn play_orphaned(kind: Kind) {
+    let mut service = Service::start(kind, "");
+    let qemu = service.qemu();
+    service.replace_supervisor();
+    // Those that are started before it is down cannot have its disk, and end with 71.
+    await_that("it is shut down", || service.ends().contains(&("powerdown".into(), 42)));
+    await_that("QEMU is gone", || !fs::exists(format!("/proc/{qemu}")).unwrap());
+    service.await_guest();
+    service.say(service.kind.stop);
+    service.await_down();
+}
+
+fn play_deaf(kind: fn() -> Kind) {
     // It is deaf, and gone within the budget.
     let mut service = Service::start(kind(), "--stop-timeout=2");
     service.deafen();
@@ -330,4 +363,22 @@ fn s6_stops_it_gracefully_and_knows_when_to_start_it_again() {
 fn daemontools_stop_it_gracefully_and_know_when_to_start_it_again() {
     needs!(Qemu, Daemontools);
     play(|| DAEMONTOOLS);
+}
+
+#[test]
+fn a_killed_supervisor_of_runit_leaves_no_guest_behind() {
+    needs!(Qemu, Runit);
+    play_orphaned(RUNIT);
+}
+
+#[test]
+fn a_killed_supervisor_of_s6_leaves_no_guest_behind() {
+    needs!(Qemu, S6);
+    play_orphaned(S6);
+}
+
+#[test]
+fn a_killed_supervisor_of_daemontools_leaves_no_guest_behind() {
+    needs!(Qemu, Daemontools);
+    play_orphaned(DAEMONTOOLS);
 }

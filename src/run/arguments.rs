@@ -35,13 +35,16 @@ Usage: kvmd-run [OPTION...] [--] QEMU [ARGUMENT...]
                        ends QEMU, for the supervisor to start it again [qemu]
       --exit-codes=CAUSE=N[,...]
                        Other exit codes than those below, by the name of the
-                       cause, or 'requested' or 'forced'
+                       cause, or 'requested', 'forced' or 'orphaned'
       --on-end=COMMAND
                        Run this with /bin/sh at the end; KVMD_CAUSE,
                        KVMD_INITIATOR, KVMD_EXIT_CODE and others say how it was
       --name=NAME      What to call the virtual machine [what QEMU's -name says]
       --records=PATH   Append a record of the end to this file, for
                        kvmd-why --file=PATH
+      --end-with-parent
+                       Do what TERM does if the process ends that started this
+                       one: a supervisor that is killed leaves no guest behind
       --notify-fd=N    Write a line feed to this descriptor when the guest runs
                        (s6); systemd's NOTIFY_SOCKET needs no option
   -h, --help           Print this help
@@ -58,6 +61,7 @@ Exit status:
   34   the guest panicked            36  its watchdog fired: start it again
   40   an administrator ended it at its monitor or with a signal: leave it down
   41   it was asked to end, and had to be forced: leave it down
+  42   its supervisor ended, and it had to (--end-with-parent): start it again
   50   it is not known why
   64   the command line is wrong     71  QEMU did not start
 
@@ -98,6 +102,7 @@ pub(super) struct Options {
     pub(super) on_end: Option<OsString>,
     pub(super) name: Option<Name>,
     pub(super) records: Option<PathBuf>,
+    pub(super) ends_with_parent: bool,
     pub(super) notify_fd: Option<i32>,
     /// QEMU's own command line, the program first.
     pub(super) qemu: Vec<OsString>,
@@ -114,6 +119,7 @@ impl Default for Options {
             on_end: None,
             name: None,
             records: None,
+            ends_with_parent: false,
             notify_fd: None,
             qemu: Vec::new(),
         }
@@ -222,6 +228,7 @@ pub(super) fn parse(
                 })?);
             }
             Long("records") => options.records = Some(parser.value()?.into()),
+            Long("end-with-parent") => options.ends_with_parent = true,
             Long("notify-fd") => {
                 let expected = "the number of an open descriptor, 3 or more";
                 let value = text("--notify-fd", parser.value()?, expected)?;

@@ -16,9 +16,11 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::sys::inherited;
+use crate::sys::process::Parent;
 use crate::sys::service_manager::ServiceManager;
 use crate::sys::signal_descriptor::SignalDescriptor;
 use crate::sys::terminal::Terminal;
+use crate::wire::Signal;
 use arguments::{Invocation, Options};
 use qemu::Qemu;
 use report::NOT_STARTED;
@@ -64,6 +66,18 @@ fn run(options: &Options, voice: Voice) -> u8 {
         Ok(signals) => signals,
         Err(error) => return give_up(voice, &error),
     };
+    let parent = options.ends_with_parent.then(|| Parent::ends_with(Signal::TERM)).transpose();
+    let parent = match parent {
+        Ok(Some(parent)) if parent.has_ended() => {
+            voice.say(
+                Level::Error,
+                format_args!("what started this has ended; so QEMU is not started"),
+            );
+            return NOT_STARTED;
+        }
+        Ok(parent) => parent,
+        Err(error) => return give_up(voice, &error),
+    };
     let (mut qemu, monitor) = match Qemu::start(options, signals.mask_before()) {
         Ok(started) => started,
         Err(error) => {
@@ -72,7 +86,8 @@ fn run(options: &Options, voice: Voice) -> u8 {
         }
     };
     let mut supervisor = Supervisor::new(ServiceManager::of_this_process(), descriptor);
-    let session = Session::new(options, voice, &signals, &mut qemu, monitor, &mut supervisor);
+    let session =
+        Session::new(options, voice, &signals, &mut qemu, monitor, parent, &mut supervisor);
     let ended = match session.and_then(Session::run) {
         Ok(ended) => ended,
         // QEMU ends with this process.

@@ -16,6 +16,7 @@ use super::supervisor::Supervisor;
 use super::voice::{Level, Voice};
 use crate::id::{Moment, Name};
 use crate::stop::{Course, Deed, Input, Phase};
+use crate::sys::process::Parent;
 use crate::sys::signal_descriptor::{Origin, SignalDescriptor};
 use crate::sys::{clock, sender};
 use crate::verdict::{Case, CommandLine, Fact, Settings, Source};
@@ -53,6 +54,8 @@ pub(super) struct Session<'a> {
     signals: &'a SignalDescriptor,
     qemu: &'a mut Qemu,
     monitor: Monitor,
+    /// What it is not to outlive.
+    parent: Option<Parent>,
     supervisor: &'a mut Supervisor,
     course: Course,
     case: Case,
@@ -71,6 +74,7 @@ impl<'a> Session<'a> {
         signals: &'a SignalDescriptor,
         qemu: &'a mut Qemu,
         monitor: Monitor,
+        parent: Option<Parent>,
         supervisor: &'a mut Supervisor,
     ) -> io::Result<Self> {
         let poll = Poll::new()?;
@@ -92,6 +96,7 @@ impl<'a> Session<'a> {
             signals,
             qemu,
             monitor,
+            parent,
             supervisor,
             course,
             case: Case::default(),
@@ -265,10 +270,13 @@ impl<'a> Session<'a> {
         while let Some((signal, origin)) = self.signals.read()? {
             let was_stopping = self.course.ends().is_some();
             // While QEMU is busy with that there is time to look who sent it.
-            self.act(now, &Input::Signal(signal));
+            let is_orphaned = self.parent.take_if(|parent| parent.has_ended()).is_some();
+            let input = if is_orphaned { Input::ParentEnded } else { Input::Signal(signal) };
+            self.act(now, &input);
             let sender = Arc::new(identify(origin, now));
             self.learn(now, Source::Runner, Fact::Asked(signal, Arc::clone(&sender)));
-            self.say(Level::Notice, &format!("{signal} from {sender}"));
+            let ended = if is_orphaned { "what started this has ended: " } else { "" };
+            self.say(Level::Notice, &format!("{ended}{signal} from {sender}"));
             self.tell_phase(now);
             if let Some(ends) = self.course.ends().filter(|_| !was_stopping) {
                 self.asked = Some((signal, sender));

@@ -90,6 +90,10 @@ impl Course {
     pub fn take(&mut self, now: Moment, input: &Input<'_>) -> Vec<Deed> {
         match input {
             Input::Signal(signal) => self.take_signal(now, *signal),
+            Input::ParentEnded => {
+                self.done.is_orphaned |= self.stop.is_none() && !self.is_going_down;
+                self.take_signal(now, Signal::TERM);
+            }
             Input::Greeted => {
                 self.monitor = Monitor::Open;
                 if self.stage() == Some(Stage::HungUpEarly) {

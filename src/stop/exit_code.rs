@@ -21,10 +21,11 @@ const PANICKED: u8 = 34;
 const HUNG: u8 = 36;
 const BY_AN_ADMINISTRATOR: u8 = 40;
 const FORCED: u8 = 41;
+const ORPHANED: u8 = 42;
 const NOT_KNOWN: u8 = 50;
 
-/// The words that an exit code can be given to, with its default: the causes, and two more.
-const WORDS: [(&str, u8); 21] = [
+/// The words that an exit code can be given to, with its default: the causes, and three more.
+const WORDS: [(&str, u8); 22] = [
     ("guest-shutdown", DONE),
     ("powerdown", DONE),
     ("requested", DONE),
@@ -44,6 +45,7 @@ const WORDS: [(&str, u8); 21] = [
     ("snapshot-load", BY_AN_ADMINISTRATOR),
     ("host", BY_AN_ADMINISTRATOR),
     ("forced", FORCED),
+    ("orphaned", ORPHANED),
     ("exited", NOT_KNOWN),
     ("unknown", NOT_KNOWN),
 ];
@@ -57,6 +59,8 @@ pub enum Why {
     Requested,
     /// It was asked to end, and had to be made to.
     Forced,
+    /// It was brought to its end because its supervisor was gone: nobody wanted it down.
+    Orphaned,
 }
 
 impl fmt::Display for Why {
@@ -65,6 +69,7 @@ impl fmt::Display for Why {
             Self::Cause(cause) => cause.fmt(f),
             Self::Requested => f.write_str("requested"),
             Self::Forced => f.write_str("forced"),
+            Self::Orphaned => f.write_str("orphaned"),
         }
     }
 }
@@ -72,6 +77,15 @@ impl fmt::Display for Why {
 impl Why {
     /// Judges by the verdict, by how the process ended, and by what was done to it.
     pub(super) fn new(verdict: &Verdict, status: Option<WaitStatus>, done: Done) -> Self {
+        match Self::of_end(verdict, status, done) {
+            Self::Cause(Cause::Powerdown) | Self::Requested | Self::Forced if done.is_orphaned => {
+                Self::Orphaned
+            }
+            why => why,
+        }
+    }
+
+    fn of_end(verdict: &Verdict, status: Option<WaitStatus>, done: Done) -> Self {
         let is_ours = match &verdict.cause {
             // The guest was done, but its disks may not have been.
             _ if done.has_killed && status.and_then(WaitStatus::signal) == Some(Signal::KILL) => {

@@ -25,6 +25,8 @@ pub enum Deed {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Input<'a> {
     Signal(Signal),
+    /// The process that started this one has ended, and nothing is to be left of it.
+    ParentEnded,
     /// QEMU's monitor takes commands from now on.
     Greeted,
     MonitorClosed,
@@ -59,6 +61,8 @@ pub(super) struct Done {
     pub(super) has_reset: bool,
     /// A stop began before the guest was going down.
     pub(super) was_asked: bool,
+    /// That stop began because nobody was there any more who could.
+    pub(super) is_orphaned: bool,
     /// The guest was given no chance, or did not take it in time.
     pub(super) is_forced: bool,
 }

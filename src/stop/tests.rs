@@ -275,6 +275,20 @@ fn a_reboot_during_a_stop_is_not_started_again() {
 }
 
 #[test]
+fn a_guest_whose_supervisor_is_gone_wants_to_be_started_again() {
+    let mut orphan = course(&[]);
+    assert_eq!(orphan.take(at(0.0), &Input::ParentEnded), [Deed::AskState]);
+    assert_eq!(why(&orphan, Cause::Powerdown, EXITED), Why::Orphaned);
+    assert_eq!(why(&orphan, Cause::GuestShutdown, EXITED), Why::Cause(Cause::GuestShutdown));
+    assert_eq!(ExitCodes::default().of(&Why::Orphaned, Initiator::Admin), 42);
+    // Somebody wanted it down before.
+    let mut stopped = course(&[]);
+    stopped.take(at(0.0), &Input::Signal(Signal::TERM));
+    assert_eq!(stopped.take(at(1.0), &Input::ParentEnded), []);
+    assert_eq!(why(&stopped, Cause::Powerdown, EXITED), Why::Cause(Cause::Powerdown));
+}
+
+#[test]
 fn plans_are_read_as_they_are_spelt() {
     for option in [
         "SIGTERM=powerdown",

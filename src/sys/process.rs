@@ -9,7 +9,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
 use rustix::process::{
-    Pid, PidfdFlags, Resource, Rlimit, pidfd_open, pidfd_send_signal, setrlimit,
+    Pid, PidfdFlags, Resource, Rlimit, getppid, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal, setrlimit,
 };
 
 use super::{clock, plain_file};
@@ -31,11 +32,33 @@ pub fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// The process that started this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parent(Option<Pid>);
+
+impl Parent {
+    /// Has this process be sent this signal when the *thread* that started it ends.
+    pub fn ends_with(signal: Signal) -> io::Result<Self> {
+        let parent = Self(getppid());
+        set_parent_process_death_signal(Some(to_named(signal)?))?;
+        Ok(parent)
+    }
+
+    /// Whether it is gone: somebody else is the parent then.
+    #[must_use]
+    pub fn has_ended(self) -> bool {
+        getppid() != self.0
+    }
+}
+
 /// Sends a signal to the process of a pidfd. `ESRCH`: it has been reaped.
 pub fn send(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
-    let signal =
-        rustix::process::Signal::from_named_raw(signal.0).ok_or(io::ErrorKind::InvalidInput)?;
-    Ok(pidfd_send_signal(pidfd, signal)?)
+    Ok(pidfd_send_signal(pidfd, to_named(signal)?)?)
+}
+
+fn to_named(signal: Signal) -> io::Result<rustix::process::Signal> {
+    let named = rustix::process::Signal::from_named_raw(signal.0);
+    Ok(named.ok_or(io::ErrorKind::InvalidInput)?)
 }
 
 /// Whether the process of a pidfd is dead.
