@@ -24,7 +24,7 @@ NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare quick check every-order mutants fuzz deb test-deb cluster tools bench bench-scale bench-programs size clean
+.PHONY: all demo compare compare-run quick check every-order mutants fuzz deb test-deb cluster tools bench bench-scale bench-programs size clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -41,6 +41,12 @@ compare:
 	@tests/install-packages $(BUILD) $(QEMU) $(ORIGINAL)
 	$(CARGO) build --release --locked --bin ganeti-kvmd --example compare
 	@target/release/examples/compare
+
+# The same guests end under a supervisor, once bare and once under kvmd-run.
+compare-run:
+	@tests/install-packages $(BUILD) $(QEMU)
+	$(CARGO) build --release --locked --bin kvmd-run --example compare_run
+	@target/release/examples/compare_run
 
 # What `quick` and `check` begin with: format, no path of one machine in a committed file, lints,
 # and every input kept for the fuzzer.

@@ -54,11 +54,19 @@ impl RunnerBuilder {
     /// `program` is `kvmd-run`.
     #[must_use]
     pub fn new(program: impl AsRef<Path>) -> Self {
-        let directory = tempfile::Builder::new().prefix("run").tempdir().expect("a directory");
+        let mut builder = Self::bare();
         let program = program.as_ref().to_str().expect("a path in UTF-8").to_string();
-        let records = directory.path().join("records");
+        let records = format!("--records={}", builder.path("records").display());
+        builder.words = vec![program, records];
+        builder
+    }
+
+    /// QEMU by itself, to compare `kvmd-run` with: it is what the [`Runner`] calls `kvmd-run`.
+    #[must_use]
+    pub fn bare() -> Self {
+        let directory = tempfile::Builder::new().prefix("run").tempdir().expect("a directory");
         Self {
-            words: vec![program, format!("--records={}", records.display())],
+            words: Vec::new(),
             wrapper: Vec::new(),
             qemu: vec!["qemu-system-x86_64".into()],
             arguments: Vec::new(),
