@@ -1,7 +1,7 @@
 //! `kvmd-run` on real QEMU: every exit code, every way to stop, and what is left behind.
 
 use std::fs;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -230,7 +230,7 @@ fn a_guest_is_stopped_in_whatever_state_it_is() {
     let builder = kvmd_run().with("-S");
     let monitor = builder.path("qmp");
     let runner = builder.launch();
-    await_that("QEMU has its monitors", || monitor.exists());
+    await_that("QEMU has its monitors", || UnixStream::connect(&monitor).is_ok());
     runner.await_status("prelaunch");
     runner.signal(Signal::TERM);
     assert_eq!(judged(runner).0, 0);
@@ -587,7 +587,8 @@ fn a_qemu_that_goes_into_the_background_all_the_same_is_ended() {
 fn nobody_has_to_listen() {
     needs!(Qemu);
     let closed = ["sh", "-c", "exec \"$@\" 2>&-", "sh"];
-    let runner = kvmd_run().through(&closed).boot();
+    let mut runner = kvmd_run().through(&closed).launch();
+    runner.await_ready();
     runner.signal(Signal::TERM);
     assert_eq!(judged(runner).0, 0);
     // And where the records cannot be written, that is said.

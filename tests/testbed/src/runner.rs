@@ -123,11 +123,16 @@ impl RunnerBuilder {
         self.directory.path().join(name)
     }
 
-    /// Boots the guest of `tests/guest` and waits until it is ready.
+    /// Boots the guest of `tests/guest` and waits until it is ready, and `kvmd-run` knows that it runs: on
+    /// a busy machine the guest can be first.
     #[must_use]
     pub fn boot(self) -> Runner {
+        let is_bare = self.words.is_empty();
         let mut runner = self.launch();
         runner.await_ready();
+        if !is_bare {
+            runner.await_line("the guest runs");
+        }
         runner
     }
 
