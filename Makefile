@@ -6,7 +6,7 @@ CARGO ?= cargo
 # PROGRAM:PACKAGE,... of what is needed to build, to play the demonstration, to run the tests.
 BUILD = cc:gcc,libc6-dev
 QEMU = qemu-system-x86_64:qemu-system-x86 as:binutils
-TESTS = git:git strace:strace ss:iproute2 systemd-analyze:systemd mandoc:mandoc prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
+TESTS = runsv:runit s6-supervise:s6 svscan:daemontools git:git strace:strace ss:iproute2 systemd-analyze:systemd mandoc:mandoc prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
 ORIGINAL = '/usr/lib/ganeti/*/usr/sbin/ganeti-kvmd:^ganeti-haskell-3.[01]$$'
 GANETI = '/usr/share/ganeti/*/ganeti/backend.py:^ganeti-3.[01]$$'
 
@@ -16,6 +16,7 @@ DEBIANS = debootstrap:debootstrap cpio:cpio xz:xz-utils
 
 PACKAGING = dpkg-buildpackage:dpkg-dev dh:debhelper lintian:lintian
 DEB = target/debian/ganeti-kvmd-rs_*.deb
+DEB_RUN = target/debian/kvmd-run_*.deb
 PEERS = forkstat:forkstat extrace:extrace strace:strace
 PLOT = /usr/lib/python3/dist-packages/matplotlib:python3-matplotlib
 
@@ -24,7 +25,7 @@ NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare quick check every-order mutants fuzz deb test-deb cluster platforms tools bench bench-scale bench-programs size clean
+.PHONY: all demo compare compare-run quick check every-order mutants fuzz deb test-deb cluster platforms tools bench bench-scale bench-programs size clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -41,6 +42,12 @@ compare:
 	@tests/install-packages $(BUILD) $(QEMU) $(ORIGINAL)
 	$(CARGO) build --release --locked --bin ganeti-kvmd --example compare
 	@target/release/examples/compare
+
+# The same guests end under a supervisor, once bare and once under kvmd-run.
+compare-run:
+	@tests/install-packages $(BUILD) $(QEMU)
+	$(CARGO) build --release --locked --bin kvmd-run --example compare_run
+	@target/release/examples/compare_run
 
 # What `quick` and `check` begin with: format, no path of one machine in a committed file, lints,
 # and every input kept for the fuzzer.
@@ -82,13 +89,13 @@ check:
 		echo; echo "Every test has run."; \
 	fi
 
-# The Debian package, in target/debian.
+# The Debian packages, in target/debian.
 deb:
 	@tests/install-packages $(BUILD) $(PACKAGING)
 	$(CARGO) build --release --locked --bins
-	@rm -f $(DEB)
+	@rm -f $(DEB) $(DEB_RUN)
 	@packaging/build-deb target/debian
-	lintian --allow-root --fail-on warning $(DEB)
+	lintian --allow-root --fail-on warning $(DEB) $(DEB_RUN)
 
 # It is installed, upgraded and removed on a Debian with Ganeti; then in a virtual machine, under
 # that Debian's own kernel and systemd.

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use std::time::Duration;
 
 use testbed::ways::{OPTIONS, WAYS, Way};
-use testbed::{Daemon, Node, Seen, Witness, daemon_program};
+use testbed::{Daemon, Node, RunnerBuilder, Seen, Signal, Witness, daemon_program};
 
 fn main() -> ExitCode {
     let node = Node::new(daemon_program());
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
     let told = Command::new(why).arg("sigterm").envs(node.environment()).status();
     assert!(told.is_ok_and(|status| status.success()), "kvmd-why has no answer");
     println!();
+    play_runner();
     let stopped = daemon.stop();
     println!("The daemon has ended ({stopped}); the node is removed.");
     if wrong == 0 {
@@ -45,6 +46,19 @@ fn main() -> ExitCode {
         println!("{wrong} of {} verdicts are WRONG.", WAYS.len());
         ExitCode::FAILURE
     }
+}
+
+/// A supervisor's view: SIGTERM to `kvmd-run`, and what comes of it.
+fn play_runner() {
+    println!("$ kvmd-run qemu-system-x86_64 -name web1 ... & kill $!");
+    let runner = RunnerBuilder::new(daemon_program().with_file_name("kvmd-run")).boot();
+    runner.signal(Signal::TERM);
+    let outcome = runner.end();
+    for line in &outcome.lines {
+        println!("  {line}");
+    }
+    assert_eq!(outcome.code(), 0, "the guest was not shut down");
+    println!();
 }
 
 /// Boots a guest, lets it die, and compares the verdict with what is right.

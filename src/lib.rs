@@ -5,13 +5,16 @@
 
 #![deny(unsafe_code)]
 
+mod account;
 mod check;
 pub mod cli;
 pub mod config;
 pub mod daemon;
 pub mod id;
 pub mod log;
+pub mod run;
 mod startup;
+pub mod stop;
 pub mod sys;
 pub mod verdict;
 pub mod why;

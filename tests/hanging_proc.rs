@@ -9,7 +9,8 @@ use std::time::Instant;
 
 use serde_json::Value;
 use testbed::{
-    Attacker, Daemon, HungFile, NOBODY, Node, Signal, StandIn, await_that, figure, needs,
+    Attacker, Daemon, HungFile, NOBODY, Node, Signal, StandIn, WITHOUT_TRACE, await_that, figure,
+    needs,
 };
 
 const SIGHUP: &str = "1";
@@ -55,13 +56,12 @@ impl Hostile {
         Self { attackers: Vec::new(), file: Some(file), daemon: Some(daemon), node }
     }
 
-    /// Each QEMU's own log is this file, and the daemon is told of no signal by anybody else: in a
-    /// user namespace of its own it does not get the kernel's trace.
+    /// Each QEMU's own log is this file, and the daemon is told of no signal by anybody else.
     fn with_logs_that_hang() -> Self {
         let node = node();
         fs::create_dir_all(node.path("var/log/ganeti")).unwrap();
         let file = HungFile::mount(&node.path(LOGS));
-        let daemon = node.start_wrapped(&["unshare", "--user", "--map-root-user"], &[]);
+        let daemon = node.start_wrapped(&WITHOUT_TRACE, &[]);
         daemon.await_line("trace of signals is not available");
         Self { attackers: Vec::new(), file: Some(file), daemon: Some(daemon), node }
     }

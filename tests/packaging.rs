@@ -25,16 +25,17 @@ fn read(path: &str) -> String {
     fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-fn programs() -> [Told; 2] {
+fn programs() -> [Told; 3] {
     [
-        (env!("CARGO_BIN_EXE_ganeti-kvmd"), "ganeti-kvmd"),
-        (env!("CARGO_BIN_EXE_kvmd-why"), "kvmd-why"),
+        (env!("CARGO_BIN_EXE_ganeti-kvmd"), "ganeti-kvmd", 8),
+        (env!("CARGO_BIN_EXE_kvmd-why"), "kvmd-why", 8),
+        (env!("CARGO_BIN_EXE_kvmd-run"), "kvmd-run", 1),
     ]
-    .map(|(path, name)| {
+    .map(|(path, name, section)| {
         let output = Command::new(path).arg("--help").output().unwrap();
         Told {
             help: String::from_utf8(output.stdout).unwrap(),
-            page: read(&format!("packaging/man/{name}.8")),
+            page: read(&format!("packaging/man/{name}.{section}")),
             completion: read(&format!("packaging/completions/{name}")),
         }
     })
@@ -103,15 +104,17 @@ fn causes() -> BTreeSet<String> {
 }
 
 #[test]
-fn the_manual_pages_and_the_completion_have_every_cause() {
+fn the_manual_pages_and_the_completions_have_every_cause() {
     let causes = causes();
     assert!(causes.contains("out-of-memory") && causes.contains("host-qmp-quit"), "{causes:?}");
-    let [daemon, why] = programs();
+    let [daemon, why, run] = programs();
     for cause in &causes {
         for (place, text) in [
             ("ganeti-kvmd(8)", &daemon.page),
             ("kvmd-why(8)", &why.page),
             ("its completion", &why.completion),
+            ("kvmd-run(1)", &run.page),
+            ("its completion", &run.completion),
         ] {
             let has = text.split([' ', ',', '\n', '\'']).any(|word| word == cause);
             assert!(has, "{cause} is not in {place}");

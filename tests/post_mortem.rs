@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use kvmd::sys::tracefs::{Tracefs, instance_name};
 use serde_json::Value;
-use testbed::{Daemon, Guest, Node, Signal, await_that, copy_program, needs};
+use testbed::{Daemon, Guest, Node, Signal, WITHOUT_TRACE, await_that, copy_program, needs};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -142,24 +142,12 @@ fn a_qemu_too_old_to_say_why_is_judged_by_who_sent_the_signal() {
     }
 }
 
-/// In a user namespace of its own the daemon gets neither the trace nor the proc connector; to its
-/// root belongs a tracefs that the machine has mounted, so it does not see that.
-const REDUCED: [&str; 6] = [
-    "unshare",
-    "--mount",
-    "sh",
-    "-c",
-    "for tracefs in /sys/kernel/tracing /sys/kernel/debug; do mount -t tmpfs none $tracefs; done \
-     2>/dev/null; exec unshare --user --map-root-user \"$@\"",
-    "sh",
-];
-
 #[test]
 fn without_the_trace_qemus_own_log_names_the_sender() {
     needs!(Qemu, Root);
     let node = node();
     fs::create_dir_all(node.path("var/log/ganeti/kvm")).unwrap();
-    let daemon = node.start_wrapped(&REDUCED, &[]);
+    let daemon = node.start_wrapped(&WITHOUT_TRACE, &[]);
     daemon.await_line("trace of signals is not available");
     let log = |name: &str| node.path(format!("var/log/ganeti/kvm/{name}.log"));
     // As Ganeti starts it; and one that does not say why, whose stderr leads to the log just so.
@@ -252,7 +240,7 @@ fn the_oom_killer_is_told_from_an_operator() {
 fn without_the_trace_the_control_group_tells_of_the_oom_killer() {
     needs!(Qemu, Root);
     let node = node();
-    let daemon = node.start_wrapped(&REDUCED, &[]);
+    let daemon = node.start_wrapped(&WITHOUT_TRACE, &[]);
     let record = outgrow(&node, &daemon, "web1");
     assert_eq!(record["cause"], "out-of-memory", "{record:#}");
 }

@@ -8,6 +8,7 @@ pub mod core;
 pub mod orders;
 mod peers;
 pub mod qmp_stream;
+pub mod signal_plan;
 pub mod ssconf;
 pub mod state_file;
 pub mod trace_page;
@@ -16,7 +17,7 @@ pub mod trace_page;
 pub type Check = fn(&[u8]);
 
 /// Every target, by its name.
-pub const TARGETS: [(&str, Check); 7] = [
+pub const TARGETS: [(&str, Check); 8] = [
     ("qmp_stream", qmp_stream::check),
     ("connector_datagram", connector_datagram::check),
     ("trace_page", trace_page::check),
@@ -24,6 +25,7 @@ pub const TARGETS: [(&str, Check); 7] = [
     ("state_file", state_file::check),
     ("core", core::check),
     ("orders", orders::check),
+    ("signal_plan", signal_plan::check),
 ];
 
 /// What is shown to an administrator is one line and moves no cursor.

@@ -21,13 +21,10 @@ use crate::config::Paths;
 use crate::id::{Incarnation, Moment};
 use crate::sys::clock;
 use crate::sys::handover::{Asking, Inheritance};
-use crate::sys::service_manager::{ServiceManager, is_busy};
+use crate::sys::service_manager::{ServiceManager, TRY_AGAIN, is_busy};
 use crate::verdict::{Memory, Node};
 
 const CONNECTOR: &str = "connector";
-
-/// How soon a message is sent again that the service manager had no room for.
-const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 /// A service manager that has taken nothing for so long holds nobody up any more.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -6,6 +6,7 @@
 #![allow(unsafe_code, reason = "some calls have no safe form in any library")]
 
 pub mod append_file;
+pub mod child;
 pub mod clock;
 pub mod confinement;
 pub mod connector;
@@ -14,6 +15,8 @@ pub mod core_pattern;
 pub mod daemonize;
 pub mod directory_watch;
 pub mod handover;
+pub mod inherited;
+pub mod journal;
 pub mod memory_cgroup;
 pub mod node_name;
 pub mod own_log;
@@ -28,7 +31,9 @@ pub mod replaced_file;
 pub mod sandbox;
 pub mod sender;
 pub mod service_manager;
+pub mod signal_descriptor;
 pub mod socket_option;
+pub mod terminal;
 pub mod trace;
 pub mod tracefs;
 pub mod users;

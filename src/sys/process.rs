@@ -8,11 +8,14 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::ioctl::{Opcode, Updater, ioctl, opcode};
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, pidfd_open, setrlimit};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, getppid, pidfd_open, pidfd_send_signal,
+    set_parent_process_death_signal, setrlimit,
+};
 
 use super::{clock, plain_file};
 use crate::id::Process;
-use crate::wire::{StatusAnswer, WaitStatus};
+use crate::wire::{Signal, StatusAnswer, WaitStatus, command_line};
 
 /// Gives this process another name, as `/proc/PID/comm` shows it: 15 bytes at most.
 pub fn set_name(name: &CStr) {
@@ -29,11 +32,47 @@ pub fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
     Ok(pidfd_open(pid, PidfdFlags::empty())?)
 }
 
+/// The process that started this one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Parent(Option<Pid>);
+
+impl Parent {
+    /// Has this process be sent this signal when the *thread* that started it ends.
+    pub fn ends_with(signal: Signal) -> io::Result<Self> {
+        let parent = Self(getppid());
+        set_parent_process_death_signal(Some(to_named(signal)?))?;
+        Ok(parent)
+    }
+
+    /// Whether it is gone: somebody else is the parent then.
+    #[must_use]
+    pub fn has_ended(self) -> bool {
+        getppid() != self.0
+    }
+}
+
+/// Sends a signal to the process of a pidfd. `ESRCH`: it has been reaped.
+pub fn send(pidfd: BorrowedFd<'_>, signal: Signal) -> io::Result<()> {
+    Ok(pidfd_send_signal(pidfd, to_named(signal)?)?)
+}
+
+fn to_named(signal: Signal) -> io::Result<rustix::process::Signal> {
+    let named = rustix::process::Signal::from_named_raw(signal.0);
+    Ok(named.ok_or(io::ErrorKind::InvalidInput)?)
+}
+
 /// Whether the process of a pidfd is dead.
 pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
     let mut ends = [PollFd::from_borrowed_fd(pidfd, PollFlags::IN)];
     let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
     poll(&mut ends, Some(&at_once)).is_ok_and(|ready| ready > 0)
+}
+
+/// Waits until the process of a pidfd is dead, this long at most. Whether it is.
+pub fn await_end(pidfd: &OwnedFd, at_most: Duration) -> bool {
+    let mut ends = [PollFd::new(pidfd, PollFlags::IN)];
+    let at_most = Timespec { tv_sec: at_most.as_secs().cast_signed(), tv_nsec: 0 };
+    poll(&mut ends, Some(&at_most)).is_ok_and(|ready| ready > 0)
 }
 
 fn to_pid(pid: u32) -> Option<Pid> {
@@ -206,7 +245,7 @@ pub fn read_pid_file(path: &Path) -> io::Result<Option<u32>> {
 }
 
 /// Whether this process is the QEMU of the instance, by the rule that Ganeti itself goes by:
-/// its command line has `-name NAME` (or `-name guest=NAME`, and options after a comma).
+/// its command line has its name.
 #[must_use]
 pub fn is_named(pid: u32, name: &[u8]) -> bool {
     command_line(pid).is_ok_and(|arguments| has_name(&arguments, name))
@@ -221,15 +260,7 @@ pub fn command_line(pid: u32) -> io::Result<Vec<u8>> {
 }
 
 fn has_name(arguments: &[u8], name: &[u8]) -> bool {
-    let mut arguments = arguments.split(|&byte| byte == 0);
-    while let Some(argument) = arguments.next() {
-        if argument == b"-name" {
-            let value = arguments.next().unwrap_or_default();
-            let value = value.strip_prefix(b"guest=").unwrap_or(value);
-            return value.split(|&byte| byte == b',').next() == Some(name);
-        }
-    }
-    false
+    command_line::name(arguments) == Some(name)
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! The service manager, as `sd_notify(3)` and `sd_listen_fds(3)` have it: told that the daemon is
-//! up, and given descriptors that are to outlive it.
+//! The service manager, as `sd_notify(3)` and `sd_listen_fds(3)` have it: told that the program is
+//! up, what it does and how long it needs, and given descriptors that are to outlive it.
 //!
 //! It is never waited for, which the `sd-notify` crate cannot do: a message for which it has no
-//! room is an error, and to be sent again ([`is_busy`]).
+//! room is an error, and to be sent again ([`is_busy`]) after [`TRY_AGAIN`].
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -18,6 +18,9 @@ use rustix::net::{
     SocketFlags, SocketType, sendmsg_addr, socket_with,
 };
 use sd_notify::{NotifyState, listen_fds_with_names, watchdog_enabled};
+
+/// How soon a message is to be sent again that it had no room for.
+pub const TRY_AGAIN: Duration = Duration::from_millis(10);
 
 /// A service manager that listens.
 #[derive(Debug)]
@@ -76,9 +79,25 @@ impl ServiceManager {
         owned.collect()
     }
 
-    /// The daemon is up.
+    /// The program is up.
     pub fn notify_ready(&self) -> io::Result<()> {
         self.send(&[NotifyState::Ready], &[])
+    }
+
+    /// What goes on, in words for people: one line.
+    pub fn notify_status(&self, text: &str) -> io::Result<()> {
+        self.send(&[NotifyState::Status(text)], &[])
+    }
+
+    /// It is about to end.
+    pub fn notify_stopping(&self) -> io::Result<()> {
+        self.send(&[NotifyState::Stopping], &[])
+    }
+
+    /// It needs so much more time from now, an hour at most, whatever its unit says.
+    pub fn extend_timeout(&self, time: Duration) -> io::Result<()> {
+        let microseconds = u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        self.send(&[NotifyState::ExtendTimeoutUsec(microseconds)], &[])
     }
 
     /// Has it keep a copy of a descriptor under this name, whatever happens to this process.

@@ -179,9 +179,13 @@ impl Case {
                 self.said.note_gap(at);
                 Worth::Decisive
             }
-            Fact::Closed | Fact::Died | Fact::FileCreated | Fact::FileLeft | Fact::FileFailed => {
-                Worth::Nothing
-            }
+            Fact::Closed
+            | Fact::Died
+            | Fact::Asked(..)
+            | Fact::Did(_)
+            | Fact::FileCreated
+            | Fact::FileLeft
+            | Fact::FileFailed => Worth::Nothing,
         };
         (Turn::Unchanged, worth)
     }

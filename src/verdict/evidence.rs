@@ -119,6 +119,8 @@ pub enum Source {
     ControlGroup,
     /// What this daemon did.
     Daemon,
+    /// `kvmd-run`: what it was told, and what it did.
+    Runner,
 }
 
 /// What a piece of evidence says.
@@ -147,6 +149,10 @@ pub enum Fact {
     /// What is to be known of this task, which sent a signal at that moment.
     SenderSeen(u32, Arc<Sender>),
     OutOfMemory,
+    /// `kvmd-run` was sent this, by its supervisor or by somebody else. QEMU was not.
+    Asked(Signal, Arc<Sender>),
+    /// What it did then, in words.
+    Did(&'static str),
     /// What was done to the file.
     FileCreated,
     FileLeft,
@@ -175,6 +181,7 @@ impl fmt::Display for Source {
             Self::OwnLog => "qemu-log",
             Self::ControlGroup => "cgroup",
             Self::Daemon => "daemon",
+            Self::Runner => "kvmd-run",
         })
     }
 }
@@ -185,8 +192,11 @@ impl fmt::Display for Fact {
         f.write_str(match self {
             Self::Said(event, _) => return event.fmt(f),
             Self::Exited(status) => return status.fmt(f),
-            Self::Signalled(signal, sender) => return write!(f, "{signal} from {sender}"),
+            Self::Signalled(signal, sender) | Self::Asked(signal, sender) => {
+                return write!(f, "{signal} from {sender}");
+            }
             Self::SenderSeen(_, sender) => return write!(f, "the signal was from {sender}"),
+            Self::Did(what) => what,
             Self::Connected => "connected",
             Self::Unheard => "what it may have said before was not heard",
             Self::Greeted(_) => "it greeted",

@@ -109,11 +109,7 @@ impl Style {
             None if record.signal.is_some() => text.push_str(" No core."),
             None => {}
         }
-        text.push_str(match record.marked {
-            Some(true) => " Marked as a user shutdown.",
-            Some(false) => " Not marked as a user shutdown.",
-            None => " The mark of a user shutdown, if there was one, was left as it was.",
-        });
+        text.push_str(&what_followed(record));
         if !record.missing.is_empty() {
             let _ = write!(text, " Not known: {}.", Shown(&record.missing.join(", ")));
         }
@@ -169,6 +165,21 @@ fn row(record: &Record) -> [String; 7] {
     ]
 }
 
+/// What Ganeti was told of it, or the supervisor of `kvmd-run`.
+fn what_followed(record: &Record) -> String {
+    match (&record.run, record.marked) {
+        (Some(run), _) => {
+            let forced = if run.why == "forced" { " because it had to be forced" } else { "" };
+            format!(" kvmd-run exited with {}{forced}.", run.exit_code)
+        }
+        (None, Some(true)) => " Marked as a user shutdown.".into(),
+        (None, Some(false)) => " Not marked as a user shutdown.".into(),
+        (None, None) => {
+            " The mark of a user shutdown, if there was one, was left as it was.".into()
+        }
+    }
+}
+
 /// What was done to it, to follow its name.
 fn deed(record: &Record) -> String {
     let from = record.sender.as_ref().map_or_else(String::new, |sender| format!(" from {sender}"));
@@ -180,6 +191,9 @@ fn deed(record: &Record) -> String {
             _ => format!("crashed with {signal}"),
         },
         ("failed", _, Some(code)) => format!("failed with exit code {code}"),
+        (_, Some(signal), _) if record.run.is_some() => {
+            format!("{} after {signal}{from}", record.summary)
+        }
         _ => record.summary.clone(),
     }
 }
@@ -221,7 +235,7 @@ impl fmt::Display for Uptime {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::record::{Core, Evidence};
+    use crate::wire::record::{Core, Evidence, Run};
     use crate::wire::{Ancestor, Sender};
 
     const PLAIN: Style = Style { is_coloured: false };
@@ -259,6 +273,29 @@ mod tests {
             PLAIN.what_happened(&terminated()),
             "web1 (pid 4242) was killed by SIGTERM from kill[5831] (uid 0), run by bash[5790] ← sshd[5788]; an administrator did it. Up 3 d 4 h. QEMU said: host-signal. No core. Not marked as a user shutdown."
         );
+    }
+
+    #[test]
+    fn a_supervisors_signal_is_told_with_what_the_supervisor_was_told() {
+        let record = Record {
+            cause: "powerdown".into(),
+            summary: "obeyed a powerdown request".into(),
+            marked: None,
+            run: Some(Run { exit_code: 0, why: "powerdown".into() }),
+            evidence: Vec::new(),
+            ..terminated()
+        };
+        let told = PLAIN.what_happened(&record);
+        assert!(
+            told.starts_with(
+                "web1 (pid 4242) obeyed a powerdown request after SIGTERM from kill[5831] (uid 0)"
+            ),
+            "{told}"
+        );
+        assert!(told.ends_with("kvmd-run exited with 0."), "{told}");
+        let run = Some(Run { exit_code: 41, why: "forced".into() });
+        let told = PLAIN.what_happened(&Record { run, ..record });
+        assert!(told.ends_with("kvmd-run exited with 41 because it had to be forced."), "{told}");
     }
 
     #[test]

@@ -25,9 +25,45 @@ pub fn has_no_reboot(arguments: &[u8]) -> bool {
     has_no_reboot
 }
 
+/// Whether QEMU is to go into the background.
+#[must_use]
+pub fn has_daemonize(arguments: &[u8]) -> bool {
+    let mut arguments = arguments.split(|&byte| byte == 0);
+    arguments.any(|argument| matches!(argument, b"-daemonize" | b"--daemonize"))
+}
+
+/// The guest's name: `-name NAME`, or `-name guest=NAME`, and options after a comma.
+#[must_use]
+pub fn name(arguments: &[u8]) -> Option<&[u8]> {
+    let mut arguments = arguments.split(|&byte| byte == 0);
+    arguments.find(|argument| matches!(*argument, b"-name" | b"--name"))?;
+    let value = arguments.next()?;
+    value.strip_prefix(b"guest=").unwrap_or(value).split(|&byte| byte == b',').next()
+}
+
 #[cfg(test)]
 mod tests {
-    use super::has_no_reboot;
+    use super::{has_daemonize, has_no_reboot, name};
+
+    #[test]
+    fn a_guest_has_a_name() {
+        for (line, expected) in [
+            ("qemu -m 128 -name web1 -S", Some("web1")),
+            ("qemu --name guest=web1,debug-threads=on", Some("web1")),
+            ("qemu -name", None),
+            ("qemu -m 128", None),
+        ] {
+            let arguments = line.replace(' ', "\0") + "\0";
+            let expected = expected.map(str::as_bytes);
+            assert_eq!(name(arguments.as_bytes()).filter(|name| !name.is_empty()), expected);
+        }
+    }
+
+    #[test]
+    fn going_into_the_background_is_seen() {
+        assert!(has_daemonize(b"qemu\0-daemonize\0") && has_daemonize(b"qemu\0--daemonize\0-S\0"));
+        assert!(!has_daemonize(b"qemu\0-append\0a -daemonize\0"));
+    }
 
     #[test]
     fn the_last_word_about_a_reboot_counts() {

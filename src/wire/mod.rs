@@ -16,4 +16,4 @@ mod wait_status;
 
 pub use sender::{Ancestor, Sender};
 pub use text::{Excerpt, Printable, Quoted, Shown};
-pub use wait_status::{Signal, StatusAnswer, WaitStatus};
+pub use wait_status::{NoSuchSignal, Signal, StatusAnswer, WaitStatus};

@@ -33,7 +33,7 @@ pub struct Record {
     pub initiator: String,
     /// What happened, to follow the instance's name.
     pub summary: String,
-    /// The signal that ended it or asked it to end.
+    /// The signal that ended it or asked it to end; under `kvmd-run`, the one that asked that.
     pub signal: Option<String>,
     /// The exit code, if it exited and that is known.
     pub exit_code: Option<i32>,
@@ -52,6 +52,19 @@ pub struct Record {
     pub omitted: u64,
     /// What should have been known and is not.
     pub missing: Vec<String>,
+    /// What `kvmd-run` made of it; absent where the daemon wrote the record.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<Run>,
+}
+
+/// What `kvmd-run` told its supervisor.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Run {
+    /// The code that it exited with.
+    pub exit_code: u8,
+    /// What that code was chosen for: the cause, `requested` or `forced`.
+    pub why: String,
 }
 
 /// A core dump.

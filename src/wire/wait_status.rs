@@ -1,6 +1,7 @@
 //! How a process ended, as `wait(2)` and the proc connector report it.
 
 use std::fmt;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -55,11 +56,28 @@ impl fmt::Display for WaitStatus {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, Hash)]
 pub struct Signal(pub i32);
 
+/// The numbers of `asm-generic/signal.h`, from 1 on, which every architecture that runs KVM shares
+/// (MIPS numbers some of them differently).
+const NAMES: [&str; 31] = [
+    "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
+    "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
+    "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
+];
+
+/// The last there is.
+const LAST: i32 = 64;
+
 impl Signal {
     pub const HUP: Self = Self(1);
     pub const INT: Self = Self(2);
+    pub const QUIT: Self = Self(3);
     pub const KILL: Self = Self(9);
+    pub const USR1: Self = Self(10);
+    pub const USR2: Self = Self(12);
     pub const TERM: Self = Self(15);
+    /// SIGRTMIN as a program that is linked with glibc knows it, systemd among them (glibc keeps the
+    /// two before it for itself).
+    pub const REAL_TIME: Self = Self(34);
 
     /// Whether this is one of the signals that QEMU takes as a request to end in good order.
     #[must_use]
@@ -70,18 +88,46 @@ impl Signal {
 
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The numbers of `asm-generic/signal.h`, which every architecture that runs KVM shares
-        // (MIPS numbers some of them differently).
-        const NAMES: [&str; 31] = [
-            "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV",
-            "USR2", "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN",
-            "TTOU", "URG", "XCPU", "XFSZ", "VTALRM", "PROF", "WINCH", "IO", "PWR", "SYS",
-        ];
         let name = usize::try_from(self.0 - 1).ok().and_then(|index| NAMES.get(index));
         match name {
             Some(name) => write!(f, "SIG{name}"),
+            None if *self == Self::REAL_TIME => f.write_str("SIGRTMIN"),
+            None if (Self::REAL_TIME.0..=LAST).contains(&self.0) => {
+                write!(f, "SIGRTMIN+{}", self.0 - Self::REAL_TIME.0)
+            }
             None => write!(f, "signal {}", self.0),
         }
+    }
+}
+
+/// There is no signal of this name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoSuchSignal;
+
+impl FromStr for Signal {
+    type Err = NoSuchSignal;
+
+    /// `TERM`, `SIGTERM`, `RTMIN+3`, `RTMAX-1` or `15`.
+    fn from_str(text: &str) -> Result<Self, NoSuchSignal> {
+        let number = |text: &str| -> Option<i32> {
+            text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        let name = text.strip_prefix("SIG").unwrap_or(text);
+        let real_time = |prefix: &str, sign: char| match name.strip_prefix(prefix)? {
+            "" => Some(0),
+            offset => offset.strip_prefix(sign).and_then(number),
+        };
+        let by_name =
+            || (1..).zip(NAMES).find(|(_, known)| *known == name).map(|(number, _)| number);
+        let signal = number(text)
+            .or_else(by_name)
+            .or_else(|| real_time("RTMIN", '+')?.checked_add(Self::REAL_TIME.0))
+            .or_else(|| {
+                Some(LAST - real_time("RTMAX", '-').filter(|&n| LAST - n >= Self::REAL_TIME.0)?)
+            });
+        let exists =
+            |number: &i32| (1..=31).contains(number) || (Self::REAL_TIME.0..=LAST).contains(number);
+        signal.filter(exists).map(Self).ok_or(NoSuchSignal)
     }
 }
 
@@ -96,6 +142,37 @@ mod tests {
         assert_eq!(WaitStatus(0x9).signal(), Some(Signal::KILL));
         assert_eq!(WaitStatus(0x9).code(), None);
         assert_eq!(WaitStatus(0x8b).to_string(), "SIGSEGV (core dumped)");
-        assert_eq!(WaitStatus(0x22).to_string(), "signal 34");
+        assert_eq!(WaitStatus(0x22).to_string(), "SIGRTMIN");
+        assert_eq!(WaitStatus(0x20).to_string(), "signal 32");
+    }
+
+    #[test]
+    fn a_signal_has_names_and_a_number() {
+        for number in (1..=31).chain(34..=64) {
+            let signal = Signal(number);
+            assert_eq!(signal.to_string().parse(), Ok(signal), "{signal}");
+            assert_eq!(number.to_string().parse(), Ok(signal));
+        }
+        for (name, number) in
+            [("TERM", 15), ("RTMIN", 34), ("SIGRTMIN+3", 37), ("RTMAX", 64), ("RTMAX-14", 50)]
+        {
+            assert_eq!(name.parse(), Ok(Signal(number)), "{name}");
+        }
+        for none in [
+            "",
+            "SIG",
+            "term",
+            "0",
+            "32",
+            "65",
+            "-1",
+            "+15",
+            "RTMIN+31",
+            "RTMIN-1",
+            "RTMAX-31",
+            "RTMIN+99999999999",
+        ] {
+            assert_eq!(none.parse::<Signal>(), Err(NoSuchSignal), "{none}");
+        }
     }
 }

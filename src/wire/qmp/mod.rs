@@ -1,9 +1,13 @@
-//! QMP, as far as a daemon that only listens needs it: lines (see [`super::lines`]) to messages.
+//! QMP, as far as the programs of this project need it: lines (see [`super::lines`]) to messages.
+//! The daemon only listens; `kvmd-run` gives commands, too.
 //!
 //! The schema is QEMU's `qapi/run-state.json` and `qapi/control.json`; the peer is taken as
 //! hostile. Two older forms are understood as well: `SHUTDOWN` without data (QEMU before
 //! 2.10) or without a reason (before 4.0), and Ganeti's own test, whose stand-in sends no
 //! greeting and bare strings such as `"SHUTDOWN"`.
+
+mod run_state;
+mod user_command;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -13,6 +17,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::lines::LONGEST_LINE;
+pub use run_state::RunState;
+pub use user_command::{NotACommand, UserCommand};
 
 /// What is said to QEMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +27,16 @@ pub enum Command {
     Negotiate,
     /// Asks whether the guest runs.
     QueryStatus,
+    /// Presses the guest's power button.
+    SystemPowerdown,
+    /// Presses its reset button.
+    SystemReset,
+    /// Wakes it from its suspend to RAM.
+    SystemWakeup,
+    Cont,
+    Quit,
+    /// Has QEMU end where its guest resets itself (QEMU 6.0).
+    EndAtReboot,
 }
 
 impl Command {
@@ -30,6 +46,14 @@ impl Command {
         match self {
             Self::Negotiate => b"{\"execute\": \"qmp_capabilities\"}\n",
             Self::QueryStatus => b"{\"execute\": \"query-status\"}\n",
+            Self::SystemPowerdown => b"{\"execute\": \"system_powerdown\"}\n",
+            Self::SystemReset => b"{\"execute\": \"system_reset\"}\n",
+            Self::SystemWakeup => b"{\"execute\": \"system_wakeup\"}\n",
+            Self::Cont => b"{\"execute\": \"cont\"}\n",
+            Self::Quit => b"{\"execute\": \"quit\"}\n",
+            Self::EndAtReboot => {
+                b"{\"execute\": \"set-action\", \"arguments\": {\"reboot\": \"shutdown\"}}\n"
+            }
         }
     }
 }

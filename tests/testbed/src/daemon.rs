@@ -17,6 +17,19 @@ use rustix::process::{Pid, kill_process_group};
 use crate::node::Node;
 use crate::{Signal, original, patience, send_signal};
 
+/// What to start a daemon with so that it gets neither the trace nor the proc connector: it is in
+/// a user namespace of its own. To the root of that belongs a tracefs that the machine has mounted, so
+/// it does not see that.
+pub const WITHOUT_TRACE: [&str; 6] = [
+    "unshare",
+    "--mount",
+    "sh",
+    "-c",
+    "for tracefs in /sys/kernel/tracing /sys/kernel/debug; do mount -t tmpfs none $tracefs; done \
+     2>/dev/null; exec unshare --user --map-root-user \"$@\"",
+    "sh",
+];
+
 /// What it says when it is up.
 const WATCHES: &str = "Watch directory";
 

@@ -272,7 +272,7 @@ pub fn execute_qmp(socket: &Path, commands: &[&str]) {
 }
 
 /// The same, with what it answered to each; nothing where it was gone before.
-fn ask_qmp(socket: &Path, commands: &[&str]) -> Vec<String> {
+pub(crate) fn ask_qmp(socket: &Path, commands: &[&str]) -> Vec<String> {
     let stream = UnixStream::connect(socket).expect("connect to the monitor");
     stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
     let mut lines = BufReader::new(&stream).lines();

@@ -32,6 +32,11 @@ pub enum Need {
     WallClock,
     /// This version of the kernel, or a later one.
     Linux(u32, u32),
+    /// systemd, to be booted in namespaces, and version 2 of control groups for it.
+    Systemd,
+    Runit,
+    S6,
+    Daemontools,
 }
 
 /// Whether this machine has all of it. If not, the running test is named on stderr and in the
@@ -68,6 +73,15 @@ impl Need {
             }
             Self::LinuxGuest => linux_guest("initramfs.cpio.gz").is_file(),
             Self::Linux(major, minor) => kernel_is_at_least(major, minor),
+            Self::Systemd => {
+                let has_groups = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]
+                    .iter()
+                    .any(|place| Path::new(place).join("cgroup.procs").exists());
+                has_groups && Path::new("/lib/systemd/systemd").exists()
+            }
+            Self::Runit => is_in_path("runsv"),
+            Self::S6 => is_in_path("s6-supervise"),
+            Self::Daemontools => is_in_path("svscan"),
             Self::WallClock => {
                 clock_settime(ClockId::Realtime, clock_gettime(ClockId::Realtime)).is_ok()
             }
@@ -85,6 +99,10 @@ impl Need {
             Self::Ganeti => "Ganeti's Python code (package ganeti-3.0)",
             Self::PrometheusClient => "python3-prometheus-client (package of that name)",
             Self::WallClock => "CAP_SYS_TIME",
+            Self::Systemd => "systemd (package systemd) and control groups of version 2",
+            Self::Runit => "runit (package runit)",
+            Self::S6 => "s6 (package s6)",
+            Self::Daemontools => "daemontools (package daemontools)",
             Self::LinuxGuest => "a Linux guest (tests/linux_guest/build target/linux_guest)",
         };
         text.into()
@@ -95,6 +113,12 @@ fn has_program(name: &str) -> bool {
     let mut command = Command::new(name);
     command.arg("--version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     command.status().is_ok_and(|status| status.success())
+}
+
+/// For programs that know no `--version`.
+fn is_in_path(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(name).is_file())
 }
 
 /// Where Debian's `ganeti-3.x` has its Python code.
