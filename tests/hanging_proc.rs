@@ -5,6 +5,7 @@
 //! While such a process is there, ps(1) hangs as well.
 
 use std::fs;
+use std::process::Command;
 use std::time::Instant;
 
 use serde_json::Value;
@@ -207,8 +208,12 @@ fn a_log_of_qemus_that_hangs_whoever_reads_it() {
         assert_eq!([lacks(&record, SENDER), lacks(&record, LOG)], [true; 2], "{record:#}");
     }
     hostile.daemon().await_line(STUCK);
-    // When the disk answers, so does the log.
+    // When the disk answers, so does the log. The daemon has mounts of its own.
     hostile.file.take();
+    let its_mounts = ["--mount", "--target", &hostile.daemon().pid().to_string()];
+    let mut unmount = Command::new("nsenter");
+    unmount.args(its_mounts).arg("umount").arg(hostile.node.path(LOGS));
+    assert!(unmount.status().unwrap().success());
     hostile.daemon().await_line("Processes and logs are looked into again");
     let last = hostile.node.stand_in("web9").connected();
     hostile.daemon().await_line("\"web9\" (pid");
