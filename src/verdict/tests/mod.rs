@@ -10,6 +10,7 @@ mod interleavings;
 mod order_in_time;
 mod restarting;
 mod table;
+mod watched;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::{Deref, DerefMut};
