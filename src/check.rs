@@ -18,7 +18,7 @@ use crate::sys::control_dir::{SHUTDOWN_SUFFIX, instance_name};
 use crate::sys::pid_file::PidFile;
 use crate::sys::trace::{self, Trace};
 use crate::sys::tracefs::{self, Tracefs};
-use crate::sys::{clock, node_name, process};
+use crate::sys::{clock, node_name, plain_file, process};
 use crate::wire::Quoted;
 
 /// How it stands with one thing that the daemon needs.
@@ -308,7 +308,10 @@ fn find_instances(paths: &Paths) -> io::Result<BTreeMap<Name, Instance>> {
 fn listening_sockets() -> Option<Vec<String>> {
     /// `__SO_ACCEPTCON`
     const LISTENS: u32 = 0x10000;
-    let table = fs::read_to_string("/proc/net/unix").ok()?;
+    /// In bytes: anybody may have sockets there.
+    const LONGEST: usize = 16 << 20;
+    let table = plain_file::read("/proc/net/unix", LONGEST).ok()?;
+    let table = String::from_utf8_lossy(&table);
     let path_of = |line: &str| {
         let mut fields = line.split_whitespace();
         let flags = fields.nth(3).and_then(|flags| u32::from_str_radix(flags, 16).ok())?;

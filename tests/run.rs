@@ -591,6 +591,14 @@ fn nobody_has_to_listen() {
     runner.await_ready();
     runner.signal(Signal::TERM);
     assert_eq!(judged(runner).0, 0);
+    // Nor a pipe that is full, and that nobody reads.
+    let stuck =
+        "mkfifo stderr && exec 3<>stderr && head -c 65536 /dev/zero >&3 && exec \"$@\" 2>&3";
+    let mut runner = kvmd_run().through(&["sh", "-c", stuck, "sh"]).launch();
+    runner.await_ready();
+    runner.signal(Signal::TERM);
+    await_that("it ends", || runner.has_ended());
+    assert_eq!(judged(runner).0, 0);
     // And where the records cannot be written, that is said.
     let runner = kvmd_run().options(&["--records=/no/such/directory/file"]).boot();
     runner.signal(Signal::TERM);

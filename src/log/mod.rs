@@ -28,7 +28,7 @@ use log::{Level, LevelFilter, Metadata, Record};
 
 use crate::sys::append_file::AppendFile;
 use outputs::{Outputs, SyslogOutput};
-use stderr::StderrOutput;
+pub(crate) use stderr::StderrOutput;
 
 /// The target of a line of level NOTICE, which the `log` crate does not have:
 /// `info!(target: NOTICE, ...)`.

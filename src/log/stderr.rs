@@ -14,7 +14,7 @@ const AT_ONCE: usize = 4096;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
-pub(super) struct StderrOutput {
+pub(crate) struct StderrOutput {
     /// Nobody has read for too long; not waited for again until somebody does.
     is_stuck: bool,
     /// The last line is there in part.
@@ -23,7 +23,7 @@ pub(super) struct StderrOutput {
 }
 
 impl StderrOutput {
-    pub(super) fn write(&mut self, line: &[u8]) {
+    pub(crate) fn write(&mut self, line: &[u8]) {
         self.write_to(rustix::stdio::stderr(), line);
     }
 

@@ -38,7 +38,7 @@ pub fn main() -> ExitCode {
     match arguments::parse(std::env::args_os().skip(1)) {
         Ok(Invocation::Help) => print!("{}", arguments::HELP),
         Ok(Invocation::Version) => println!("kvmd-run {}", env!("CARGO_PKG_VERSION")),
-        Ok(Invocation::Run(options)) => return ExitCode::from(run(&options, voice)),
+        Ok(Invocation::Run(options)) => return ExitCode::from(run(&options, &voice)),
         Err(error) => {
             voice.say(Level::Error, format_args!("{error}\nTry 'kvmd-run --help'."));
             return ExitCode::from(WRONG_USAGE);
@@ -48,7 +48,7 @@ pub fn main() -> ExitCode {
 }
 
 /// Runs QEMU until it has ended. The code to exit with.
-fn run(options: &Options, voice: Voice) -> u8 {
+fn run(options: &Options, voice: &Voice) -> u8 {
     // Before any other descriptor is opened.
     let descriptor = match options.notify_fd.map(inherited::take).transpose() {
         Ok(descriptor) => descriptor,
@@ -99,7 +99,7 @@ fn run(options: &Options, voice: Voice) -> u8 {
     report::conclude(&ended, options, &qemu, signals.mask_before(), voice)
 }
 
-fn give_up(voice: Voice, error: &io::Error) -> u8 {
+fn give_up(voice: &Voice, error: &io::Error) -> u8 {
     voice.say(Level::Error, format_args!("cannot watch QEMU, which ends now: {error}"));
     NOT_STARTED
 }

@@ -34,7 +34,7 @@ pub(super) fn conclude(
     options: &Options,
     qemu: &Qemu,
     mask: SignalMask,
-    voice: Voice,
+    voice: &Voice,
 ) -> u8 {
     let death = death(ended, options, qemu);
     let why = ended.course.why(&death.verdict, Some(ended.status));
@@ -111,7 +111,7 @@ fn append(path: &Path, record: &Record) -> io::Result<()> {
 }
 
 /// Runs the administrator's command with the verdict in its environment.
-fn run_command(command: &OsString, record: &Record, mask: SignalMask, voice: Voice) {
+fn run_command(command: &OsString, record: &Record, mask: SignalMask, voice: &Voice) {
     let or_nothing = |text: &Option<String>| text.clone().unwrap_or_default();
     let run = record.run.clone().unwrap_or_default();
     let environment = vec![

@@ -49,7 +49,7 @@ pub(super) struct Ended {
 #[derive(Debug)]
 pub(super) struct Session<'a> {
     name: Name,
-    voice: Voice,
+    voice: &'a Voice,
     poll: Poll,
     signals: &'a SignalDescriptor,
     qemu: &'a mut Qemu,
@@ -70,7 +70,7 @@ pub(super) struct Session<'a> {
 impl<'a> Session<'a> {
     pub(super) fn new(
         options: &Options,
-        voice: Voice,
+        voice: &'a Voice,
         signals: &'a SignalDescriptor,
         qemu: &'a mut Qemu,
         monitor: Monitor,

@@ -1,8 +1,9 @@
 //! What is said to the administrator: a line each on stderr, where QEMU's own messages are as well.
 
+use std::cell::RefCell;
 use std::fmt::Arguments;
-use std::io::Write;
 
+use crate::log::StderrOutput;
 use crate::sys::journal;
 
 /// How much a line matters: syslog(3)'s numbers.
@@ -14,24 +15,26 @@ pub(super) enum Level {
 }
 
 /// stderr, whatever is at its other end.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) struct Voice {
+    stderr: RefCell<StderrOutput>,
     /// It goes to systemd's journal, which takes a line's level.
     has_levels: bool,
 }
 
 impl Voice {
     pub(super) fn new() -> Self {
-        Self { has_levels: journal::is_stderr() }
+        Self { stderr: RefCell::default(), has_levels: journal::is_stderr() }
     }
 
-    /// Says a line. Where nobody takes it, the virtual machine is to go on all the same.
-    pub(super) fn say(self, level: Level, text: Arguments<'_>) {
+    /// Says a line. Where nobody takes it, the virtual machine is to go on all the same, and to end when
+    /// that is asked for.
+    pub(super) fn say(&self, level: Level, text: Arguments<'_>) {
         let line = if self.has_levels {
             format!("<{}>{text}\n", level as u8)
         } else {
             format!("kvmd-run: {text}\n")
         };
-        let _ = std::io::stderr().write_all(line.as_bytes());
+        self.stderr.borrow_mut().write(line.as_bytes());
     }
 }

@@ -19,9 +19,7 @@ fn an_instance_that_is_not_running_is_not_by_an_answer_that_nobody_asked_for() {
     let mut world = World::new(Settings::default());
     world.file = true;
     world.binds(Inode(1));
-    world.says(Message::Greeting(None));
-    world.says(Message::Return(Answer::Done));
-    world.says(Message::Return(Answer::Status { running: false, panicked: false }));
+    world.answers_whether_it_runs(false);
     world.says(Message::Return(Answer::Status { running: true, panicked: false }));
     assert!(world.file, "what an earlier life left is there as long as nothing runs");
 }

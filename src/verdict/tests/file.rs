@@ -164,9 +164,7 @@ fn a_file_found_beside_an_instance_that_is_started_is_stale_once_it_runs() {
     world.file = true;
     world.binds(Inode(1));
     // Ganeti starts QEMU with its CPUs held.
-    world.says(Message::Greeting(None));
-    world.says(Message::Return(Answer::Done));
-    world.says(Message::Return(Answer::Status { running: false, panicked: false }));
+    world.answers_whether_it_runs(false);
     assert!(world.file, "it may be going down");
     world.said(heard(Qmp::Resume));
     assert!(!world.file);
@@ -220,9 +218,7 @@ fn a_stale_file_goes_when_the_guest_runs_and_not_before() {
     let mut world = World::new(Settings::default());
     world.file = true;
     world.binds(Inode(1));
-    world.says(Message::Greeting(None));
-    world.says(Message::Return(Answer::Done));
-    world.says(Message::Return(Answer::Status { running: false, panicked: false }));
+    world.answers_whether_it_runs(false);
     world.said(heard(Qmp::Stop));
     world.said(heard(Qmp::Reset));
     assert!(world.file);

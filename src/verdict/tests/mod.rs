@@ -191,9 +191,13 @@ impl World {
 
     /// QEMU greets, negotiates and says that the guest runs.
     fn answers(&mut self) {
+        self.answers_whether_it_runs(true);
+    }
+
+    fn answers_whether_it_runs(&mut self, running: bool) {
         self.says(Message::Greeting(None));
         self.says(Message::Return(Answer::Done));
-        self.says(Message::Return(Answer::Status { running: true, panicked: false }));
+        self.says(Message::Return(Answer::Status { running, panicked: false }));
     }
 
     fn says(&mut self, message: Message) {
