@@ -11,13 +11,8 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::column::{Cell, Column, Kind, today};
+use crate::debian::{Platform, make_debian};
 use crate::directory;
-use crate::qemu::make_debian;
-
-pub(crate) struct Platform {
-    pub(crate) title: &'static str,
-    pub(crate) suite: &'static str,
-}
 
 pub(crate) const PLATFORMS: [Platform; 4] = [
     Platform { title: "Kernel of Debian 11", suite: "bullseye" },

@@ -8,6 +8,7 @@
 //! With arguments it plays those columns alone whose titles contain one of them.
 
 mod column;
+mod debian;
 mod kernel;
 mod page;
 mod qemu;

@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
-use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
@@ -12,12 +11,7 @@ use testbed::Node;
 use testbed::ways::{OPTIONS, WAYS, Way};
 
 use crate::column::{Cell, Column, Kind, WRONG, today};
-use crate::directory;
-
-pub(crate) struct Platform {
-    pub(crate) title: &'static str,
-    pub(crate) suite: &'static str,
-}
+use crate::debian::{Platform, make_debian};
 
 pub(crate) const PLATFORMS: [Platform; 4] = [
     Platform { title: "QEMU of Debian 11", suite: "bullseye" },
@@ -81,19 +75,6 @@ pub(crate) fn play_inside() -> ExitCode {
         println!("CELL|way {what}|{result}");
     }
     if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-}
-
-/// Makes the Debian of this suite, unless it is there. Returns its directory.
-pub(crate) fn make_debian(suite: &str, packages: &[&str]) -> Result<std::path::PathBuf, String> {
-    let name = if packages.len() == 1 { suite.to_string() } else { format!("{suite}-machine") };
-    let debian = directory().join(name);
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/platforms/debian-root");
-    let status = Command::new(script).arg(suite).arg(&debian).args(packages).status();
-    if status.is_ok_and(|status| status.success()) {
-        Ok(debian)
-    } else {
-        Err(format!("not run: its Debian cannot be made; see {}/log", debian.display()))
-    }
 }
 
 pub(crate) fn kernel_release() -> String {
