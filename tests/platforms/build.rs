@@ -56,6 +56,7 @@ impl Build {
              export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
              export CARGO_PROFILE_DEV_STRIP=symbols CARGO_PROFILE_TEST_STRIP=symbols
              cargo test --locked --target {ARM64} --no-run &&
+             cargo test --locked --target {ARM64} --no-run --test platforms &&
              cargo build --locked --target {ARM64} --bins --examples"
         );
         let status = on_debian(&root, CHECKOUT, &["sh", "-c", &build])
