@@ -74,6 +74,7 @@ quick:
 check:
 	@tests/install-packages $(BUILD) $(QEMU) $(TESTS) $(ORIGINAL) $(GANETI)
 	@tests/linux_guest/build target/linux_guest
+	@tests/prometheus target/prometheus promtool
 	$(FIRST_CHECKS)
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=5
 	@FIGURES=$(FIGURES) $(MAKE) --no-print-directory every-order
