@@ -218,3 +218,18 @@ fn selectors(rules: &str) -> BTreeSet<String> {
     }
     found
 }
+
+#[test]
+fn every_query_of_the_fleets_document_is_tried() {
+    let (document, tests) =
+        (read("docs/fleet.md"), read("packaging/prometheus/ganeti-kvmd.test.yml"));
+    let queries: Vec<&str> = document
+        .split("```promql\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap().trim())
+        .collect();
+    assert!(queries.len() >= 4, "{queries:?}");
+    for query in queries {
+        assert!(tests.contains(&format!("- expr: {query}\n")), "nobody tries {query}");
+    }
+}

@@ -2,7 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
+use testbed::ways::{OPTIONS, WAYS};
 use testbed::{Daemon, Node, Signal, StandIn, await_that, figure, needs};
 
 fn node() -> (Node, PathBuf) {
@@ -107,4 +109,47 @@ fn an_idle_daemon_writes_its_figures_once_a_minute() {
     let text = fs::read_to_string(&metrics).unwrap();
     let series = text.lines().filter(|line| !line.starts_with('#')).count();
     figure("what --metrics-file writes", &format!("{series} series, {} bytes", text.len()));
+}
+
+/// How much of a disk and of a journal one end takes, for docs/fleet.md: each way of the
+/// demonstration once, on real QEMU.
+#[test]
+fn what_an_end_weighs() {
+    needs!(Qemu, Root);
+    let (node, metrics) = node();
+    let daemon = start(&node, &metrics, &[OPTIONS]);
+    daemon.await_line("trace shows who sends signals");
+    let before = daemon.lines().len();
+    for way in &WAYS {
+        let mut guest = node.guest(way.name).with(way.arguments).boot();
+        daemon.await_line(&format!("\"{}\" (pid {}) is connected", way.name, guest.pid()));
+        (way.end)(&mut guest);
+        guest.wait();
+        daemon.await_death(way.name);
+    }
+    let lines = daemon.lines()[before..].join("\n");
+    daemon.stop();
+    let records = node.path("var/log/ganeti/kvm-exits.jsonl");
+    let text = fs::read_to_string(&records).unwrap();
+    let mut sizes: Vec<usize> = text.lines().map(|line| line.len() + 1).collect();
+    sizes.sort_unstable();
+    assert_eq!(sizes.len(), WAYS.len());
+    let packed = Command::new("gzip").arg("-c").arg(&records).output().unwrap().stdout.len();
+    figure(
+        &format!("the record of an end ({} ways to end)", sizes.len()),
+        &format!(
+            "{} to {} bytes, {} on average, {} compressed",
+            sizes[0],
+            sizes[sizes.len() - 1],
+            text.len() / sizes.len(),
+            packed / sizes.len()
+        ),
+    );
+    let count = lines.lines().count();
+    figure(
+        "the log of an instance's life, from its start to its end",
+        &format!("{} lines, {} bytes", count / WAYS.len(), lines.len() / WAYS.len()),
+    );
+    // A table that no disk would hold is no table of one node.
+    assert!(text.len() / sizes.len() < 8192 && count / WAYS.len() < 20, "{lines}");
 }
