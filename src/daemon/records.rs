@@ -36,12 +36,15 @@ impl Records {
         }
     }
 
-    pub(super) fn write(&mut self, death: &Death) {
+    /// Writes this end down, and returns whether it is.
+    pub(super) fn write(&mut self, death: &Death) -> bool {
         let record = account::record(death);
-        if let Err(error) = self.file.write_line(&record.to_line())
+        let written = self.file.write_line(&record.to_line());
+        if let Err(error) = &written
             && self.file.file().is_some()
         {
             error!("Cannot write to {}: {error}", self.file.path().display());
         }
+        written.is_ok()
     }
 }

@@ -67,6 +67,8 @@ pub(super) struct Shared {
     pub(super) is_waited_for: AtomicBool,
     pub(super) lost_lines: AtomicU64,
     pub(super) lost_debug_lines: AtomicU64,
+    /// Ends that could not be recorded, since the start.
+    pub(super) lost_records: AtomicU64,
 }
 
 /// What the thread works with.
@@ -148,7 +150,9 @@ impl AtWork {
         match job {
             Job::Line(line) => self.outputs.log.write(line),
             Job::Record(_, death, line) => {
-                self.outputs.records.write(death);
+                if !self.outputs.records.write(death) {
+                    self.shared.lost_records.fetch_add(1, Ordering::Relaxed);
+                }
                 self.outputs.log.write(line);
             }
             Job::Metrics(text) => self.replace_metrics(text),
