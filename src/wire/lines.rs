@@ -105,6 +105,17 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_16_kib_is_taken_in_whatever_pieces_and_no_longer_one() {
+        for (length, is_taken) in [(16_384, true), (16_385, false)] {
+            let line = vec![b'x'; length];
+            let ended = [&line[..], b"\n"].concat();
+            let taken = [is_taken.then_some(line)];
+            assert_eq!(lines(&[&ended]), taken);
+            assert_eq!(lines(&[&ended[..100], &ended[100..]]), taken);
+        }
+    }
+
+    #[test]
     fn the_last_line_needs_no_line_feed() {
         assert_eq!(
             lines(&[b"\r\none\r", b"\ntwo"]),
