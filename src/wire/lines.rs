@@ -116,6 +116,19 @@ mod tests {
     }
 
     #[test]
+    fn only_a_line_that_is_incomplete_takes_memory() {
+        let mut stream = Lines::default();
+        let held = |stream: &mut Lines, bytes: &[u8]| {
+            stream.feed(bytes, |_| {});
+            stream.held()
+        };
+        assert!(held(&mut stream, b"whole\nhalf") >= 4);
+        assert_eq!(held(&mut stream, b"\n"), 0);
+        assert!(held(&mut stream, b"half") >= 4);
+        assert_eq!(held(&mut stream, &[b'x'; LONGEST_LINE]), 0, "it is too long");
+    }
+
+    #[test]
     fn the_last_line_needs_no_line_feed() {
         assert_eq!(
             lines(&[b"\r\none\r", b"\ntwo"]),
