@@ -371,6 +371,17 @@ mod tests {
     }
 
     #[test]
+    #[cfg(all(target_endian = "little", target_pointer_width = "64"))]
+    fn the_number_of_lost_events_is_no_event() {
+        let mut page = page(3 << 30, &with_header(1, &victim(4242)));
+        // `RB_MISSED_STORED`: it follows, where there is room for it.
+        page.extend(7u64.to_ne_bytes());
+        let (events, rest) = read(&page);
+        assert_eq!((events.len(), events[0].pid), (1, 4242));
+        assert_eq!(rest, Page { lost_some: true, is_malformed: false });
+    }
+
+    #[test]
     fn a_page_of_every_architecture_that_runs_kvm_fits() {
         for page in [4096, 16_384, 65_536] {
             assert!(page <= LONGEST_PAGE, "{page}");
