@@ -151,6 +151,13 @@ mod tests {
         }
     }
 
+    /// `os_setup_signal_handling` in its `os-posix.c`.
+    #[test]
+    fn qemu_catches_three_signals_and_ends_in_good_order() {
+        let caught = (1..=64).map(Signal).filter(|signal| signal.asks_to_end());
+        assert!(caught.eq([Signal::HUP, Signal::INT, Signal::TERM]));
+    }
+
     #[test]
     fn a_signal_has_names_and_a_number() {
         for number in (1..=31).chain(34..=64) {
