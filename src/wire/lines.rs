@@ -105,6 +105,30 @@ mod tests {
     }
 
     #[test]
+    fn a_line_of_16_kib_is_taken_in_whatever_pieces_and_no_longer_one() {
+        for (length, is_taken) in [(16_384, true), (16_385, false)] {
+            let line = vec![b'x'; length];
+            let ended = [&line[..], b"\n"].concat();
+            let taken = [is_taken.then_some(line)];
+            assert_eq!(lines(&[&ended]), taken);
+            assert_eq!(lines(&[&ended[..100], &ended[100..]]), taken);
+        }
+    }
+
+    #[test]
+    fn only_a_line_that_is_incomplete_takes_memory() {
+        let mut stream = Lines::default();
+        let held = |stream: &mut Lines, bytes: &[u8]| {
+            stream.feed(bytes, |_| {});
+            stream.held()
+        };
+        assert!(held(&mut stream, b"whole\nhalf") >= 4);
+        assert_eq!(held(&mut stream, b"\n"), 0);
+        assert!(held(&mut stream, b"half") >= 4);
+        assert_eq!(held(&mut stream, &[b'x'; LONGEST_LINE]), 0, "it is too long");
+    }
+
+    #[test]
     fn the_last_line_needs_no_line_feed() {
         assert_eq!(
             lines(&[b"\r\none\r", b"\ntwo"]),

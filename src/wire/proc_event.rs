@@ -23,9 +23,6 @@ const NLMSGHDR: usize = 16;
 /// The length of `nlmsghdr` and `cn_msg`.
 const HEADERS: usize = NLMSGHDR + 20;
 
-/// The headers, and of `proc_event` the kind, the CPU and the time.
-const SHORTEST: usize = HEADERS + 16;
-
 /// Where `nlmsghdr` has its type and its flags, and `cn_msg` the length of what follows it.
 const NLMSG_TYPE_AT: usize = 4;
 const NLMSG_FLAGS_AT: usize = 6;
@@ -66,7 +63,7 @@ impl std::error::Error for NotAProcEvent {}
 
 impl ProcMessage {
     pub fn parse(datagram: &[u8]) -> Result<Self, NotAProcEvent> {
-        if !(SHORTEST..=LONGEST).contains(&datagram.len()) || !has_true_headers(datagram) {
+        if datagram.len() > LONGEST || !has_true_headers(datagram) {
             return Err(NotAProcEvent);
         }
         let message = &datagram[NLMSGHDR..];
@@ -166,6 +163,43 @@ mod tests {
         let acknowledged = datagram(6, 0, &[1]);
         let expected = ProcMessage::Acknowledged { request: 6, errno: 1 };
         assert_eq!(ProcMessage::parse(&acknowledged).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_not_the_kernels_is_refused() {
+        let exit = || datagram(0, 0x8000_0000, &[41, 40, 9, 17, 1, 1]);
+        assert!(ProcMessage::parse(&exit()).is_ok());
+        let (overrun, flagged, of_others) =
+            (2u16.to_ne_bytes(), 1u16.to_ne_bytes(), 9u32.to_ne_bytes());
+        for (what, at, bytes) in [
+            ("one byte longer than it is", 0, &77u32.to_ne_bytes()[..]),
+            ("not the last of its kind", NLMSG_TYPE_AT, &overrun),
+            ("flagged", NLMSG_FLAGS_AT, &flagged),
+            ("of another index", 16, &of_others),
+            ("of another value", 20, &of_others),
+            ("with a shorter content", CN_MSG_LEN_AT, &39u16.to_ne_bytes()),
+        ] {
+            let mut datagram = exit();
+            datagram[at..][..bytes.len()].copy_from_slice(bytes);
+            let refused = ProcMessage::parse(&datagram).expect_err(what);
+            assert_eq!(refused.to_string(), "not a message of the proc connector");
+        }
+    }
+
+    #[test]
+    fn a_datagram_is_as_long_as_its_event_and_no_longer() {
+        let of_length = |length: usize| {
+            let mut datagram = datagram(0, 0x8000_0000, &[41, 40, 9, 17, 1, 1]);
+            datagram.resize(length, 0);
+            datagram[..4].copy_from_slice(&(length as u32).to_ne_bytes());
+            let content = length.saturating_sub(HEADERS) as u16;
+            datagram[CN_MSG_LEN_AT..][..2].copy_from_slice(&content.to_ne_bytes());
+            ProcMessage::parse(&datagram)
+        };
+        assert!(of_length(LONGEST).is_ok());
+        for length in (HEADERS..HEADERS + 16).chain([LONGEST + 1]) {
+            assert!(of_length(length).is_err(), "{length}");
+        }
     }
 
     #[test]

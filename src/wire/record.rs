@@ -150,7 +150,9 @@ mod tests {
         assert_eq!(line.iter().position(|&byte| byte == b'\n'), Some(line.len() - 1));
         assert_eq!(Record::parse(&line).unwrap(), record);
         assert_eq!(record.end, "2026-11-21T02:14:07.667502Z");
-        assert!(record.ended().is_some());
+        let ended = Timestamp::from_microsecond(1_795_227_247_667_502).unwrap();
+        assert_eq!(record.ended(), Some(ended));
+        assert_eq!(Record { end: "today".into(), ..record }.ended(), None);
     }
 
     #[test]
@@ -159,6 +161,7 @@ mod tests {
             br#"{"version": 2, "instance": "web1", "cause": "killed", "moon": {"phase": 1}}"#;
         let record = Record::parse(line).unwrap();
         assert_eq!((record.version, &*record.cause, record.pid), (2, "killed", None));
-        assert!(Record::parse(br#"{"instance": "we"#).is_err());
+        let cut_off = Record::parse(br#"{"instance": "we"#).unwrap_err().to_string();
+        assert!(cut_off.starts_with("EOF while parsing"), "{cut_off}");
     }
 }

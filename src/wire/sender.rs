@@ -115,6 +115,7 @@ mod tests {
         let gone = Sender { pid: Some(5), gone: true, ..Sender::default() };
         assert_eq!(gone.to_string(), "a process that has ended [5]");
         assert_eq!(Sender::unseen(5).to_string(), "a process [5]");
+        assert_eq!(Sender::kernel().to_string(), "the kernel");
     }
 
     #[test]

@@ -102,6 +102,7 @@ mod tests {
     #[test]
     fn nothing_forges_a_line_or_a_terminal_sequence() {
         assert_eq!(Quoted(b"a\nb\"c\\d\x1b[2J").to_string(), r#""a\nb\"c\\d\u{1b}[2J""#);
+        assert_eq!(Printable(br#"\u{1b} ""#).to_string(), r#"\\u{1b} ""#);
         assert_eq!(
             Printable(b"\x7f\xc2\x9b\xff\xe2\x80\xae").to_string(),
             r"\u{7f}\u{9b}\xff\u{202e}"
@@ -120,5 +121,10 @@ mod tests {
         assert_eq!(shown.len(), LONGEST + 3);
         assert!(shown.ends_with("..."));
         assert!(Excerpt(&[b'"'; 1000]).to_string().ends_with("\\\"\"..."));
+        for whole in [&[b'x'; LONGEST][..], b"x"] {
+            let text = "x".repeat(whole.len());
+            assert_eq!(Printable(whole).to_string(), text);
+            assert_eq!(Excerpt(whole).to_string(), format!("\"{text}\""));
+        }
     }
 }

@@ -88,7 +88,8 @@ impl Signal {
 
 impl fmt::Display for Signal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = usize::try_from(self.0 - 1).ok().and_then(|index| NAMES.get(index));
+        let index = self.0.checked_sub(1).and_then(|index| usize::try_from(index).ok());
+        let name = index.and_then(|index| NAMES.get(index));
         match name {
             Some(name) => write!(f, "SIG{name}"),
             None if *self == Self::REAL_TIME => f.write_str("SIGRTMIN"),
@@ -144,6 +145,17 @@ mod tests {
         assert_eq!(WaitStatus(0x8b).to_string(), "SIGSEGV (core dumped)");
         assert_eq!(WaitStatus(0x22).to_string(), "SIGRTMIN");
         assert_eq!(WaitStatus(0x20).to_string(), "signal 32");
+        // As a damaged state file has it.
+        for number in [i32::MIN, 0, 65] {
+            assert_eq!(Signal(number).to_string(), format!("signal {number}"));
+        }
+    }
+
+    /// `os_setup_signal_handling` in its `os-posix.c`.
+    #[test]
+    fn qemu_catches_three_signals_and_ends_in_good_order() {
+        let caught = (1..=64).map(Signal).filter(|signal| signal.asks_to_end());
+        assert!(caught.eq([Signal::HUP, Signal::INT, Signal::TERM]));
     }
 
     #[test]
@@ -170,6 +182,8 @@ mod tests {
             "RTMIN+31",
             "RTMIN-1",
             "RTMAX-31",
+            // Not the 31st.
+            "RTMAX-33",
             "RTMIN+99999999999",
         ] {
             assert_eq!(none.parse::<Signal>(), Err(NoSuchSignal), "{none}");

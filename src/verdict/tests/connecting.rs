@@ -85,19 +85,6 @@ fn nobody_is_left_to_be_tried_for_when_the_process_is_dead() {
 }
 
 #[test]
-fn a_life_without_a_process_ends_untold_with_its_socket() {
-    let mut world = World::new(Settings::default());
-    world.peer = Peer { process: None, has_pidfd: false, age: None };
-    world.binds(Inode(1));
-    world.answers();
-    world.connect_errors = vec![ConnectError::Refused; 100];
-    world.said(Said::Closed);
-    world.binds(Inode(2));
-    // It is forgotten in the journal, too, which is compared after every event.
-    assert!(!world.journal.lives.contains_key(&Incarnation(1)));
-}
-
-#[test]
 fn the_moment_between_bind_and_listen_is_outwaited() {
     let mut world = World::new(Settings::default());
     world.connect_errors = vec![ConnectError::Refused; 5];

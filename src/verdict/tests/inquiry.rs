@@ -1,5 +1,5 @@
 //! What is asked before a verdict, and in which order: what costs most comes last, and where the
-//! answer is known nobody is asked.
+//! answer is known nobody is asked. And what comes of answers that are late or never come.
 
 use super::*;
 use crate::verdict::inquiry::Inquiry;
@@ -80,4 +80,234 @@ fn a_status_that_comes_with_the_reaping_is_asked_for_again_then() {
     assert!(inquiry.ask(&case, Some(NOW), NOW).is_some_and(|it| it.status));
     inquiry.close(&status(StatusAnswer::Known(EXIT_0)));
     assert!(!inquiry.status_will_come());
+}
+
+/// A QEMU that was killed by a task of which only the number is known as yet.
+fn killed_by_somebody(world: &mut World) -> Moment {
+    let at = world.now;
+    let sender = Arc::new(Sender::unseen(7));
+    let sent = Sent { at, signal: Signal::KILL, sender };
+    world.happens(Event::Signalled { pid: PID, sent });
+    at
+}
+
+fn bash() -> Arc<Sender> {
+    Arc::new(Sender { pid: Some(7), name: Some("bash".into()), uid: Some(0), ..Sender::default() })
+}
+
+#[test]
+fn a_sender_is_looked_at_at_once_and_completes_what_was_said_of_it() {
+    let mut world = world();
+    world.looks_hang = true;
+    let at = killed_by_somebody(&mut world);
+    assert_eq!(world.looks, [(at, 7)]);
+    let writings = world.writings;
+    world.said(Said::LookedInto { at, task: 7, sender: Some(bash()) });
+    assert_eq!(world.writings, writings + 1, "the next daemon knows it, too");
+    dies(&mut world, WaitStatus(9));
+    let death = world.only_death();
+    assert_eq!(death.sent().map(|sent| &sent.sender), Some(&bash()));
+    assert_eq!(death.missing, []);
+    let told: Vec<String> =
+        death.case.timeline().pieces().iter().map(|piece| piece.fact.to_string()).collect();
+    assert_eq!(told.iter().filter(|what| what.contains("SIGKILL from")).count(), 1, "{told:?}");
+    assert!(told.contains(&"SIGKILL from bash[7] (uid 0)".into()), "{told:?}");
+}
+
+#[test]
+fn the_record_waits_for_a_look_at_the_sender_and_the_file_does_not() {
+    for is_in_time in [true, false] {
+        let mut world = world();
+        world.looks_hang = true;
+        world.file = true;
+        let at = killed_by_somebody(&mut world);
+        dies(&mut world, WaitStatus(9));
+        assert_eq!((world.file, world.deaths.len()), (false, 0), "the verdict is final");
+        assert!(world.watched.is_empty(), "the kernel has nothing to add");
+        let connects = world.connects;
+        world.binds(Inode(1));
+        assert_eq!(world.connects, connects, "nor has its socket");
+        world.passes(Duration::from_millis(299));
+        assert!(world.deaths.is_empty());
+        if is_in_time {
+            world.said(Said::LookedInto { at, task: 7, sender: Some(bash()) });
+            assert_eq!(world.only_death().missing, []);
+        } else {
+            world.passes(Duration::from_millis(1));
+            let death = world.only_death();
+            assert_eq!(death.missing, [Missing::MoreOfSender]);
+            let line = death.to_string();
+            let end = "from a process [7]; not known: more of who sent the signal than its pid";
+            assert!(line.ends_with(end), "{line}");
+        }
+        world.said(Said::LookedInto { at, task: 7, sender: Some(bash()) });
+        assert_eq!(world.deaths.len(), 1, "it ends once");
+    }
+}
+
+#[test]
+fn a_sender_that_cannot_be_looked_at_is_not_waited_for() {
+    let mut world = world();
+    killed_by_somebody(&mut world);
+    dies(&mut world, WaitStatus(9));
+    assert_eq!(world.only_death().missing, [Missing::MoreOfSender]);
+    assert_eq!(world.looks.len(), 1, "it is asked for once");
+}
+
+#[test]
+fn a_daemon_that_comes_later_looks_at_those_whom_nobody_has_looked_at() {
+    let mut world = world();
+    world.looks_hang = true;
+    let at = killed_by_somebody(&mut world);
+    dies(&mut world, WaitStatus(9));
+    // It ends while it waits: the end is not told, and so not forgotten.
+    let memory = world.node.to_memory();
+    (world.looks_hang, world.looked_at) = (false, Some(bash()));
+    world.process_lives = false;
+    world.looks.clear();
+    world.connect_errors.push(ConnectError::Refused);
+    world.resumes(memory, false);
+    assert_eq!(world.looks, [(at, 7)]);
+    world.passes(Duration::from_secs(3));
+    assert_eq!(world.only_death().sent().map(|sent| &sent.sender), Some(&bash()));
+}
+
+#[test]
+fn a_source_that_does_not_answer_is_given_up() {
+    let mut world = world();
+    world.is_mute = true;
+    dies(&mut world, WaitStatus(9));
+    assert!(world.deaths.is_empty(), "who sent the signal is being asked");
+    world.passes(Duration::from_secs(5));
+    assert_eq!(world.only_death().verdict.cause, Cause::Killed);
+    assert_eq!(world.only_death().missing, [Missing::Sender]);
+    assert!(world.watched.is_empty());
+}
+
+#[test]
+fn an_own_log_that_is_not_read_in_time_is_named_and_not_waited_for() {
+    for is_given_up in [true, false] {
+        let mut world = world();
+        (world.own_log_hangs, world.answers.lacks_own_log) = (!is_given_up, is_given_up);
+        world.said(heard(shutdown(Reason::HostSignal)));
+        dies(&mut world, EXIT_0);
+        if !is_given_up {
+            world.passes(Duration::from_millis(1999));
+            assert!(world.deaths.is_empty(), "it is being read");
+            world.passes(Duration::from_millis(1));
+        }
+        let death = world.only_death();
+        assert_eq!(death.verdict.cause, Cause::HostSignal(None));
+        assert_eq!(death.missing, [Missing::Sender, Missing::OwnLog]);
+    }
+}
+
+#[test]
+fn what_was_given_up_comes_too_late() {
+    let mut world = world();
+    world.own_log_hangs = true;
+    world.connect_errors = vec![ConnectError::Refused; 9];
+    world.said(heard(shutdown_without_data()));
+    world.said(Said::Closed);
+    world.passes(Duration::from_secs(2));
+    assert!(world.file, "no signal is known of");
+    let fact = Fact::Signalled(Signal::TERM, bash());
+    world.said(Said::Consulted(Answers {
+        facts: vec![(Source::OwnLog, fact)],
+        ..Answers::default()
+    }));
+    world.happens(Event::Exit { pid: PID, status: EXIT_0 });
+    world.said(Said::Died);
+    let death = world.only_death();
+    assert_eq!(death.verdict.cause, Cause::GuestShutdown);
+    assert_eq!(death.missing, [Missing::OwnLog]);
+}
+
+/// Ganeti's own, say, which ends what is left of an instance.
+#[test]
+fn a_signal_that_is_sent_while_the_own_log_is_being_read_is_too_late() {
+    for (logged, cause) in
+        [(None, Cause::GuestShutdown), (Some(Signal::TERM), Cause::HostSignal(Some(Signal::TERM)))]
+    {
+        for is_restarted in [false, true] {
+            let mut world = world();
+            world.own_log_hangs = true;
+            world.connect_errors = vec![ConnectError::Refused; 9];
+            world.said(heard(shutdown_without_data()));
+            world.said(Said::Closed);
+            assert!(!world.file, "the log may name a signal");
+            let fact = logged.map(|signal| (Source::OwnLog, Fact::Signalled(signal, bash())));
+            let answers = Answers { facts: fact.into_iter().collect(), ..Answers::default() };
+            if is_restarted {
+                let memory = world.node.to_memory();
+                (world.own_log_hangs, world.answers) = (false, answers);
+                world.resumes(memory, true);
+                world.said(Said::Closed);
+            } else {
+                world.happens(signalled(Signal::TERM));
+                world.said(Said::Consulted(answers));
+            }
+            assert_eq!(world.file, logged.is_none(), "{logged:?}, {is_restarted}");
+            world.happens(Event::Exit { pid: PID, status: EXIT_0 });
+            world.said(Said::Died);
+            assert_eq!(world.only_death().verdict.cause, cause, "{is_restarted}");
+        }
+    }
+}
+
+/// The log is read by one daemon, and again by the next: what was to be if it names no signal is
+/// remembered.
+#[test]
+fn what_was_to_be_without_the_own_log_outlives_the_daemon() {
+    let mut world = world();
+    world.own_log_hangs = true;
+    world.connect_errors = vec![ConnectError::Refused; 9];
+    world.said(heard(shutdown_without_data()));
+    world.said(Said::Closed);
+    // Too late to be the reason.
+    world.happens(signalled(Signal::TERM));
+    let memory = world.journal.clone();
+    world.own_log_hangs = false;
+    world.resumes(memory, true);
+    world.said(Said::Closed);
+    assert!(world.file);
+    world.happens(Event::Exit { pid: PID, status: EXIT_0 });
+    world.said(Said::Died);
+    assert_eq!(world.only_death().verdict.cause, Cause::GuestShutdown);
+}
+
+#[test]
+fn a_daemon_that_comes_later_knows_what_was_decided_without_the_own_log() {
+    let mut world = world();
+    world.answers.lacks_own_log = true;
+    world.connect_errors = vec![ConnectError::Refused; 9];
+    world.said(heard(shutdown_without_data()));
+    world.said(Said::Closed);
+    assert!(world.file, "no signal is known of");
+    let memory = world.node.to_memory();
+    world.answers.lacks_own_log = false;
+    world.resumes(memory, true);
+    world.said(Said::Closed);
+    world.happens(Event::Exit { pid: PID, status: EXIT_0 });
+    world.said(Said::Died);
+    assert_eq!(world.only_death().missing, [Missing::OwnLog]);
+}
+
+/// What a guest said to an earlier daemon it may have taken back when nobody listened, so its file
+/// is left as it is.
+#[test]
+fn a_command_line_that_is_read_late_decides_about_no_file_that_was_left_alone() {
+    let mut world = world();
+    world.file_errors = 1;
+    world.said(heard(shutdown(Reason::GuestShutdown)));
+    world.looks_hang = true;
+    let memory = world.node.to_memory();
+    world.resumes(memory, false);
+    killed_by_somebody(&mut world);
+    dies(&mut world, WaitStatus(9));
+    assert!(world.deaths.is_empty(), "the sender is being looked at");
+    world.said(Said::CommandLine(Some(CommandLine { no_reboot: true })));
+    assert!(!world.file);
+    world.passes(Duration::from_secs(1));
+    assert_eq!(world.only_death().file, None);
 }

@@ -445,6 +445,28 @@ fn a_life_of_which_a_later_daemon_finds_nothing_is_forgotten() {
     assert!(world.node.holds_nothing());
 }
 
+/// Nobody knows its process, so nothing can tell how it ended.
+#[test]
+fn a_life_that_a_later_daemon_cannot_find_again_is_forgotten() {
+    for successor in [None, Some(Inode(2))] {
+        let mut world = World::new(Settings::default());
+        world.peer = Peer { process: None, has_pidfd: false, age: None };
+        world.binds(Inode(1));
+        world.answers();
+        world.connect_errors = vec![ConnectError::Refused; 9];
+        let memory = world.journal.clone();
+        world.resumes(memory, false);
+        assert!(world.journal.lives.contains_key(&Incarnation(1)), "it may be there still");
+        world.socket = None;
+        if let Some(inode) = successor {
+            world.binds(inode);
+        }
+        world.passes(Duration::from_secs(1));
+        assert!(!world.journal.lives.contains_key(&Incarnation(1)), "{successor:?}");
+        assert!(world.deaths.is_empty());
+    }
+}
+
 #[test]
 fn who_had_answered_the_daemon_before_is_no_stranger_to_the_next() {
     let mut world = world();

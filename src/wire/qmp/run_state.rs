@@ -63,7 +63,21 @@ mod tests {
             state(r#"{"return": {"status": "running", "singlestep": false, "running": true}}"#),
             Some(RunState::Running)
         );
-        assert_eq!(state(r#"{"return": {"status": "new"}}"#), Some(RunState::Other));
+        // Every one of QEMU 10, with `finish-migrate` and `restore-vm`, which pass by themselves.
+        for (names, expected) in [
+            ("suspended", RunState::Suspended),
+            ("paused debug io-error watchdog colo save-vm", RunState::Paused),
+            ("prelaunch preconfig inmigrate", RunState::NotStarted),
+            ("postmigrate", RunState::Elsewhere),
+            ("shutdown", RunState::Shutdown),
+            ("guest-panicked internal-error", RunState::Broken),
+            ("finish-migrate restore-vm new", RunState::Other),
+        ] {
+            for name in names.split(' ') {
+                let line = format!(r#"{{"return": {{"status": "{name}"}}}}"#);
+                assert_eq!(state(&line), Some(expected), "{name}");
+            }
+        }
         for other in [
             r#"{"return": {}}"#,
             r#"{"event": "STOP"}"#,

@@ -147,3 +147,86 @@ fn a_time_that_is_none_is_no_reason_to_miss_the_event() {
         assert_eq!(parse(&line), Message::Event(Event::Powerdown, None), "{line}");
     }
 }
+
+/// Whatever QEMU says of an end is told in its own words.
+#[test]
+fn every_event_that_matters_is_known_and_told_as_qemu_spells_it() {
+    use WatchdogAction::{Poweroff, Reset, Shutdown as ShutDown};
+    let by = |guest| Event::Shutdown(Shutdown { guest, reason: None });
+    let because = Shutdown { guest: Some(false), reason: Some(Reason::HostSignal) };
+    let io_error = |no_space| Event::Noted(Note::BlockIoError { no_space });
+    for (name, data, event, told) in [
+        ("SHUTDOWN", "{}", by(None), "SHUTDOWN"),
+        ("SHUTDOWN", r#"{"guest": true}"#, by(Some(true)), "SHUTDOWN by the guest"),
+        ("SHUTDOWN", r#"{"guest": false}"#, by(Some(false)), "SHUTDOWN by the host"),
+        (
+            "SHUTDOWN",
+            r#"{"guest": false, "reason": "host-signal"}"#,
+            Event::Shutdown(because),
+            "SHUTDOWN host-signal",
+        ),
+        ("POWERDOWN", "{}", Event::Powerdown, "POWERDOWN"),
+        ("RESET", r#"{"guest": true, "reason": "guest-reset"}"#, Event::Reset, "RESET"),
+        ("STOP", "{}", Event::Stop, "STOP"),
+        ("RESUME", "{}", Event::Resume, "RESUME"),
+        ("GUEST_PANICKED", r#"{"action": "pause"}"#, Event::GuestPanicked, "GUEST_PANICKED"),
+        ("GUEST_CRASHLOADED", r#"{"action": "run"}"#, Event::GuestCrashloaded, "GUEST_CRASHLOADED"),
+        ("WAKEUP", "{}", Event::Wakeup, "WAKEUP"),
+        ("WATCHDOG", r#"{"action": "reset"}"#, Event::Watchdog(Reset), "WATCHDOG reset"),
+        ("WATCHDOG", r#"{"action": "shutdown"}"#, Event::Watchdog(ShutDown), "WATCHDOG shutdown"),
+        ("WATCHDOG", r#"{"action": "poweroff"}"#, Event::Watchdog(Poweroff), "WATCHDOG poweroff"),
+        ("WATCHDOG", r#"{"action": "pause"}"#, Event::Watchdog(WatchdogAction::Other), "WATCHDOG"),
+        ("BLOCK_IO_ERROR", r#"{"nospace": true}"#, io_error(true), "BLOCK_IO_ERROR (no space)"),
+        ("BLOCK_IO_ERROR", r#"{"device": "disk0"}"#, io_error(false), "BLOCK_IO_ERROR"),
+        ("BLOCK_IO_ERROR", "5", io_error(false), "BLOCK_IO_ERROR"),
+        ("MEMORY_FAILURE", "{}", Event::Noted(Note::MemoryFailure), "MEMORY_FAILURE"),
+        ("GUEST_PVSHUTDOWN", "{}", Event::Noted(Note::GuestPvshutdown), "GUEST_PVSHUTDOWN"),
+        ("SUSPEND", "{}", Event::Noted(Note::Suspend), "SUSPEND"),
+        ("SUSPEND_DISK", "{}", Event::Noted(Note::SuspendDisk), "SUSPEND_DISK"),
+        ("RTC_CHANGE", r#"{"offset": 0}"#, Event::Other, "another event"),
+    ] {
+        let line = format!(r#"{{"event": "{name}", "data": {data}}}"#);
+        assert_eq!(event.to_string(), told);
+        assert_eq!(parse(&line), Message::Event(event, None), "{line}");
+    }
+}
+
+#[test]
+fn what_qemu_refuses_is_kept_as_far_as_a_line_of_the_log_takes_it() {
+    let refusal = r#"{"class": "CommandNotFound", "desc": "The command is not found"}"#;
+    let line = format!(r#"{{"error": {refusal}}}"#);
+    assert_eq!(parse(&line), Message::Error(refusal.into()));
+    let line = format!(r#"{{"error": "{}"}}"#, "x".repeat(1000));
+    assert_eq!(parse(&line), Message::Error(format!("\"{}", "x".repeat(127))));
+}
+
+#[test]
+fn an_administrator_reads_what_is_wrong_with_a_line() {
+    let error = |line: &str| Message::parse(line.as_bytes()).unwrap_err().to_string();
+    assert_eq!(error("{}"), "neither greeting, answer, error nor event");
+    assert!(error("SSH-2.0-OpenSSH").starts_with("expected value at line 1"));
+    assert_eq!(LineError::TooLong.to_string(), "longer than 16384 bytes, skipped");
+}
+
+#[test]
+fn a_command_is_one_line_that_names_it() {
+    for (command, name) in [
+        (Command::Negotiate, "qmp_capabilities"),
+        (Command::QueryStatus, "query-status"),
+        (Command::SystemPowerdown, "system_powerdown"),
+        (Command::SystemReset, "system_reset"),
+        (Command::SystemWakeup, "system_wakeup"),
+        (Command::Cont, "cont"),
+        (Command::Quit, "quit"),
+        (Command::EndAtReboot, "set-action"),
+    ] {
+        let json = command.line().strip_suffix(b"\n").unwrap();
+        let json: serde_json::Value = serde_json::from_slice(json).unwrap();
+        assert_eq!(json["execute"], name);
+    }
+}
+
+#[test]
+fn a_version_is_told_as_qemu_does() {
+    assert_eq!(Version { major: 7, minor: 2, micro: 22 }.to_string(), "7.2.22");
+}

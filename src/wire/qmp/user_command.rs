@@ -113,6 +113,14 @@ mod tests {
         }
     }
 
+    #[test]
+    fn who_gave_it_reads_what_is_wrong_with_it() {
+        let error = |text| UserCommand::parse(text).unwrap_err().to_string();
+        assert!(error("").starts_with("monitor: needs the name of a QMP command"));
+        assert!(error("{\"execute\"").starts_with("the command after monitor: is not JSON: EOF"));
+        assert!(error("{}").contains("has to have \"execute\" with a name"));
+    }
+
     proptest! {
         #[test]
         fn whatever_is_taken_is_one_line_of_json(text in "\\{?[\\PC\n]{0,40}") {

@@ -6,9 +6,12 @@
 //! `linux/ring_buffer.h` and `events/header_page`; where an event has its fields is read from
 //! its `format` file.
 
+mod filter;
+
 use std::time::Duration;
 
 use super::Signal;
+pub use filter::{LONGEST_FILTER, MOST_RANGES, filter, watched_by};
 
 /// As much as one read of the kernel's trace gives at most, in bytes: a page of the buffer. One
 /// of another size is cut at an event.
@@ -110,31 +113,22 @@ impl Layout {
 
     fn walk(&self, page: &[u8], each: &mut impl FnMut(TraceEvent)) -> Option<Page> {
         /// `RB_MISSED_EVENTS`: in the word that tells how much of the page is used.
-        const MISSED_EVENTS: u64 = 1 << 31;
-        /// That word's flags, above the number.
-        const FLAGS: u64 = 3 << 30;
-        const WORD: usize = size_of::<usize>();
+        const MISSED_EVENTS: usize = 1 << 31;
+        /// The bits of a time for which an event has no room.
+        const TOP_BITS: u64 = 0xf800_0000_0000_0000;
+        /// The number in that word, below its flags.
+        const USED: usize = 0x3fff_ffff;
 
-        let mut nanoseconds = u64::from_ne_bytes(*page.first_chunk()?);
-        let commit = &page[8..];
-        let commit = if WORD == 8 {
-            u64::from_ne_bytes(*commit.first_chunk()?)
-        } else {
-            u64::from(u32::from_ne_bytes(*commit.first_chunk()?))
-        };
-        let used = usize::try_from(commit & 0xffff_ffff & !FLAGS).ok()?;
-        let mut rest = &page[8 + WORD..];
-        rest = &rest[..used.min(rest.len())];
+        let (&time, rest) = page.split_first_chunk()?;
+        let mut nanoseconds = u64::from_ne_bytes(time);
+        // A `local_t` is as wide as a pointer.
+        let (&commit, rest) = rest.split_first_chunk()?;
+        let commit = usize::from_ne_bytes(commit);
+        let mut rest = &rest[..rest.len().min(commit & USED)];
         let mut read = Page { lost_some: commit & MISSED_EVENTS != 0, is_malformed: false };
 
-        while let Some(&header) = rest.first_chunk::<4>() {
-            let header = u32::from_ne_bytes(header);
-            let (kind, delta) = if cfg!(target_endian = "little") {
-                (header & 0x1f, u64::from(header >> 5))
-            } else {
-                (header >> 27, u64::from(header & 0x07ff_ffff))
-            };
-            let body = &rest[4..];
+        while let Some((&header, body)) = rest.split_first_chunk() {
+            let (kind, delta) = header_of(u32::from_ne_bytes(header), cfg!(target_endian = "big"));
             let first = body.first_chunk::<4>().map(|bytes| u32::from_ne_bytes(*bytes));
             let (skipped, length) = match kind {
                 // Padding; with no delta it fills the page.
@@ -148,7 +142,7 @@ impl Layout {
                 // The time itself, without its five highest bits, which are those of the page.
                 31 => {
                     let low = delta + (u64::from(first?) << 27);
-                    nanoseconds = (nanoseconds & !((1 << 59) - 1)) | low;
+                    nanoseconds = (nanoseconds & TOP_BITS) + low;
                     rest = body.get(4..)?;
                     continue;
                 }
@@ -157,8 +151,7 @@ impl Layout {
             };
             nanoseconds = nanoseconds.wrapping_add(delta);
             let event = body.get(skipped..)?.get(..length)?;
-            // A length is a multiple of four, so that nothing is read twice.
-            rest = &body[skipped + length.max(4 - skipped)..];
+            rest = &body[skipped + length..];
             if kind == 29 {
                 continue;
             }
@@ -193,6 +186,16 @@ impl Layout {
     }
 }
 
+/// An event's kind and the nanoseconds since the one before it: bit fields, which begin at the other
+/// end on a big-endian machine.
+fn header_of(header: u32, is_big_endian: bool) -> (u32, u64) {
+    if is_big_endian {
+        (header >> 27, u64::from(header & 0x07ff_ffff))
+    } else {
+        (header & 0x1f, u64::from(header >> 5))
+    }
+}
+
 fn trace_event(at: Duration, by: i32, pid: i32, what: Traced) -> Option<TraceEvent> {
     let (by, pid) = (u32::try_from(by).ok()?, u32::try_from(pid).ok()?);
     Some(TraceEvent { at, by, pid, what })
@@ -221,48 +224,6 @@ fn field(format: &str, name: &str) -> Option<Field> {
     })
 }
 
-/// The filter of an event that lets these signals to these processes pass, in the notation of
-/// the kernel's `trace/events.rst`, at most [`LONGEST_FILTER`] bytes. Each range is a first and a
-/// last pid.
-#[must_use]
-pub fn filter(signals: &[Signal], ranges: &[(u32, u32)]) -> String {
-    let any = |alternatives: Vec<String>| format!("({})", alternatives.join("||"));
-    let mut parts = Vec::new();
-    if !signals.is_empty() {
-        parts.push(any(signals.iter().map(|signal| format!("sig=={}", signal.0)).collect()));
-    }
-    let pids = ranges.iter().map(|&(first, last)| {
-        if first == last { format!("pid=={first}") } else { format!("(pid>={first}&&pid<={last})") }
-    });
-    // Nobody is watched: no task has the pid 0.
-    let pids: Vec<String> = pids.collect();
-    parts.push(if pids.is_empty() { "pid==0".into() } else { any(pids) });
-    parts.join("&&")
-}
-
-/// The ranges of pids that such a filter lets pass; nothing, if it is none of [`filter`]'s.
-#[must_use]
-pub fn watched_by(filter: &str) -> Option<Vec<(u32, u32)>> {
-    let (_, pids) = filter.trim_end().split_at(filter.find("pid")?);
-    let range = |part: &str| {
-        if let Some(pid) = part.strip_prefix("pid==") {
-            return pid.parse().ok().map(|pid| (pid, pid));
-        }
-        let (first, last) = part.strip_prefix("pid>=")?.split_once("&&pid<=")?;
-        Some((first.parse().ok()?, last.parse().ok()?))
-    };
-    let parts = pids.split("||").map(|part| part.trim_matches(['(', ')']));
-    let ranges: Vec<(u32, u32)> = parts.map(range).collect::<Option<_>>()?;
-    // Nobody is watched.
-    Some(ranges.into_iter().filter(|&range| range != (0, 0)).collect())
-}
-
-/// The longest filter that the kernel takes, in bytes: a page less its last byte.
-pub const LONGEST_FILTER: usize = 4095;
-
-/// So many ranges always fit into a filter: each is at most `||(pid>=4194304&&pid<=4194304)`.
-pub const MOST_RANGES: usize = 120;
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -278,21 +239,6 @@ mod tests {
     const MARK_VICTIM: &str = "name: mark_victim\nID: 609\nformat:\n\
         \tfield:int common_pid;\toffset:4;\tsize:4;\tsigned:1;\n\
         \tfield:int pid;\toffset:8;\tsize:4;\tsigned:1;\n";
-
-    #[test]
-    fn a_filter_says_who_is_watched() {
-        let signals = [Signal::TERM, Signal::KILL];
-        for ranges in [vec![], vec![(7, 7)], vec![(3, 9)], vec![(7, 7), (10, 4_194_304), (9, 9)]] {
-            for signals in [&signals[..], &[]] {
-                let text = filter(signals, &ranges);
-                assert_eq!(watched_by(&text), Some(ranges.clone()), "{text}");
-                assert_eq!(watched_by(&format!("{text}\n")), Some(ranges.clone()), "{text}");
-            }
-        }
-        for other in ["none\n", "", "sig==9\n", "pid==x"] {
-            assert_eq!(watched_by(other), None, "{other}");
-        }
-    }
 
     fn layout() -> Layout {
         Layout::parse(SIGNAL_GENERATE, Some(MARK_VICTIM)).unwrap()
@@ -325,10 +271,18 @@ mod tests {
     }
 
     fn page(flags: u64, content: &[u8]) -> Vec<u8> {
-        let mut page = 1_000u64.to_ne_bytes().to_vec();
+        page_begun_at(1_000, flags, content)
+    }
+
+    fn page_begun_at(nanoseconds: u64, flags: u64, content: &[u8]) -> Vec<u8> {
+        let mut page = nanoseconds.to_ne_bytes().to_vec();
         page.extend((content.len() as u64 | flags).to_ne_bytes());
         page.extend(content);
         page
+    }
+
+    fn with_header(delta: u32, event: &[u8]) -> Vec<u8> {
+        [&header(event.len() as u32 / 4, delta)[..], event].concat()
     }
 
     fn read(page: &[u8]) -> (Vec<TraceEvent>, Page) {
@@ -375,23 +329,71 @@ mod tests {
         );
     }
 
+    /// `ring_buffer_event_time_stamp`: written where the times before an event are not known.
+    #[test]
+    #[cfg(all(target_endian = "little", target_pointer_width = "64"))]
+    fn a_time_that_is_written_out_needs_the_highest_bits_of_the_page() {
+        // A machine that has been up for twenty years.
+        let (begun, now) = (630_720_000_000_000_000, 630_720_003_000_000_000_u64);
+        assert_eq!(begun >> 59, 1);
+        let low = now & ((1 << 59) - 1);
+        let mut content = with_header(50, &signal(5818, 15, 0, 4242));
+        content.extend(header(31, (low % (1 << 27)) as u32));
+        content.extend(((low >> 27) as u32).to_ne_bytes());
+        content.extend(with_header(7, &victim(4242)));
+        let (events, rest) = read(&page_begun_at(begun, 0, &content));
+        assert_eq!(rest, Page::default());
+        let times: Vec<Duration> = events.iter().map(|event| event.at).collect();
+        assert_eq!(times, [Duration::from_nanos(begun + 50), Duration::from_nanos(now + 7)]);
+    }
+
+    #[test]
+    fn a_header_begins_at_the_end_that_the_machine_begins_at() {
+        let (kind, delta) = (10, 5_000_000);
+        assert_eq!(header_of(kind | delta << 5, false), (kind, delta.into()));
+        assert_eq!(header_of(kind << 27 | delta, true), (kind, delta.into()));
+    }
+
+    #[test]
+    #[cfg(all(target_endian = "little", target_pointer_width = "64"))]
+    fn what_another_tracer_has_in_the_buffer_is_passed_over() {
+        let mut other = victim(4242);
+        other[..2].copy_from_slice(&610u16.to_ne_bytes());
+        let content = [with_header(1, &other), with_header(1, &victim(4243))].concat();
+        let (events, rest) = read(&page(0, &content));
+        assert_eq!((events.len(), events[0].pid), (1, 4243));
+        assert_eq!(rest, Page::default());
+        // One that is too short for what it says it is.
+        let content = [with_header(1, &victim(4242)[..8]), with_header(1, &victim(4243))].concat();
+        let (events, rest) = read(&page(0, &content));
+        assert_eq!((events.len(), events[0].pid), (1, 4243));
+        assert!(rest.is_malformed);
+    }
+
+    #[test]
+    #[cfg(all(target_endian = "little", target_pointer_width = "64"))]
+    fn the_number_of_lost_events_is_no_event() {
+        let mut page = page(3 << 30, &with_header(1, &victim(4242)));
+        // `RB_MISSED_STORED`: it follows, where there is room for it.
+        page.extend(7u64.to_ne_bytes());
+        let (events, rest) = read(&page);
+        assert_eq!((events.len(), events[0].pid), (1, 4242));
+        assert_eq!(rest, Page { lost_some: true, is_malformed: false });
+    }
+
+    #[test]
+    fn a_page_of_every_architecture_that_runs_kvm_fits() {
+        for page in [4096, 16_384, 65_536] {
+            assert!(page <= LONGEST_PAGE, "{page}");
+        }
+    }
+
     #[test]
     fn without_its_fields_there_is_no_layout() {
         assert_eq!(Layout::parse("ID: 1\n", None), None);
         assert!(Layout::parse(SIGNAL_GENERATE, None).is_some_and(|layout| layout.victim.is_none()));
         let renamed = SIGNAL_GENERATE.replace("int code;", "int origin;");
         assert_eq!(Layout::parse(&renamed, Some(MARK_VICTIM)), None);
-    }
-
-    #[test]
-    fn the_filter_names_signals_and_pids() {
-        assert_eq!(
-            filter(&[Signal::TERM, Signal::KILL], &[(5, 5), (7, 9)]),
-            "(sig==15||sig==9)&&(pid==5||(pid>=7&&pid<=9))"
-        );
-        assert_eq!(filter(&[], &[]), "pid==0");
-        let most = vec![(4_194_304, 4_194_305); MOST_RANGES];
-        assert!(filter(&[Signal::TERM; 12], &most).len() <= LONGEST_FILTER);
     }
 
     proptest::proptest! {
