@@ -347,6 +347,34 @@ fn systemd_gives_a_stop_the_time_that_it_asks_for() {
     assert!(service.status().lines().any(|line| line == "Result=exit-code"));
 }
 
+/// What systemd says of a time, in microseconds since the machine was booted.
+fn microseconds(status: &str, property: &str) -> u64 {
+    let value = status.lines().find_map(|line| line.strip_prefix(property)?.strip_prefix('='));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{property}: {status}"))
+}
+
+#[test]
+fn systemd_s_watchdog_lets_it_go_on_and_starts_it_again_if_it_hangs() {
+    needs!(Qemu, Root, Systemd);
+    let change = drop_in("WatchdogSec=1\nTimeoutAbortSec=1");
+    let mut service = Service::start_with(SYSTEMD, "", change);
+    await_that("it has pleased the watchdog for three times as long as that waits", || {
+        let status = service.status();
+        assert!(status.lines().any(|line| line == "NRestarts=0"), "{status}");
+        let [began, pleased] = ["ExecMainStartTimestampMonotonic", "WatchdogTimestampMonotonic"]
+            .map(|property| microseconds(&status, property));
+        pleased > began + 3_000_000
+    });
+    let qemu = service.qemu();
+    let runner = processes(&service.directory.path().join("serial"), "kvmd-run");
+    send_signal(runner[0], Signal::STOP);
+    // QEMU ends with it.
+    service.await_guest();
+    assert!(service.qemu() != qemu && !fs::exists(format!("/proc/{qemu}")).unwrap());
+    service.say(service.kind.stop);
+    assert_eq!(service.await_end(1), ("powerdown".into(), 0));
+}
+
 #[test]
 fn runit_stops_it_gracefully_and_knows_when_to_start_it_again() {
     needs!(Qemu, Runit);
