@@ -164,6 +164,35 @@ fn a_guest_that_cannot_be_woken_is_not_waited_for() {
 }
 
 #[test]
+fn a_guest_that_has_left_for_another_host_is_not_waited_for_here() {
+    // It is asked, and migrated before it obeys.
+    let mut course = course(&[]);
+    course.take(at(0.0), &Input::Signal(Signal::TERM));
+    course.take(at(0.0), &Input::State(RunState::Running));
+    assert_eq!(course.take(at(0.1), &Input::Event(&Event::Stop)), [Deed::AskState]);
+    assert_eq!(course.take(at(0.1), &Input::State(RunState::Leaving)), []);
+    assert_eq!(course.phase(), Phase::Asked);
+    assert_eq!(pass(&mut course, 1.0), [(0.6, Deed::AskState)]);
+    assert_eq!(course.take(at(1.0), &Input::State(RunState::Elsewhere)), [Deed::Quit]);
+    assert_eq!(why(&course, Cause::Host(Some(Reason::HostQmpQuit)), EXITED), Why::Requested);
+}
+
+#[test]
+fn a_guest_that_is_about_to_leave_is_not_cut_off() {
+    let mut course = course(&[]);
+    course.take(at(0.0), &Input::Signal(Signal::TERM));
+    assert_eq!(course.take(at(0.0), &Input::State(RunState::Leaving)), []);
+    assert_eq!(pass(&mut course, 0.6), [(0.5, Deed::AskState)]);
+    course.take(at(0.6), &Input::State(RunState::Leaving));
+    // It stays after all.
+    assert_eq!(course.take(at(0.7), &Input::Event(&Event::Resume)), [Deed::PressButton]);
+    // Somebody pauses it: it has been asked, and may yet go on.
+    assert_eq!(course.take(at(0.8), &Input::Event(&Event::Stop)), [Deed::AskState]);
+    assert_eq!(course.take(at(0.8), &Input::State(RunState::Paused)), []);
+    assert_eq!(pass(&mut course, 2.0), [(1.2, Deed::PressButton)]);
+}
+
+#[test]
 fn before_its_greeting_qemu_is_hung_up_on() {
     let mut course = Course::new(Plans::default(), BUDGET, false);
     assert_eq!(course.take(at(0.0), &Input::Signal(Signal::TERM)), [Deed::HangUp]);
@@ -380,7 +409,15 @@ proptest! {
         let option = format!("USR1=powerdown,timeout={timeout}");
         let mut course = Course::new(plans(&[&option]), BUDGET, true);
         let signals = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::USR1, Signal::HUP];
-        let states = [RunState::Running, RunState::Suspended, RunState::Paused, RunState::Broken];
+        let states = [
+            RunState::Running,
+            RunState::Suspended,
+            RunState::Paused,
+            RunState::Broken,
+            RunState::Leaving,
+            RunState::Elsewhere,
+        ];
+        let events = [Event::Resume, Event::Reset, Event::Stop];
         let shutdown = shutdown();
         let (mut now, mut roughest, mut began) = (at(0.0), 0, None);
         for (what, number) in inputs {
@@ -391,7 +428,7 @@ proptest! {
                 6 => Input::MonitorClosed,
                 7 => Input::State(states[usize::from(number) % states.len()]),
                 8 => Input::Event(&shutdown),
-                9 => Input::Event(if number % 2 == 0 { &Event::Resume } else { &Event::Reset }),
+                9 => Input::Event(&events[usize::from(number) % events.len()]),
                 10 => Input::CannotWake,
                 _ => Input::Tick,
             };
