@@ -1,5 +1,8 @@
-//! `kvmd-run` on real QEMU: every exit code, every way to stop, and what is left behind.
+//! `kvmd-run` on real QEMU: every exit code, every way to stop, what is on the disk, and what is left behind.
+//!
+//! `TESTBED_QEMU` names another QEMU than that of this machine: tests/platforms plays some of it so.
 
+mod disk;
 mod ends;
 mod left_alone;
 mod moments;
@@ -55,6 +58,14 @@ const fn row(
 ) -> Row {
     Row { options, qemu, end, code, cause, why }
 }
+
+/// To migrate the guest to nowhere; and so slowly that it is not yet gone when something happens.
+const AWAY: &str = r#"{"execute": "migrate", "arguments": {"uri": "exec:cat >/dev/null"}}"#;
+const SLOWLY: &str =
+    r#"{"execute": "migrate-set-parameters", "arguments": {"max-bandwidth": 10000}}"#;
+
+/// The machines that the guest of `tests/guest` boots on.
+const MACHINES: [&str; 2] = ["-M pc", "-M q35"];
 
 const POWERDOWN: (i32, &str, &str) = (0, "powerdown", "powerdown");
 const FORCED: (i32, &str, &str) = (41, "host-qmp-quit", "forced");

@@ -7,10 +7,15 @@ use std::time::Duration;
 
 use testbed::{Signal, figure, needs};
 
-use crate::{kvmd_run, record};
+use crate::{AWAY, MACHINES, SLOWLY, kvmd_run, record};
 
 /// Numbers that look random, the same in every run: xorshift.
-struct Dice(u64);
+pub(crate) struct Dice(pub(crate) u64);
+
+/// Up to the time that a boot takes, and a bit.
+pub(crate) fn moment(dice: &mut Dice) -> Duration {
+    Duration::from_micros(dice.roll(150_000))
+}
 
 impl Dice {
     fn roll(&mut self, sides: u64) -> u64 {
@@ -26,11 +31,12 @@ fn a_stop_at_any_moment_ends_well() {
     needs!(Qemu);
     let mut dice = Dice(0x5eed);
     let mut causes = BTreeMap::<String, u32>::new();
-    for number in 0..200 {
-        let when = number % 5;
+    for number in 0..204 {
+        let when = number % 6;
         let options: &[&str] = if when == 2 { &["--continue-to-stop"] } else { &[] };
-        let mut runner = kvmd_run().options(options).launch();
-        let pause = Duration::from_micros(dice.roll(150_000));
+        let machine = MACHINES[number / 12 % 2];
+        let mut runner = kvmd_run().options(options).with(machine).launch();
+        let pause = moment(&mut dice);
         let qemu = format!("/proc/{}", runner.qemu());
         if when > 0 {
             runner.await_ready();
@@ -42,6 +48,15 @@ fn a_stop_at_any_moment_ends_well() {
             3 => {
                 runner.tell(b'r');
                 thread::sleep(pause);
+            }
+            // On the way, or gone.
+            4 => {
+                let mut listener = runner.listen();
+                if number % 4 == 0 {
+                    listener.execute(SLOWLY);
+                }
+                listener.execute(AWAY);
+                thread::sleep(pause / 2);
             }
             _ => {
                 runner.tell(b'p');
@@ -59,8 +74,8 @@ fn a_stop_at_any_moment_ends_well() {
         *causes.entry(record(&outcome).cause).or_default() += 1;
     }
     figure(
-        "SIGTERM to kvmd-run at 200 random moments: boot, running, pause, reset, power-off",
-        &format!("200 ended with 0: {causes:?}"),
+        "SIGTERM to kvmd-run at 204 random moments: boot, running, pause, reset, migration, power-off",
+        &format!("204 ended with 0: {causes:?}"),
     );
 }
 

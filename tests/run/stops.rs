@@ -2,9 +2,11 @@
 
 use std::os::unix::net::UnixStream;
 
-use testbed::{Runner, Signal, await_that, linux_guest, needs, send_signal};
+use testbed::{Runner, RunnerBuilder, Signal, await_that, needs, send_signal};
 
-use crate::{FORCED, POWERDOWN, Row, judged, kvmd_run, row, send_real_time};
+use crate::{
+    AWAY, FORCED, MACHINES, POWERDOWN, Row, SLOWLY, judged, kvmd_run, row, send_real_time,
+};
 
 #[test]
 fn a_reset_of_the_supervisors_leaves_the_guest_running() {
@@ -47,42 +49,91 @@ fn a_guest_is_stopped_in_whatever_state_it_is() {
         row(&[], "", FORCED, paused),
         row(&["--continue-to-stop"], "", POWERDOWN, paused),
         row(&[], "-no-shutdown", (0, "guest-shutdown", "guest-shutdown"), shut_down),
-        row(&[], "-device pvpanic -action panic=pause", FORCED, panicked),
+        row(&[], "-device pvpanic -no-shutdown", FORCED, panicked),
     ];
-    for Row { options, qemu, end: prepare, code, cause, why } in rows {
-        let mut runner = kvmd_run().options(options).with(qemu).boot();
-        prepare(&mut runner);
-        runner.signal(Signal::TERM);
-        assert_eq!(judged(runner), (code, cause.into(), why.into()), "{options:?} {qemu}");
+    for machine in MACHINES {
+        for Row { options, qemu, end: prepare, code, cause, why } in &rows {
+            let mut runner = kvmd_run().options(options).with(machine).with(qemu).boot();
+            prepare(&mut runner);
+            runner.signal(Signal::TERM);
+            let expected = (*code, cause.to_string(), why.to_string());
+            assert_eq!(judged(runner), expected, "{machine} {options:?} {qemu}");
+        }
     }
     // Its guest has not begun.
     let builder = kvmd_run().with("-S");
-    let monitor = builder.path("qmp");
-    let runner = builder.launch();
-    await_that("QEMU has its monitors", || UnixStream::connect(&monitor).is_ok());
-    runner.await_status("prelaunch");
+    let runner = launch(builder, "prelaunch");
     runner.signal(Signal::TERM);
     assert_eq!(judged(runner).0, 0);
 }
 
+/// On a microvm the button is not that of a PC, but an event of ACPI's (GED).
 #[test]
 fn a_linux_guest_is_asked_until_it_hears() {
     needs!(Qemu, LinuxGuest);
-    let boot = || {
-        let kernel = linux_guest("vmlinuz").display().to_string();
-        let initrd = linux_guest("initramfs.cpio.gz").display().to_string();
-        let system = format!("-m 192 -kernel {kernel} -initrd {initrd}");
-        // An argument with a space in it cannot be given with the others.
-        kvmd_run().with(&system).with("-append quiet").launch_with_devices()
-    };
-    let mut running = boot();
-    let early = boot();
-    early.await_line("the guest runs");
-    early.signal(Signal::TERM);
-    // The kernel has a word of its own before it.
-    running.await_ready();
-    running.signal(Signal::TERM);
-    for runner in [running, early] {
-        assert_eq!(judged(runner), (0, "powerdown".into(), "powerdown".into()));
+    for machine in ["pc", "q35", "microvm"] {
+        let [mut running, early] = [(); 2].map(|()| kvmd_run().launch_linux(machine));
+        early.await_line("the guest runs");
+        early.signal(Signal::TERM);
+        // The kernel has a word of its own before it.
+        running.await_ready();
+        running.signal(Signal::TERM);
+        for runner in [running, early] {
+            let powerdown = "powerdown".to_string();
+            assert_eq!(judged(runner), (0, powerdown.clone(), powerdown), "{machine}");
+        }
     }
+}
+
+#[test]
+fn a_microvm_without_acpi_has_no_button_and_is_ended() {
+    needs!(Qemu, LinuxGuest);
+    let mut runner = kvmd_run().options(&["--stop-timeout=2"]).launch_linux("microvm,acpi=off");
+    runner.await_ready();
+    runner.signal(Signal::TERM);
+    let (code, cause, why) = FORCED;
+    assert_eq!(judged(runner), (code, cause.into(), why.into()));
+}
+
+/// Starts a QEMU whose guest does not run yet, and waits until it is in this state.
+fn launch(builder: RunnerBuilder, status: &str) -> Runner {
+    let monitor = builder.path("qmp");
+    let runner = builder.launch();
+    await_that("QEMU has its monitors", || UnixStream::connect(&monitor).is_ok());
+    runner.await_status(status);
+    runner
+}
+
+/// Two hosts: a guest is migrated from one to the other.
+#[test]
+fn a_guest_is_stopped_where_it_has_gone() {
+    needs!(Qemu);
+    let there = kvmd_run();
+    let incoming = format!("unix:{}", there.path("incoming").display());
+    let there = launch(there.with("-incoming").with(&incoming), "inmigrate");
+    let here = kvmd_run().boot();
+    here.listen().execute(&AWAY.replace("exec:cat >/dev/null", &incoming));
+    there.await_line("the guest runs");
+    here.await_status("postmigrate");
+    here.signal(Signal::TERM);
+    assert_eq!(judged(here), (0, "host-qmp-quit".into(), "requested".into()));
+    there.signal(Signal::TERM);
+    let (code, cause, why) = POWERDOWN;
+    assert_eq!(judged(there), (code, cause.into(), why.into()));
+}
+
+/// It is asked, and is another host's before it obeys.
+#[test]
+fn a_guest_that_is_migrated_meanwhile_is_not_waited_for() {
+    needs!(Qemu);
+    let mut runner = kvmd_run().boot();
+    runner.deafen();
+    let mut listener = runner.listen();
+    listener.execute(SLOWLY);
+    listener.execute(AWAY);
+    runner.signal(Signal::TERM);
+    listener.await_event("POWERDOWN").unwrap();
+    listener.execute(&SLOWLY.replace("10000", "1000000000"));
+    let requested = (0, "host-qmp-quit".to_string(), "requested".to_string());
+    assert_eq!(judged(runner), requested);
 }

@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 pub use attacker::{Attacker, NOBODY};
 pub use console::Console;
 pub use daemon::{Daemon, Death, WITHOUT_TRACE};
-pub use guest::{Booting, Guest, GuestBuilder, boot_sector, execute_qmp};
+pub use guest::{Booting, Guest, GuestBuilder, Listener, boot_sector, execute_qmp};
 pub use hung_file::HungFile;
 pub use mounts::{InPlaceOf, Overlay, ganetis_groups, ganetis_users};
 pub use needs::{Need, can_run, kernel_is_at_least, linux_guest};

@@ -14,6 +14,8 @@ use crate::original;
 pub enum Need {
     /// `qemu-system-x86_64` and an assembler for its guest.
     Qemu,
+    /// `qemu-img`, to look into a disk.
+    QemuImg,
     /// Root in the initial namespaces: for the proc connector and for sysctls.
     Root,
     /// `/dev/fuse`, for a file that nobody can read.
@@ -63,6 +65,7 @@ impl Need {
     fn is_met(self) -> bool {
         match self {
             Self::Qemu => has_program("qemu-system-x86_64") && has_program("as"),
+            Self::QemuImg => has_program("qemu-img"),
             Self::Root => rustix::process::geteuid().is_root(),
             Self::Fuse => Path::new("/dev/fuse").exists(),
             Self::Strace => has_program("strace"),
@@ -92,6 +95,7 @@ impl Need {
         let text = match self {
             Self::Linux(major, minor) => return format!("Linux {major}.{minor}"),
             Self::Qemu => "qemu-system-x86_64 and binutils (packages qemu-system-x86, binutils)",
+            Self::QemuImg => "qemu-img (package qemu-utils)",
             Self::Root => "root",
             Self::Fuse => "/dev/fuse (modprobe fuse)",
             Self::Strace => "strace (package strace)",
