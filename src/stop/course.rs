@@ -35,6 +35,9 @@ pub struct Course {
     /// A guest that the host has paused is to go on, so that it can obey.
     continues: bool,
     monitor: Monitor,
+    /// The last that was heard of it is that the guest runs. It may have suspended itself since: then
+    /// a press does nothing, and is repeated when it wakes.
+    is_running: bool,
     /// SHUTDOWN was heard, and not taken back.
     is_going_down: bool,
     stop: Option<Stop>,
@@ -52,6 +55,7 @@ impl Course {
             budget,
             continues,
             monitor: Monitor::NotYet,
+            is_running: false,
             is_going_down: false,
             stop: None,
             done: Done::default(),
@@ -85,7 +89,10 @@ impl Course {
                     }
                 }
             }
-            Input::State(state) => self.take_state(now, *state),
+            Input::State(state) => {
+                self.is_running = *state == RunState::Running;
+                self.take_state(now, *state);
+            }
             Input::Event(event) => self.take_event(now, event),
             Input::CannotWake if matches!(self.stage(), Some(Stage::Pressing { .. })) => {
                 self.skip_to_quit(true);
@@ -107,7 +114,7 @@ impl Course {
             Stage::Pressing { next } | Stage::Leaving { next } => {
                 Some(step_ends.map_or(next, |ends| ends.min(next)))
             }
-            Stage::Asking | Stage::Waiting | Stage::HungUpEarly => step_ends,
+            Stage::Asking { .. } | Stage::Waiting | Stage::HungUpEarly => step_ends,
         }
     }
 
@@ -258,8 +265,11 @@ impl Course {
                 self.hang_up(if is_early { Stage::HungUpEarly } else { Stage::Waiting });
             }
             Action::Powerdown => {
+                if self.is_running {
+                    self.deeds.extend([Deed::EndAtReboot, Deed::PressButton]);
+                }
                 self.deeds.push(Deed::AskState);
-                self.set_stage(Stage::Asking);
+                self.set_stage(Stage::Asking { has_pressed: self.is_running });
             }
             Action::Quit => {
                 self.done.has_quit |= !self.is_going_down;
@@ -295,7 +305,7 @@ impl Course {
 
     fn take_state(&mut self, now: Moment, state: RunState) {
         let is_news = match self.stage() {
-            Some(Stage::Asking) => true,
+            Some(Stage::Asking { .. }) => true,
             // The guest has been asked; but it may no longer be here to obey.
             Some(Stage::Pressing { .. }) => {
                 matches!(state, RunState::Leaving | RunState::Elsewhere)
@@ -305,7 +315,11 @@ impl Course {
         if !is_news {
             return;
         }
+        let pressing = Stage::Pressing { next: now + SOON };
         let start = match state {
+            RunState::Running if self.stage() == Some(Stage::Asking { has_pressed: true }) => {
+                return self.set_stage(pressing);
+            }
             RunState::Running => None,
             RunState::Leaving => return self.set_stage(Stage::Leaving { next: now + SOON }),
             RunState::Suspended => Some(Deed::Wake),
@@ -323,7 +337,7 @@ impl Course {
         self.deeds.push(Deed::EndAtReboot);
         self.deeds.extend(start);
         self.deeds.push(Deed::PressButton);
-        self.set_stage(Stage::Pressing { next: now + SOON });
+        self.set_stage(pressing);
     }
 
     /// The guest cannot be asked. What comes after that is done at once; where nothing was to come,
@@ -343,6 +357,11 @@ impl Course {
     }
 
     fn take_event(&mut self, now: Moment, event: &Event) {
+        match event {
+            Event::Wakeup | Event::Resume => self.is_running = true,
+            Event::Stop => self.is_running = false,
+            _ => {}
+        }
         match event {
             Event::Shutdown(_) => {
                 let is_first = !std::mem::replace(&mut self.is_going_down, true);
@@ -389,7 +408,7 @@ impl Course {
                 self.begin_step();
             } else if matches!(stop.stage, Stage::Leaving { .. }) {
                 self.deeds.push(Deed::AskState);
-                self.set_stage(Stage::Asking);
+                self.set_stage(Stage::Asking { has_pressed: false });
             } else {
                 self.deeds.push(Deed::PressButton);
                 self.set_stage(Stage::Pressing { next: now + OFTEN });

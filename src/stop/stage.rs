@@ -8,8 +8,11 @@ use crate::wire::Signal;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
-    /// How it is with the guest has been asked.
-    Asking,
+    /// How it is with the guest has been asked. Where it was known to run, the button has been pressed
+    /// already: that is as much as a question and its answer sooner.
+    Asking {
+        has_pressed: bool,
+    },
     Pressing {
         next: Moment,
     },
@@ -29,7 +32,7 @@ pub(super) enum Stage {
 impl Stage {
     /// It is the guest's turn, as soon as it can.
     pub(super) fn asks_guest(self) -> bool {
-        matches!(self, Self::Asking | Self::Pressing { .. } | Self::Leaving { .. })
+        matches!(self, Self::Asking { .. } | Self::Pressing { .. } | Self::Leaving { .. })
     }
 }
 

@@ -68,6 +68,31 @@ fn a_guest_that_obeys_is_asked_twice_at_most_and_left_to_flush() {
 }
 
 #[test]
+fn a_guest_that_is_known_to_run_is_asked_first_and_looked_at_then() {
+    for (before, is_known) in [(Event::Resume, true), (Event::Stop, false)] {
+        let mut course = course(&[]);
+        course.take(at(-0.9), &Input::State(RunState::Running));
+        course.take(at(-0.8), &Input::Event(&before));
+        let first = course.take(at(0.0), &Input::Signal(Signal::TERM));
+        let then = course.take(at(0.0), &Input::State(RunState::Running));
+        let press = [Deed::EndAtReboot, Deed::PressButton];
+        if is_known {
+            assert_eq!(first, [press.as_slice(), &[Deed::AskState]].concat());
+            assert_eq!(then, []);
+        } else {
+            assert_eq!((first, then), (vec![Deed::AskState], press.to_vec()));
+        }
+        assert_eq!(pass(&mut course, 9.0), [(0.5, Deed::PressButton)]);
+    }
+    // It was paused in the meantime.
+    let mut course = course(&[]);
+    course.take(at(-0.9), &Input::State(RunState::Running));
+    course.take(at(0.0), &Input::Signal(Signal::TERM));
+    assert_eq!(course.take(at(0.0), &Input::State(RunState::Paused)), [Deed::Quit]);
+    assert!(course.is_forced());
+}
+
+#[test]
 fn a_deaf_guest_is_forced_within_the_budget() {
     let mut course = course(&[]);
     course.take(at(0.0), &Input::Signal(Signal::TERM));
