@@ -73,6 +73,7 @@ quick:
 check:
 	@tests/install-packages $(BUILD) $(QEMU) $(TESTS) $(ORIGINAL) $(GANETI)
 	@tests/linux_guest/build target/linux_guest
+	@tests/openrc/build target/openrc
 	$(FIRST_CHECKS)
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=5
 	@FIGURES=$(FIGURES) $(MAKE) --no-print-directory every-order
@@ -121,6 +122,7 @@ cluster: deb
 # those columns alone whose titles contain it.
 platforms:
 	@tests/install-packages $(BUILD) $(QEMU) $(DEBIANS)
+	@tests/linux_guest/build target/linux_guest
 	$(CARGO) test --locked --no-run
 	$(CARGO) build --locked --bins --examples
 	$(CARGO) test --locked --test platforms -- $(PLATFORMS)

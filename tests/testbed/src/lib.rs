@@ -39,7 +39,7 @@ pub use daemon::{Daemon, Death, WITHOUT_TRACE};
 pub use guest::{Booting, Guest, GuestBuilder, Listener, boot_sector, execute_qmp};
 pub use hung_file::HungFile;
 pub use mounts::{InPlaceOf, Overlay, ganetis_groups, ganetis_users};
-pub use needs::{Need, can_run, kernel_is_at_least, linux_guest};
+pub use needs::{Need, can_run, kernel_is_at_least, linux_guest, openrc};
 pub use node::{NODE_NAME, Node};
 pub use runner::{Outcome, Runner, RunnerBuilder};
 pub use rustix::process::Signal;

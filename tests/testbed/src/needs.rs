@@ -36,6 +36,8 @@ pub enum Need {
     Linux(u32, u32),
     /// systemd, to be booted in namespaces, and version 2 of control groups for it.
     Systemd,
+    /// The `OpenRC` of `tests/openrc`.
+    OpenRc,
     Runit,
     S6,
     Daemontools,
@@ -82,6 +84,7 @@ impl Need {
                     .any(|place| Path::new(place).join("cgroup.procs").exists());
                 has_groups && Path::new("/lib/systemd/systemd").exists()
             }
+            Self::OpenRc => openrc().join("sbin/supervise-daemon").is_file(),
             Self::Runit => is_in_path("runsv"),
             Self::S6 => is_in_path("s6-supervise"),
             Self::Daemontools => is_in_path("svscan"),
@@ -104,6 +107,7 @@ impl Need {
             Self::PrometheusClient => "python3-prometheus-client (package of that name)",
             Self::WallClock => "CAP_SYS_TIME",
             Self::Systemd => "systemd (package systemd) and control groups of version 2",
+            Self::OpenRc => "OpenRC (tests/openrc/build target/openrc)",
             Self::Runit => "runit (package runit)",
             Self::S6 => "s6 (package s6)",
             Self::Daemontools => "daemontools (package daemontools)",
@@ -135,6 +139,12 @@ fn python_package() -> Option<PathBuf> {
 #[must_use]
 pub fn linux_guest(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/linux_guest").join(file)
+}
+
+/// The directory with `OpenRC`, as the Makefile has it unpacked.
+#[must_use]
+pub fn openrc() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/openrc")
 }
 
 /// Whether the running kernel is this version or a later one.
