@@ -46,6 +46,7 @@ compare:
 # The same guests end under a supervisor, once bare and once under kvmd-run.
 compare-run:
 	@tests/install-packages $(BUILD) $(QEMU)
+	@tests/linux_guest/build target/linux_guest
 	$(CARGO) build --release --locked --bin kvmd-run --example compare_run
 	@target/release/examples/compare_run
 

@@ -28,6 +28,8 @@ enum Right {
 struct Way {
     deed: &'static str,
     arguments: &'static str,
+    /// The guest of tests/guest, or another.
+    boot: fn(RunnerBuilder) -> Runner,
     /// What is done to the guest, and to QEMU, whose pid this is, and its monitor.
     end: fn(&mut Runner, u32, &Path),
     right: Right,
@@ -39,10 +41,20 @@ const fn way(
     right: Right,
     end: fn(&mut Runner, u32, &Path),
 ) -> Way {
-    Way { deed, arguments, end, right }
+    Way { deed, arguments, boot: RunnerBuilder::boot, end, right }
 }
 
-const WAYS: [Way; 10] = [
+const WAYS: [Way; 11] = [
+    Way {
+        boot: |builder| {
+            let mut runner = builder.launch_linux("pc");
+            runner.await_ready();
+            runner
+        },
+        ..way("the supervisor stops a Linux guest", "", Right::ShutDown, |it, _, _| {
+            it.signal(Signal::TERM);
+        })
+    },
     way("the supervisor stops it", "", Right::ShutDown, |it, _, _| it.signal(Signal::TERM)),
     way("... and signals all processes, as systemd does", "", Right::ShutDown, |it, qemu, _| {
         send_signal(qemu, Signal::TERM);
@@ -70,13 +82,20 @@ const WAYS: [Way; 10] = [
     }),
 ];
 
+impl Way {
+    /// A guest that is deaf is not waited for as long as others would be.
+    fn options(&self) -> &'static [&'static str] {
+        if matches!(self.right, Right::Over) { &["--stop-timeout=2"] } else { &[] }
+    }
+}
+
 fn main() -> ExitCode {
     println!("A guest ends in each way, under a supervisor with Restart=on-failure.\n");
     let [mut bare_right, mut ours_right] = [0; 2];
     println!("{:<48}  {:<42}  kvmd-run", "what happens", "bare QEMU");
     for way in &WAYS {
         let bare = play(RunnerBuilder::bare(), way, true);
-        let ours = play(supervised().options(&["--stop-timeout=2"]), way, false);
+        let ours = play(supervised().options(way.options()), way, false);
         bare_right += usize::from(bare.is_right(way.right));
         ours_right += usize::from(ours.is_right(way.right));
         let shown = |seen: &Seen| {
@@ -139,7 +158,7 @@ impl fmt::Display for Seen {
 
 fn play(builder: RunnerBuilder, way: &Way, is_bare: bool) -> Seen {
     let monitor = builder.path("qmp");
-    let mut runner = builder.with(way.arguments).boot();
+    let mut runner = (way.boot)(builder.with(way.arguments));
     let qemu = if is_bare { runner.pid() } else { runner.qemu() };
     // One client at a time: where the deed needs the monitor, nobody listens.
     let is_stop = matches!(way.right, Right::ShutDown | Right::Over);

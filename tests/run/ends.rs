@@ -7,7 +7,7 @@ use testbed::{Signal, await_that, figure, needs, send_signal};
 use crate::{FORCED, MACHINES, POWERDOWN, REBOOTED, Row, judged, kvmd_run, row, send_real_time};
 
 /// Every row of the table of exit codes but those of bad input.
-const ROWS: [Row; 29] = [
+const ROWS: [Row; 28] = [
     row(&[], "", (0, "guest-shutdown", "guest-shutdown"), |it| it.tell(b'p')),
     row(&[], "", POWERDOWN, |it| it.signal(Signal::TERM)),
     row(&[], "", POWERDOWN, |it| it.signal(Signal::INT)),
@@ -21,14 +21,6 @@ const ROWS: [Row; 29] = [
     }),
     row(&["--signal=USR1=powerdown"], "", POWERDOWN, |it| it.signal(Signal::USR1)),
     row(&["--signal=TERM=monitor:system_powerdown"], "", POWERDOWN, |it| it.signal(Signal::TERM)),
-    // It answers the button with a reboot.
-    row(&[], "", POWERDOWN, |it| {
-        it.deafen();
-        let mut listener = it.listen();
-        it.signal(Signal::TERM);
-        listener.await_event("POWERDOWN").unwrap();
-        it.tell(b'r');
-    }),
     row(&[], "", (0, "host-qmp-quit", "requested"), |it| it.signal(Signal::QUIT)),
     row(&[], "", (0, "host-qmp-quit", "requested"), |it| send_real_time(it, 14)),
     row(&["--signal=USR1=kill"], "", (0, "killed", "requested"), |it| it.signal(Signal::USR1)),
