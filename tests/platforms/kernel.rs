@@ -123,7 +123,7 @@ fn make_initramfs(root: &Path, module: &Path, initramfs: &Path) -> Result<(), St
 }
 
 /// Cargo's latest build of a test program: it lies beside this one.
-fn latest(test: &str) -> Result<std::path::PathBuf, String> {
+pub(crate) fn latest(test: &str) -> Result<std::path::PathBuf, String> {
     let this = std::env::current_exe().map_err(|error| error.to_string())?;
     let entries =
         fs::read_dir(this.parent().expect("its directory")).into_iter().flatten().flatten();

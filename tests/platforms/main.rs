@@ -12,6 +12,7 @@ mod debian;
 mod kernel;
 mod page;
 mod qemu;
+mod supervised;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
