@@ -6,7 +6,7 @@ CARGO ?= cargo
 # PROGRAM:PACKAGE,... of what is needed to build, to play the demonstration, to run the tests.
 BUILD = cc:gcc,libc6-dev
 QEMU = qemu-system-x86_64:qemu-system-x86 as:binutils
-TESTS = xz:xz-utils runsv:runit s6-supervise:s6 svscan:daemontools git:git strace:strace ss:iproute2 systemd-analyze:systemd mandoc:mandoc prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
+TESTS = qemu-img:qemu-utils xz:xz-utils runsv:runit s6-supervise:s6 svscan:daemontools git:git strace:strace ss:iproute2 systemd-analyze:systemd mandoc:mandoc prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
 ORIGINAL = '/usr/lib/ganeti/*/usr/sbin/ganeti-kvmd:^ganeti-haskell-3.[01]$$'
 GANETI = '/usr/share/ganeti/*/ganeti/backend.py:^ganeti-3.[01]$$'
 
@@ -47,6 +47,7 @@ compare:
 # The same guests end under a supervisor, once bare and once under kvmd-run.
 compare-run:
 	@tests/install-packages $(BUILD) $(QEMU)
+	@tests/linux_guest/build target/linux_guest
 	$(CARGO) build --release --locked --bin kvmd-run --example compare_run
 	@target/release/examples/compare_run
 
@@ -75,6 +76,7 @@ check:
 	@tests/install-packages $(BUILD) $(QEMU) $(TESTS) $(ORIGINAL) $(GANETI)
 	@tests/linux_guest/build target/linux_guest
 	@tests/prometheus target/prometheus promtool
+	@tests/openrc/build target/openrc
 	$(FIRST_CHECKS)
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=5
 	@FIGURES=$(FIGURES) $(MAKE) --no-print-directory every-order
@@ -124,6 +126,7 @@ cluster: deb
 # contain it.
 platforms:
 	@tests/install-packages $(BUILD) $(QEMU) $(DEBIANS) $(ARM64)
+	@tests/linux_guest/build target/linux_guest
 	$(CARGO) test --locked --no-run
 	$(CARGO) build --locked --bins --examples
 	$(CARGO) test --locked --test platforms -- $(PLATFORMS)

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use kvmd::wire::record::Record;
-use testbed::{PATIENCE, Signal, await_that, boot_sector, needs, send_signal};
+use testbed::{PATIENCE, Signal, await_that, boot_sector, needs, openrc, send_signal};
 
 /// What a supervisor is called by, how it is told to stop a service and to start it again, and what it
 /// says of one that is down and is to stay so.
@@ -22,19 +22,19 @@ struct Kind {
     is_down: fn(&str) -> bool,
 }
 
-/// A script of tests/systemd.
+/// A script of tests/systemd or tests/openrc.
 macro_rules! script {
     ($name:literal) => {
-        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/systemd/", $name)
+        concat!(env!("CARGO_MANIFEST_DIR"), "/tests/", $name)
     };
 }
 
 const SYSTEMD: Kind = Kind {
     example: "systemd",
-    program: script!("boot"),
-    stop: &[script!("systemctl"), "stop"],
-    start: &[script!("systemctl"), "start"],
-    status: &[script!("systemctl"), "show"],
+    program: script!("systemd/boot"),
+    stop: &[script!("systemd/systemctl"), "stop"],
+    start: &[script!("systemd/systemctl"), "start"],
+    status: &[script!("systemd/systemctl"), "show"],
     // "activating" while it waits to be started again.
     is_down: |said| {
         said.lines().any(|line| matches!(line, "ActiveState=inactive" | "ActiveState=failed"))
@@ -58,6 +58,14 @@ const S6: Kind = Kind {
     is_down: |said| {
         said.starts_with("down ") && said.contains(", ready ") && !said.contains("want up")
     },
+};
+const OPENRC: Kind = Kind {
+    example: "openrc",
+    program: script!("openrc/boot"),
+    stop: &[script!("openrc/rc-service"), "stop"],
+    start: &[script!("openrc/rc-service"), "start"],
+    status: &[script!("openrc/rc-service"), "status"],
+    is_down: |said| said.contains("status: stopped"),
 };
 const DAEMONTOOLS: Kind = Kind {
     example: "daemontools",
@@ -193,6 +201,7 @@ fn supervisor(kind: &Kind, service: &Path) -> Child {
         .arg(service)
         .env("PATH", path())
         .env("KVMD_RUN_CONF", service.parent().unwrap())
+        .env("OPENRC", openrc())
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
@@ -231,7 +240,7 @@ fn path() -> OsString {
 impl Drop for Service {
     fn drop(&mut self) {
         // Where it is the first process of a namespace, all others are gone before it is.
-        let first = fs::read_to_string(self.directory.path().join("systemd.pid"));
+        let first = fs::read_to_string(self.directory.path().join("first.pid"));
         if let Some(first) = first.ok().and_then(|pid| pid.trim().parse().ok()) {
             send_signal(first, Signal::KILL);
         } else {
@@ -239,7 +248,7 @@ impl Drop for Service {
         }
         let _ = self.supervisor.wait();
         if self.kind.example == "systemd" {
-            let mut command = Command::new(script!("control-group"));
+            let mut command = Command::new(script!("systemd/control-group"));
             let _ = command.arg(self.directory.path()).arg("--remove").status();
         }
         // It is its own master now; QEMU goes with it.
@@ -347,6 +356,34 @@ fn systemd_gives_a_stop_the_time_that_it_asks_for() {
     assert!(service.status().lines().any(|line| line == "Result=exit-code"));
 }
 
+/// What systemd says of a time, in microseconds since the machine was booted.
+fn microseconds(status: &str, property: &str) -> u64 {
+    let value = status.lines().find_map(|line| line.strip_prefix(property)?.strip_prefix('='));
+    value.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{property}: {status}"))
+}
+
+#[test]
+fn systemd_s_watchdog_lets_it_go_on_and_starts_it_again_if_it_hangs() {
+    needs!(Qemu, Root, Systemd);
+    let change = drop_in("WatchdogSec=1\nTimeoutAbortSec=1");
+    let mut service = Service::start_with(SYSTEMD, "", change);
+    await_that("it has pleased the watchdog for three times as long as that waits", || {
+        let status = service.status();
+        assert!(status.lines().any(|line| line == "NRestarts=0"), "{status}");
+        let [began, pleased] = ["ExecMainStartTimestampMonotonic", "WatchdogTimestampMonotonic"]
+            .map(|property| microseconds(&status, property));
+        pleased > began + 3_000_000
+    });
+    let qemu = service.qemu();
+    let runner = processes(&service.directory.path().join("serial"), "kvmd-run");
+    send_signal(runner[0], Signal::STOP);
+    // QEMU ends with it.
+    service.await_guest();
+    assert!(service.qemu() != qemu && !fs::exists(format!("/proc/{qemu}")).unwrap());
+    service.say(service.kind.stop);
+    assert_eq!(service.await_end(1), ("powerdown".into(), 0));
+}
+
 #[test]
 fn runit_stops_it_gracefully_and_knows_when_to_start_it_again() {
     needs!(Qemu, Runit);
@@ -357,6 +394,12 @@ fn runit_stops_it_gracefully_and_knows_when_to_start_it_again() {
 fn s6_stops_it_gracefully_and_knows_when_to_start_it_again() {
     needs!(Qemu, S6);
     play(|| S6);
+}
+
+#[test]
+fn openrc_stops_it_gracefully_and_knows_when_to_start_it_again() {
+    needs!(Qemu, Root, OpenRc);
+    play(|| OPENRC);
 }
 
 #[test]
@@ -375,6 +418,18 @@ fn a_killed_supervisor_of_runit_leaves_no_guest_behind() {
 fn a_killed_supervisor_of_s6_leaves_no_guest_behind() {
     needs!(Qemu, S6);
     play_orphaned(S6);
+}
+
+/// Nobody starts it again there: `supervise-daemon` is what would.
+#[test]
+fn a_killed_supervisor_of_openrc_leaves_no_guest_behind() {
+    needs!(Qemu, Root, OpenRc);
+    let service = Service::start(OPENRC, "");
+    let qemu = service.qemu();
+    let supervisor = processes(&service.directory.path().join("records"), "supervise-daemon");
+    send_signal(supervisor[0], Signal::KILL);
+    assert_eq!(service.await_end(1), ("powerdown".into(), 42));
+    await_that("QEMU is gone", || !fs::exists(format!("/proc/{qemu}")).unwrap());
 }
 
 #[test]

@@ -15,6 +15,7 @@ mod voice;
 use std::io;
 use std::process::ExitCode;
 
+use crate::sys::clock;
 use crate::sys::inherited;
 use crate::sys::process::Parent;
 use crate::sys::service_manager::ServiceManager;
@@ -85,7 +86,8 @@ fn run(options: &Options, voice: &Voice) -> u8 {
             return if error.is_lasting() { WRONG_USAGE } else { NOT_STARTED };
         }
     };
-    let mut supervisor = Supervisor::new(ServiceManager::of_this_process(), descriptor);
+    let manager = ServiceManager::of_this_process();
+    let mut supervisor = Supervisor::new(clock::now(), manager, descriptor);
     let session =
         Session::new(options, voice, &signals, &mut qemu, monitor, parent, &mut supervisor);
     let ended = match session.and_then(Session::run) {
@@ -96,7 +98,7 @@ fn run(options: &Options, voice: &Voice) -> u8 {
     if ended.status.signal().is_some() {
         terminal.restore();
     }
-    report::conclude(&ended, options, &qemu, signals.mask_before(), voice)
+    report::conclude(&ended, options, &qemu, signals.mask_before(), voice, &mut supervisor)
 }
 
 fn give_up(voice: &Voice, error: &io::Error) -> u8 {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +10,14 @@ use std::time::Duration;
 use super::arguments::Options;
 use super::qemu::Qemu;
 use super::session::Ended;
+use super::supervisor::Supervisor;
 use super::voice::{Level, Voice};
 use crate::account;
 use crate::stop::Why;
 use crate::sys::append_file::AppendFile;
 use crate::sys::child::spawn_shell;
-use crate::sys::process;
 use crate::sys::signal_descriptor::SignalMask;
+use crate::sys::{clock, process};
 use crate::verdict::{Cause, Death, Missing, Settings};
 use crate::wire::record::{Record, Run};
 
@@ -35,6 +37,7 @@ pub(super) fn conclude(
     qemu: &Qemu,
     mask: SignalMask,
     voice: &Voice,
+    supervisor: &mut Supervisor,
 ) -> u8 {
     let death = death(ended, options, qemu);
     let why = ended.course.why(&death.verdict, Some(ended.status));
@@ -66,7 +69,7 @@ pub(super) fn conclude(
         );
     }
     if let Some(command) = &options.on_end {
-        run_command(command, &record, mask, voice);
+        run_command(command, &record, mask, voice, supervisor);
     }
     code
 }
@@ -111,7 +114,13 @@ fn append(path: &Path, record: &Record) -> io::Result<()> {
 }
 
 /// Runs the administrator's command with the verdict in its environment.
-fn run_command(command: &OsString, record: &Record, mask: SignalMask, voice: &Voice) {
+fn run_command(
+    command: &OsString,
+    record: &Record,
+    mask: SignalMask,
+    voice: &Voice,
+    supervisor: &mut Supervisor,
+) {
     let or_nothing = |text: &Option<String>| text.clone().unwrap_or_default();
     let run = record.run.clone().unwrap_or_default();
     let environment = vec![
@@ -131,7 +140,7 @@ fn run_command(command: &OsString, record: &Record, mask: SignalMask, voice: &Vo
         Ok(child) => child,
         Err(error) => return failed(error),
     };
-    let ends = process::open_pidfd(child.id()).map(|pidfd| process::await_end(&pidfd, TO_RUN));
+    let ends = process::open_pidfd(child.id()).map(|pidfd| await_command(&pidfd, supervisor));
     match ends {
         Ok(true) => match child.wait() {
             Ok(status) if status.success() => {}
@@ -149,5 +158,22 @@ fn run_command(command: &OsString, record: &Record, mask: SignalMask, voice: &Vo
             ),
         ),
         Err(error) => failed(error),
+    }
+}
+
+/// Waits for the administrator's command, and has the supervisor know meanwhile that this program is
+/// not stuck. Whether it has ended in its time.
+fn await_command(pidfd: &OwnedFd, supervisor: &mut Supervisor) -> bool {
+    let over = clock::now() + TO_RUN;
+    loop {
+        let now = clock::now();
+        supervisor.tick(now);
+        let until = supervisor.due().map_or(over, |due| due.min(over));
+        if process::await_end(pidfd, until.since(now)) {
+            return true;
+        }
+        if over <= clock::now() {
+            return false;
+        }
     }
 }

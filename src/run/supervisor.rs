@@ -24,6 +24,8 @@ enum Notice {
     Ready,
     Status(String),
     Stopping,
+    /// This program is not stuck.
+    Alive,
     /// It takes so much more time.
     Extend(Duration),
 }
@@ -37,6 +39,8 @@ pub(super) struct Supervisor {
     is_ready: bool,
     /// When to ask for more time, and when all of it is over.
     extension: Option<(Moment, Moment)>,
+    /// When its watchdog is to hear from this program, if it has one, and how often.
+    watchdog: Option<(Moment, Duration)>,
     /// What the manager had no room for: one of each kind at most.
     unsent: VecDeque<Notice>,
     /// When that is sent again.
@@ -44,9 +48,15 @@ pub(super) struct Supervisor {
 }
 
 impl Supervisor {
-    pub(super) fn new(manager: Option<ServiceManager>, descriptor: Option<OwnedFd>) -> Self {
+    pub(super) fn new(
+        now: Moment,
+        manager: Option<ServiceManager>,
+        descriptor: Option<OwnedFd>,
+    ) -> Self {
+        let interval = manager.as_ref().and_then(ServiceManager::interval);
         Self {
             manager,
+            watchdog: interval.map(|interval| (now, interval)),
             descriptor,
             is_ready: false,
             extension: None,
@@ -81,12 +91,18 @@ impl Supervisor {
 
     /// When [`Supervisor::tick`] is to be called.
     pub(super) fn due(&self) -> Option<Moment> {
-        self.extension.map(|(next, _)| next).into_iter().chain(self.again).min()
+        let extension = self.extension.map(|(next, _)| next);
+        let watchdog = self.watchdog.map(|(next, _)| next);
+        [extension, watchdog, self.again].into_iter().flatten().min()
     }
 
-    /// Asks for as much time as the stop may still take, a part at a time, and sends what there was no
-    /// room for.
+    /// Pleases the watchdog, asks for as much time as the stop may still take, a part at a time, and
+    /// sends what there was no room for.
     pub(super) fn tick(&mut self, now: Moment) {
+        if let Some((_, interval)) = self.watchdog.filter(|(next, _)| *next <= now) {
+            self.watchdog = Some((now + interval, interval));
+            self.notify(now, Notice::Alive);
+        }
         if let Some((next, ends)) = self.extension.filter(|(next, _)| *next <= now) {
             self.extension = (next < ends).then_some((now + OFTEN, ends));
             let left = ends.since(next) + TO_DIE;
@@ -112,6 +128,7 @@ impl Supervisor {
                 Notice::Ready => manager.notify_ready(),
                 Notice::Status(text) => manager.notify_status(text),
                 Notice::Stopping => manager.notify_stopping(),
+                Notice::Alive => manager.notify_alive(),
                 Notice::Extend(time) => manager.extend_timeout(*time),
             };
             // Any other error: nobody listens any more.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::exit_code::Why;
 use super::plan::{Action, Plan, Plans};
 use super::protocol::{Deed, Done, Input, Phase};
+use super::stage::{Stage, Stop};
 use crate::id::Moment;
 use crate::verdict::Verdict;
 use crate::wire::qmp::{Event, RunState};
@@ -26,34 +27,6 @@ enum Monitor {
     Gone,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    /// How it is with the guest has been asked.
-    Asking,
-    Pressing {
-        next: Moment,
-    },
-    /// There is nothing to do but to wait.
-    Waiting,
-    /// SIGHUP was sent before there was a monitor.
-    HungUpEarly,
-    /// The guest is done.
-    Flushing,
-    Killed,
-}
-
-/// A stop that is under way.
-#[derive(Clone, Debug)]
-struct Stop {
-    /// When all of it is over.
-    ends: Moment,
-    /// The signals that it was asked for with.
-    seen: Vec<Signal>,
-    /// What is being tried, and until when, and what comes after it.
-    steps: VecDeque<(Action, Option<Moment>)>,
-    stage: Stage,
-}
-
 /// The state machine.
 #[derive(Clone, Debug)]
 pub struct Course {
@@ -62,6 +35,9 @@ pub struct Course {
     /// A guest that the host has paused is to go on, so that it can obey.
     continues: bool,
     monitor: Monitor,
+    /// The last that was heard of it is that the guest runs. It may have suspended itself since: then
+    /// a press does nothing, and is repeated when it wakes.
+    is_running: bool,
     /// SHUTDOWN was heard, and not taken back.
     is_going_down: bool,
     stop: Option<Stop>,
@@ -79,6 +55,7 @@ impl Course {
             budget,
             continues,
             monitor: Monitor::NotYet,
+            is_running: false,
             is_going_down: false,
             stop: None,
             done: Done::default(),
@@ -102,26 +79,25 @@ impl Course {
             }
             Input::MonitorClosed => {
                 self.monitor = Monitor::Gone;
-                match self.stage() {
-                    // It ends of that: it was only heard before it did.
-                    Some(Stage::Asking | Stage::Pressing { .. }) if self.done.has_hung_up => {
+                if self.stage().is_some_and(Stage::asks_guest) {
+                    if self.done.has_hung_up {
+                        // It ends of that: it was only heard before it did.
                         self.set_stage(Stage::Waiting);
-                    }
-                    Some(Stage::Asking | Stage::Pressing { .. }) => {
+                    } else {
                         self.done.is_forced = true;
                         self.hang_up(Stage::Waiting);
                     }
-                    _ => {}
                 }
             }
-            Input::State(state) if self.stage() == Some(Stage::Asking) => {
+            Input::State(state) => {
+                self.is_running = *state == RunState::Running;
                 self.take_state(now, *state);
             }
             Input::Event(event) => self.take_event(now, event),
             Input::CannotWake if matches!(self.stage(), Some(Stage::Pressing { .. })) => {
                 self.skip_to_quit(true);
             }
-            Input::State(_) | Input::CannotWake | Input::Tick => {}
+            Input::CannotWake | Input::Tick => {}
         }
         self.catch_up(now);
         std::mem::take(&mut self.deeds)
@@ -135,8 +111,10 @@ impl Course {
         match stop.stage {
             Stage::Killed => None,
             Stage::Flushing => stop.may_kill().then_some(stop.ends),
-            Stage::Pressing { next } => Some(step_ends.map_or(next, |ends| ends.min(next))),
-            Stage::Asking | Stage::Waiting | Stage::HungUpEarly => step_ends,
+            Stage::Pressing { next } | Stage::Leaving { next } => {
+                Some(step_ends.map_or(next, |ends| ends.min(next)))
+            }
+            Stage::Asking { .. } | Stage::Waiting | Stage::HungUpEarly => step_ends,
         }
     }
 
@@ -153,7 +131,7 @@ impl Course {
             None if self.is_going_down => Phase::Flushing,
             None => Phase::Going,
             Some(Stage::Flushing) => Phase::Flushing,
-            Some(Stage::Asking | Stage::Pressing { .. }) => Phase::Asked,
+            Some(stage) if stage.asks_guest() => Phase::Asked,
             Some(_) => Phase::ToldToEnd,
         }
     }
@@ -287,8 +265,11 @@ impl Course {
                 self.hang_up(if is_early { Stage::HungUpEarly } else { Stage::Waiting });
             }
             Action::Powerdown => {
+                if self.is_running {
+                    self.deeds.extend([Deed::EndAtReboot, Deed::PressButton]);
+                }
                 self.deeds.push(Deed::AskState);
-                self.set_stage(Stage::Asking);
+                self.set_stage(Stage::Asking { has_pressed: self.is_running });
             }
             Action::Quit => {
                 self.done.has_quit |= !self.is_going_down;
@@ -323,8 +304,24 @@ impl Course {
     }
 
     fn take_state(&mut self, now: Moment, state: RunState) {
+        let is_news = match self.stage() {
+            Some(Stage::Asking { .. }) => true,
+            // The guest has been asked; but it may no longer be here to obey.
+            Some(Stage::Pressing { .. }) => {
+                matches!(state, RunState::Leaving | RunState::Elsewhere)
+            }
+            _ => false,
+        };
+        if !is_news {
+            return;
+        }
+        let pressing = Stage::Pressing { next: now + SOON };
         let start = match state {
+            RunState::Running if self.stage() == Some(Stage::Asking { has_pressed: true }) => {
+                return self.set_stage(pressing);
+            }
             RunState::Running => None,
+            RunState::Leaving => return self.set_stage(Stage::Leaving { next: now + SOON }),
             RunState::Suspended => Some(Deed::Wake),
             RunState::Paused if self.continues => Some(Deed::Continue),
             // There is no guest here that could obey, or lose anything.
@@ -340,7 +337,7 @@ impl Course {
         self.deeds.push(Deed::EndAtReboot);
         self.deeds.extend(start);
         self.deeds.push(Deed::PressButton);
-        self.set_stage(Stage::Pressing { next: now + SOON });
+        self.set_stage(pressing);
     }
 
     /// The guest cannot be asked. What comes after that is done at once; where nothing was to come,
@@ -361,6 +358,11 @@ impl Course {
 
     fn take_event(&mut self, now: Moment, event: &Event) {
         match event {
+            Event::Wakeup | Event::Resume => self.is_running = true,
+            Event::Stop => self.is_running = false,
+            _ => {}
+        }
+        match event {
             Event::Shutdown(_) => {
                 let is_first = !std::mem::replace(&mut self.is_going_down, true);
                 if is_first && self.stop.is_some() && self.stage() != Some(Stage::Killed) {
@@ -370,9 +372,15 @@ impl Course {
             // It can hear the button again.
             Event::Wakeup | Event::Resume => {
                 self.is_going_down = false;
-                if matches!(self.stage(), Some(Stage::Pressing { .. })) {
+                if matches!(self.stage(), Some(Stage::Pressing { .. } | Stage::Leaving { .. })) {
                     self.deeds.push(Deed::PressButton);
                     self.set_stage(Stage::Pressing { next: now + SOON });
+                }
+            }
+            // Somebody has paused it; or it is being migrated, and will not obey here.
+            Event::Stop => {
+                if matches!(self.stage(), Some(Stage::Pressing { .. })) {
+                    self.deeds.push(Deed::AskState);
                 }
             }
             // It boots, and is deaf for a while.
@@ -398,17 +406,13 @@ impl Course {
                 stop.steps.pop_front();
                 self.done.is_forced = true;
                 self.begin_step();
+            } else if matches!(stop.stage, Stage::Leaving { .. }) {
+                self.deeds.push(Deed::AskState);
+                self.set_stage(Stage::Asking { has_pressed: false });
             } else {
                 self.deeds.push(Deed::PressButton);
                 self.set_stage(Stage::Pressing { next: now + OFTEN });
             }
         }
-    }
-}
-
-impl Stop {
-    /// Whether it comes to SIGKILL in the end.
-    fn may_kill(&self) -> bool {
-        self.steps.iter().any(|(action, _)| *action == Action::Kill)
     }
 }

@@ -10,6 +10,7 @@ mod course;
 mod exit_code;
 mod plan;
 mod protocol;
+mod stage;
 
 pub use course::Course;
 pub use exit_code::{CodesError, ExitCodes, Why};

@@ -68,6 +68,31 @@ fn a_guest_that_obeys_is_asked_twice_at_most_and_left_to_flush() {
 }
 
 #[test]
+fn a_guest_that_is_known_to_run_is_asked_first_and_looked_at_then() {
+    for (before, is_known) in [(Event::Resume, true), (Event::Stop, false)] {
+        let mut course = course(&[]);
+        course.take(at(-0.9), &Input::State(RunState::Running));
+        course.take(at(-0.8), &Input::Event(&before));
+        let first = course.take(at(0.0), &Input::Signal(Signal::TERM));
+        let then = course.take(at(0.0), &Input::State(RunState::Running));
+        let press = [Deed::EndAtReboot, Deed::PressButton];
+        if is_known {
+            assert_eq!(first, [press.as_slice(), &[Deed::AskState]].concat());
+            assert_eq!(then, []);
+        } else {
+            assert_eq!((first, then), (vec![Deed::AskState], press.to_vec()));
+        }
+        assert_eq!(pass(&mut course, 9.0), [(0.5, Deed::PressButton)]);
+    }
+    // It was paused in the meantime.
+    let mut course = course(&[]);
+    course.take(at(-0.9), &Input::State(RunState::Running));
+    course.take(at(0.0), &Input::Signal(Signal::TERM));
+    assert_eq!(course.take(at(0.0), &Input::State(RunState::Paused)), [Deed::Quit]);
+    assert!(course.is_forced());
+}
+
+#[test]
 fn a_deaf_guest_is_forced_within_the_budget() {
     let mut course = course(&[]);
     course.take(at(0.0), &Input::Signal(Signal::TERM));
@@ -161,6 +186,35 @@ fn a_guest_that_cannot_be_woken_is_not_waited_for() {
     course.take(at(0.0), &Input::State(RunState::Suspended));
     assert_eq!(course.take(at(0.0), &Input::CannotWake), [Deed::Quit]);
     assert!(course.is_forced());
+}
+
+#[test]
+fn a_guest_that_has_left_for_another_host_is_not_waited_for_here() {
+    // It is asked, and migrated before it obeys.
+    let mut course = course(&[]);
+    course.take(at(0.0), &Input::Signal(Signal::TERM));
+    course.take(at(0.0), &Input::State(RunState::Running));
+    assert_eq!(course.take(at(0.1), &Input::Event(&Event::Stop)), [Deed::AskState]);
+    assert_eq!(course.take(at(0.1), &Input::State(RunState::Leaving)), []);
+    assert_eq!(course.phase(), Phase::Asked);
+    assert_eq!(pass(&mut course, 1.0), [(0.6, Deed::AskState)]);
+    assert_eq!(course.take(at(1.0), &Input::State(RunState::Elsewhere)), [Deed::Quit]);
+    assert_eq!(why(&course, Cause::Host(Some(Reason::HostQmpQuit)), EXITED), Why::Requested);
+}
+
+#[test]
+fn a_guest_that_is_about_to_leave_is_not_cut_off() {
+    let mut course = course(&[]);
+    course.take(at(0.0), &Input::Signal(Signal::TERM));
+    assert_eq!(course.take(at(0.0), &Input::State(RunState::Leaving)), []);
+    assert_eq!(pass(&mut course, 0.6), [(0.5, Deed::AskState)]);
+    course.take(at(0.6), &Input::State(RunState::Leaving));
+    // It stays after all.
+    assert_eq!(course.take(at(0.7), &Input::Event(&Event::Resume)), [Deed::PressButton]);
+    // Somebody pauses it: it has been asked, and may yet go on.
+    assert_eq!(course.take(at(0.8), &Input::Event(&Event::Stop)), [Deed::AskState]);
+    assert_eq!(course.take(at(0.8), &Input::State(RunState::Paused)), []);
+    assert_eq!(pass(&mut course, 2.0), [(1.2, Deed::PressButton)]);
 }
 
 #[test]
@@ -380,7 +434,15 @@ proptest! {
         let option = format!("USR1=powerdown,timeout={timeout}");
         let mut course = Course::new(plans(&[&option]), BUDGET, true);
         let signals = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::USR1, Signal::HUP];
-        let states = [RunState::Running, RunState::Suspended, RunState::Paused, RunState::Broken];
+        let states = [
+            RunState::Running,
+            RunState::Suspended,
+            RunState::Paused,
+            RunState::Broken,
+            RunState::Leaving,
+            RunState::Elsewhere,
+        ];
+        let events = [Event::Resume, Event::Reset, Event::Stop];
         let shutdown = shutdown();
         let (mut now, mut roughest, mut began) = (at(0.0), 0, None);
         for (what, number) in inputs {
@@ -391,7 +453,7 @@ proptest! {
                 6 => Input::MonitorClosed,
                 7 => Input::State(states[usize::from(number) % states.len()]),
                 8 => Input::Event(&shutdown),
-                9 => Input::Event(if number % 2 == 0 { &Event::Resume } else { &Event::Reset }),
+                9 => Input::Event(&events[usize::from(number) % events.len()]),
                 10 => Input::CannotWake,
                 _ => Input::Tick,
             };

@@ -29,8 +29,11 @@ pub struct Legacy<'a> {
 pub fn spawn(words: &[OsString], legacy: &Legacy<'_>) -> io::Result<Child> {
     let (program, arguments) = words.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
+    command.args(arguments);
     // Messages to the service manager are this process's.
-    command.args(arguments).env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC");
+    for name in ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
+        command.env_remove(name);
+    }
     let descriptors: Vec<RawFd> = legacy.descriptors.iter().map(AsRawFd::as_raw_fd).collect();
     let (mask, parent) = (legacy.mask, std::process::id());
     let prepare = move || {

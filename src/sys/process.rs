@@ -71,7 +71,10 @@ pub fn has_ended(pidfd: BorrowedFd<'_>) -> bool {
 /// Waits until the process of a pidfd is dead, this long at most. Whether it is.
 pub fn await_end(pidfd: &OwnedFd, at_most: Duration) -> bool {
     let mut ends = [PollFd::new(pidfd, PollFlags::IN)];
-    let at_most = Timespec { tv_sec: at_most.as_secs().cast_signed(), tv_nsec: 0 };
+    let at_most = Timespec {
+        tv_sec: at_most.as_secs().cast_signed(),
+        tv_nsec: at_most.subsec_nanos().into(),
+    };
     poll(&mut ends, Some(&at_most)).is_ok_and(|ready| ready > 0)
 }
 

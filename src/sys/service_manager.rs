@@ -27,7 +27,7 @@ pub const TRY_AGAIN: Duration = Duration::from_millis(10);
 pub struct ServiceManager {
     socket: OwnedFd,
     address: SocketAddrUnix,
-    /// How often it is to be told that the daemon goes on, if it wants to know.
+    /// How often it is to be told that this process goes on, if it wants to know.
     interval: Option<Duration>,
 }
 
@@ -50,8 +50,9 @@ impl ServiceManager {
         };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None);
-        // Half of the time after which it would take the daemon for stuck (`WatchdogSec=`).
-        let interval = watchdog_enabled().map(|limit| limit / 2);
+        // Half of the time after which it would take this process for stuck (`WatchdogSec=`). None
+        // at all is no time, but "off".
+        let interval = watchdog_enabled().filter(|limit| !limit.is_zero()).map(|limit| limit / 2);
         Some(Self { socket: socket.ok()?, address: address.ok()?, interval })
     }
 
@@ -61,7 +62,7 @@ impl ServiceManager {
         self.interval
     }
 
-    /// The daemon is not stuck.
+    /// This process is not stuck.
     pub fn notify_alive(&self) -> io::Result<()> {
         self.send(&[NotifyState::Watchdog], &[])
     }

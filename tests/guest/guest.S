@@ -10,6 +10,10 @@
 #   k  crash with kdump: tell pvpanic     w  let the ib700 watchdog fire
 #      that a crash kernel was loaded     d  be deaf to the power button from now on
 #   s  suspend to RAM (ACPI S3)           ?  answer with !
+#   n  count from now on
+#
+# To count is to write a sector of the second disk, which begins with its own number, and then to say the
+# lowest byte of that, for 1 and all that follow. Nothing is flushed.
 #
 # When the power button is pressed it powers off, unless it has been made deaf. After c and k it
 # still obeys: what a broken guest does next is up to the test. When it wakes from s it writes R
@@ -35,6 +39,7 @@ _start:
         movw    %ax, %ss
         movw    $0x7c00, %sp
         movb    $0, deaf
+        movb    $0, counting
 
         # Only a guest that has asked for it is told of the power button.
         movw    $PM1_ENABLE, %dx
@@ -47,9 +52,11 @@ _start:
 # The BIOS has left the timer running: the processor wakes 18 times a second and looks around.
 sleep:
         sti
+        cmpb    $0, counting
+        jne     count
         hlt
 
-        movw    $PM1_STATUS, %dx
+look:   movw    $PM1_STATUS, %dx
         inw     %dx, %ax
         cmpw    $0xffff, %ax            # nobody there: QEMU runs without ACPI
         je      listen
@@ -88,6 +95,8 @@ listen:
         je      leave
         cmpb    $'d', %al
         je      be_deaf
+        cmpb    $'n', %al
+        je      begin_to_count
         cmpb    $'?', %al
         jne     listen
         movb    $'!', %al
@@ -158,7 +167,13 @@ find_rsdp:
         .balign 16
 awake:
         ljmp    $0, $1f
-1:      movb    $0x34, %al              # channel 0: 18 times a second again
+1:      movl    $0x8000f840, %eax       # a q35's firmware leaves PMBASE and ACPI_EN (LPC, 00:1f.0) as
+        movl    $0x601, %ebx            # they were reset; a PC has no such device
+        call    configure
+        movl    $0x8000f844, %eax
+        movl    $0x80, %ebx
+        call    configure
+        movb    $0x34, %al              # channel 0: 18 times a second again
         outb    %al, $0x43
         xorb    %al, %al
         outb    %al, $0x40
@@ -187,8 +202,43 @@ be_deaf:
         call    say
         jmp     listen
 
-# Writes %al to the serial line.
+begin_to_count:
+        movb    $1, counting
+        jmp     sleep
+
+count:
+        incl    sector
+        movw    $0x4300, %ax            # INT 13h: write sectors
+        movb    $0x81, %dl
+        movw    $packet, %si
+        int     $0x13
+        jc      look
+        movb    sector, %al
+        call    say
+        jmp     look
+
+packet: .byte   16, 0
+        .word   1                       # one sector
+        .word   sector, 0               # from here
+sector: .quad   0                       # to there
+
+# Writes %ebx to the PCI configuration register of which %eax is the address.
+configure:
+        movw    $0xcf8, %dx
+        outl    %eax, %dx
+        movw    $0xcfc, %dx
+        movl    %ebx, %eax
+        outl    %eax, %dx
+        ret
+
+# Writes %al to the serial line, as soon as that has room for it.
 say:
+        movb    %al, %bl
+        movw    $UART_STATUS, %dx
+1:      inb     %dx, %al
+        testb   $0x20, %al
+        jz      1b
+        movb    %bl, %al
         movw    $UART, %dx
         outb    %al, %dx
         ret
@@ -205,7 +255,8 @@ global_descriptors:
         .word   . - flat - 1
         .long   flat
 
-        .set    deaf, 0x500             # a byte that the BIOS leaves to others
+        .set    deaf, 0x500             # bytes that the BIOS leaves to others
+        .set    counting, 0x501
 
         .org    510
         .word   0xaa55

@@ -14,6 +14,7 @@ mod debian;
 mod kernel;
 mod page;
 mod qemu;
+mod supervised;
 mod whole;
 
 use std::path::{Path, PathBuf};

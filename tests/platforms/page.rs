@@ -19,7 +19,8 @@ const QEMU: &str = "
 
 Each QEMU runs in the root of its own Debian, on the kernel of the machine that played it, and a guest
 ends in each way under this project's daemon. A cell is the daemon's verdict (cause, whose doing, and
-whether it made the file), and it is right unless it says otherwise.
+whether it made the file), and it is right unless it says otherwise. The last rows are tests of `kvmd-run`
+with that QEMU (`tests/platforms/supervised.rs`).
 ";
 
 const KERNELS: &str = "

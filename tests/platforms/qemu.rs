@@ -12,6 +12,7 @@ use testbed::ways::{OPTIONS, WAYS, Way};
 
 use crate::column::{Cell, Column, Kind, WRONG, today};
 use crate::debian::{Platform, make_debian};
+use crate::supervised;
 
 pub(crate) const PLATFORMS: [Platform; 4] = [
     Platform { title: "QEMU of Debian 11", suite: "bullseye" },
@@ -48,7 +49,8 @@ pub(crate) fn play(platform: &Platform) -> Result<Column, String> {
     let qemu = Qemu::new(through.to_vec())?;
     println!("{} on {}", qemu.version, kernel_release());
     let begin = Instant::now();
-    let cells = play_ways(&qemu);
+    let mut cells = play_ways(&qemu);
+    cells.extend(supervised::play(&words(&qemu.through).join(" ")));
     Ok(Column {
         kind: Kind::Qemu,
         title: platform.title.into(),
@@ -82,10 +84,14 @@ pub(crate) fn kernel_release() -> String {
     format!("Linux {}", release.trim())
 }
 
+/// The command that a QEMU is started with.
+fn words(through: &[String]) -> Vec<String> {
+    through.iter().cloned().chain(["qemu-system-x86_64".into()]).collect()
+}
+
 impl Qemu {
     fn new(through: Vec<String>) -> Result<Self, String> {
-        let mut words = through.clone();
-        words.push("qemu-system-x86_64".into());
+        let words = words(&through);
         let ask = |option: &str| {
             let output = Command::new(&words[0]).args(&words[1..]).arg(option).output();
             let output = output.map_err(|error| format!("{words:?}: {error}"))?;

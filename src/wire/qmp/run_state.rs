@@ -14,6 +14,9 @@ pub enum RunState {
     Paused,
     /// It has not begun: `-S`, or a migration that is still coming in.
     NotStarted,
+    /// What is left of it is being migrated: it is held here until that has failed, and runs on another
+    /// host if not.
+    Leaving,
     /// It was migrated, and runs on another host.
     Elsewhere,
     /// It has shut down, and QEMU stays (`-no-shutdown`).
@@ -44,6 +47,7 @@ impl RunState {
             "suspended" => Self::Suspended,
             "paused" | "debug" | "io-error" | "watchdog" | "colo" | "save-vm" => Self::Paused,
             "prelaunch" | "preconfig" | "inmigrate" => Self::NotStarted,
+            "finish-migrate" => Self::Leaving,
             "postmigrate" => Self::Elsewhere,
             "shutdown" => Self::Shutdown,
             "guest-panicked" | "internal-error" => Self::Broken,

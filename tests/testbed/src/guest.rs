@@ -1,7 +1,7 @@
 //! Real QEMU, with a guest of one boot sector.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -273,21 +273,55 @@ pub fn execute_qmp(socket: &Path, commands: &[&str]) {
 
 /// The same, with what it answered to each; nothing where it was gone before.
 pub(crate) fn ask_qmp(socket: &Path, commands: &[&str]) -> Vec<String> {
-    let stream = UnixStream::connect(socket).expect("connect to the monitor");
-    stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
-    let mut lines = BufReader::new(&stream).lines();
-    let greeting = lines.next().expect("a greeting").expect("a greeting");
-    assert!(greeting.contains("QMP"), "{greeting}");
-    let mut ask = |command: &&str| {
-        let request = format!("{{\"execute\": \"{command}\"}}\n");
-        (&stream).write_all(request.as_bytes()).expect("write to the monitor");
-        let answer = lines.by_ref().map_while(Result::ok).find(|line| !line.contains("\"event\""));
-        let answer = answer.unwrap_or_default();
+    let mut listener = Listener::new(socket);
+    commands.iter().map(|command| listener.execute(command)).collect()
+}
+
+/// A client of a monitor.
+#[derive(Debug)]
+pub struct Listener {
+    stream: UnixStream,
+    lines: Lines<BufReader<UnixStream>>,
+}
+
+impl Listener {
+    /// Connects to the monitor at this socket.
+    #[must_use]
+    pub fn new(socket: &Path) -> Self {
+        let stream = UnixStream::connect(socket).expect("connect to the monitor");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
+        let mut lines = BufReader::new(stream.try_clone().expect("a second descriptor")).lines();
+        let greeting = lines.next().expect("a greeting").expect("a greeting");
+        assert!(greeting.contains("QMP"), "{greeting}");
+        let mut listener = Self { stream, lines };
+        listener.execute("qmp_capabilities");
+        listener
+    }
+
+    /// Gives a command, by its name or as a whole JSON object, without waiting for its answer.
+    pub fn request(&self, command: &str) {
+        let request = if command.starts_with('{') {
+            format!("{command}\n")
+        } else {
+            format!("{{\"execute\": \"{command}\"}}\n")
+        };
+        (&self.stream).write_all(request.as_bytes()).expect("write to the monitor");
+    }
+
+    /// What QEMU answers to a command; nothing where it was gone before.
+    pub fn execute(&mut self, command: &str) -> String {
+        self.request(command);
+        let mut lines = self.lines.by_ref().map_while(Result::ok);
+        let answer = lines.find(|line| !line.contains("\"event\"")).unwrap_or_default();
         assert!(!answer.contains("\"error\""), "{command}: {answer}");
         answer
-    };
-    ask(&"qmp_capabilities");
-    commands.iter().map(ask).collect()
+    }
+
+    /// Waits for an event that contains this, and gives it; nothing if QEMU ends before.
+    pub fn await_event(&mut self, text: &str) -> Option<String> {
+        let mut lines = self.lines.by_ref().map_while(Result::ok);
+        lines.find(|line| line.contains("\"event\"") && line.contains(text))
+    }
 }
 
 /// The guest's boot sector, assembled once in each test program.

@@ -14,6 +14,8 @@ use crate::original;
 pub enum Need {
     /// `qemu-system-x86_64` and an assembler for its guest.
     Qemu,
+    /// `qemu-img`, to look into a disk.
+    QemuImg,
     /// Root in the initial namespaces: for the proc connector and for sysctls.
     Root,
     /// `/dev/fuse`, for a file that nobody can read.
@@ -36,6 +38,8 @@ pub enum Need {
     Linux(u32, u32),
     /// systemd, to be booted in namespaces, and version 2 of control groups for it.
     Systemd,
+    /// The `OpenRC` of `tests/openrc`.
+    OpenRc,
     Runit,
     S6,
     Daemontools,
@@ -65,6 +69,7 @@ impl Need {
     fn is_met(self) -> bool {
         match self {
             Self::Qemu => has_program("qemu-system-x86_64") && has_program("as"),
+            Self::QemuImg => has_program("qemu-img"),
             Self::Root => rustix::process::geteuid().is_root(),
             Self::Fuse => Path::new("/dev/fuse").exists(),
             Self::Strace => has_program("strace"),
@@ -82,6 +87,7 @@ impl Need {
                     .any(|place| Path::new(place).join("cgroup.procs").exists());
                 has_groups && Path::new("/lib/systemd/systemd").exists()
             }
+            Self::OpenRc => openrc().join("sbin/supervise-daemon").is_file(),
             Self::Runit => is_in_path("runsv"),
             Self::S6 => is_in_path("s6-supervise"),
             Self::Daemontools => is_in_path("svscan"),
@@ -95,6 +101,7 @@ impl Need {
         let text = match self {
             Self::Linux(major, minor) => return format!("Linux {major}.{minor}"),
             Self::Qemu => "qemu-system-x86_64 and binutils (packages qemu-system-x86, binutils)",
+            Self::QemuImg => "qemu-img (package qemu-utils)",
             Self::Root => "root",
             Self::Fuse => "/dev/fuse (modprobe fuse)",
             Self::Strace => "strace (package strace)",
@@ -104,6 +111,7 @@ impl Need {
             Self::Promtool => "promtool (tests/prometheus target/prometheus promtool)",
             Self::WallClock => "CAP_SYS_TIME",
             Self::Systemd => "systemd (package systemd) and control groups of version 2",
+            Self::OpenRc => "OpenRC (tests/openrc/build target/openrc)",
             Self::Runit => "runit (package runit)",
             Self::S6 => "s6 (package s6)",
             Self::Daemontools => "daemontools (package daemontools)",
@@ -143,6 +151,12 @@ pub fn promtool() -> Option<PathBuf> {
     let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/prometheus/promtool");
     let installed = || has_program("promtool").then(|| PathBuf::from("promtool"));
     if fetched.is_file() { Some(fetched) } else { installed() }
+}
+
+/// The directory with `OpenRC`, as the Makefile has it unpacked.
+#[must_use]
+pub fn openrc() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/openrc")
 }
 
 /// Whether the running kernel is this version or a later one.

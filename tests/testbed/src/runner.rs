@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tempfile::TempDir;
 
-use crate::guest::{ask_qmp, boot_sector};
-use crate::{PATIENCE, Signal, await_that, send_signal};
+use crate::guest::{Listener, ask_qmp, boot_sector};
+use crate::{PATIENCE, Signal, await_that, linux_guest, send_signal};
 
 /// A QEMU that is yet to be run under `kvmd-run`.
 #[derive(Debug)]
@@ -38,6 +39,15 @@ pub struct Runner {
     listener: UnixListener,
     serial: Option<UnixStream>,
     directory: TempDir,
+}
+
+/// How long the guest's disk is, in bytes.
+const DISK: u64 = 1 << 20;
+
+/// The QEMU that is run: `TESTBED_QEMU`, separated by spaces, if it is not to be that of this machine.
+fn qemu() -> Vec<String> {
+    let words = std::env::var("TESTBED_QEMU").unwrap_or_else(|_| "qemu-system-x86_64".into());
+    words.split_whitespace().map(String::from).collect()
 }
 
 /// What came of it.
@@ -68,7 +78,7 @@ impl RunnerBuilder {
         Self {
             words: Vec::new(),
             wrapper: Vec::new(),
-            qemu: vec!["qemu-system-x86_64".into()],
+            qemu: qemu(),
             arguments: Vec::new(),
             environment: Vec::new(),
             user: None,
@@ -141,10 +151,31 @@ impl RunnerBuilder {
     pub fn launch(mut self) -> Runner {
         let image = self.path("image");
         fs::copy(boot_sector(), &image).expect("copy the boot sector");
+        // The BIOS reads no disk of a single sector on a q35.
+        let disk = fs::OpenOptions::new().write(true).open(&image).expect("open the disk");
+        disk.set_len(DISK).expect("make the disk longer");
         self.chown(&image);
         let drive = format!("file={},format=raw,if=ide,file.locking=off", image.display());
         self = self.with("-m 16 -drive").with(&drive);
         self.launch_with_devices()
+    }
+
+    /// Starts the guest of `tests/linux_guest` on this machine of QEMU's, without waiting for it.
+    #[must_use]
+    pub fn launch_linux(self, machine: &str) -> Runner {
+        // QEMU may see no more of this machine's files than the directory of this test.
+        let [kernel, initramfs] = ["vmlinuz", "initramfs.cpio.gz"].map(|name| {
+            let copy = self.path(name);
+            fs::copy(linux_guest(name), &copy).expect("copy the Linux guest");
+            copy.display().to_string()
+        });
+        let system = format!("-M {machine} -m 192 -kernel {kernel} -initrd {initramfs}");
+        // Without KVM a microvm has no clock by which its kernel could find out how fast its TSC is.
+        let clock = if machine.starts_with("microvm") { " tsc_early_khz=2000000" } else { "" };
+        let mut builder = self.with(&system);
+        // The kernel keeps quiet at the serial line.
+        builder.arguments.extend(["-append".into(), format!("quiet{clock}")]);
+        builder.launch_with_devices()
     }
 
     /// Starts QEMU with a serial line, a monitor of the user's, and nothing else that was not asked
@@ -208,18 +239,24 @@ impl RunnerBuilder {
 impl Runner {
     /// Waits until the guest is ready.
     pub fn await_ready(&mut self) {
+        if self.serial.is_none() {
+            self.await_serial_line();
+        }
+        self.await_letter(b'R');
+    }
+
+    /// Waits until QEMU has opened the guest's serial line, before the guest runs.
+    pub fn await_serial_line(&mut self) {
+        let child = pidfd(self.pid());
+        let [opens, ends] = [self.listener.as_fd(), child.as_fd()];
+        await_one(&mut [opens, ends].map(|it| PollFd::from_borrowed_fd(it, PollFlags::IN)));
         self.listener.set_nonblocking(true).expect("set non-blocking");
-        let mut serial = None;
-        await_that("QEMU opens the serial line", || {
-            assert!(!self.has_ended(), "it has ended:\n{}", self.lines().join("\n"));
-            serial = self.listener.accept().ok();
-            serial.is_some()
-        });
-        let (serial, _) = serial.expect("a serial line");
+        let Ok((serial, _)) = self.listener.accept() else {
+            panic!("it has ended:\n{}", self.lines().join("\n"));
+        };
         serial.set_nonblocking(false).expect("set blocking");
         serial.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
         self.serial = Some(serial);
-        self.await_letter(b'R');
     }
 
     /// Waits until it has booted again.
@@ -240,6 +277,11 @@ impl Runner {
         serial.write_all(&[command]).expect("write to the serial line");
     }
 
+    /// The guest's serial line, to be read even after its end.
+    pub fn take_serial_line(&mut self) -> UnixStream {
+        self.serial.take().expect("a serial line")
+    }
+
     /// Makes the guest deaf to the power button.
     pub fn deafen(&mut self) {
         self.tell(b'd');
@@ -249,6 +291,12 @@ impl Runner {
     /// Has QEMU execute commands at the user's own monitor. Gives the answers.
     pub fn execute(&self, commands: &[&str]) -> Vec<String> {
         ask_qmp(&self.directory.path().join("qmp"), commands)
+    }
+
+    /// Listens to QEMU at the user's own monitor, which has no other client until this is dropped.
+    #[must_use]
+    pub fn listen(&self) -> Listener {
+        Listener::new(&self.directory.path().join("qmp"))
     }
 
     /// Waits until QEMU is in this state, by the user's own monitor.
@@ -318,16 +366,24 @@ impl Runner {
 
     /// Kills it with SIGKILL, and says how long QEMU was there after that.
     pub fn kill(mut self) -> Duration {
-        let pid = i32::try_from(self.qemu()).ok().and_then(Pid::from_raw).expect("a pid");
-        let qemu = pidfd_open(pid, PidfdFlags::empty()).expect("a pidfd");
+        let qemu = pidfd(self.qemu());
         let began = Instant::now();
         self.child.kill().expect("kill kvmd-run");
-        let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
-        let mut ends = [PollFd::new(&qemu, PollFlags::IN)];
-        let ended = poll(&mut ends, Some(&patience)).expect("wait for QEMU");
-        assert_eq!(ended, 1, "QEMU has outlived kvmd-run");
+        await_one(&mut [PollFd::new(&qemu, PollFlags::IN)]);
         began.elapsed()
     }
+}
+
+fn pidfd(pid: u32) -> OwnedFd {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
+    pidfd_open(pid, PidfdFlags::empty()).expect("a pidfd")
+}
+
+/// Waits for one of these.
+fn await_one(descriptors: &mut [PollFd<'_>]) {
+    let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+    let ready = poll(descriptors, Some(&patience)).expect("wait");
+    assert!(ready > 0, "it has not come within {PATIENCE:?}");
 }
 
 impl Outcome {

@@ -1,14 +1,12 @@
 //! The comparison behind `make compare-run`: what a supervisor sees of real guests that end, once of
 //! QEMU by itself and once of `kvmd-run`, and what systemd's `Restart=on-failure` makes of it.
 
+mod pace;
+
 use std::fmt;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitCode, ExitStatus};
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
 
 use testbed::{Runner, RunnerBuilder, Signal, daemon_program, execute_qmp, send_signal};
 
@@ -30,6 +28,8 @@ enum Right {
 struct Way {
     deed: &'static str,
     arguments: &'static str,
+    /// The guest of tests/guest, or another.
+    boot: fn(RunnerBuilder) -> Runner,
     /// What is done to the guest, and to QEMU, whose pid this is, and its monitor.
     end: fn(&mut Runner, u32, &Path),
     right: Right,
@@ -41,10 +41,20 @@ const fn way(
     right: Right,
     end: fn(&mut Runner, u32, &Path),
 ) -> Way {
-    Way { deed, arguments, end, right }
+    Way { deed, arguments, boot: RunnerBuilder::boot, end, right }
 }
 
-const WAYS: [Way; 10] = [
+const WAYS: [Way; 11] = [
+    Way {
+        boot: |builder| {
+            let mut runner = builder.launch_linux("pc");
+            runner.await_ready();
+            runner
+        },
+        ..way("the supervisor stops a Linux guest", "", Right::ShutDown, |it, _, _| {
+            it.signal(Signal::TERM);
+        })
+    },
     way("the supervisor stops it", "", Right::ShutDown, |it, _, _| it.signal(Signal::TERM)),
     way("... and signals all processes, as systemd does", "", Right::ShutDown, |it, qemu, _| {
         send_signal(qemu, Signal::TERM);
@@ -72,14 +82,20 @@ const WAYS: [Way; 10] = [
     }),
 ];
 
+impl Way {
+    /// A guest that is deaf is not waited for as long as others would be.
+    fn options(&self) -> &'static [&'static str] {
+        if matches!(self.right, Right::Over) { &["--stop-timeout=2"] } else { &[] }
+    }
+}
+
 fn main() -> ExitCode {
     println!("A guest ends in each way, under a supervisor with Restart=on-failure.\n");
     let [mut bare_right, mut ours_right] = [0; 2];
     println!("{:<48}  {:<42}  kvmd-run", "what happens", "bare QEMU");
     for way in &WAYS {
         let bare = play(RunnerBuilder::bare(), way, true);
-        let program = daemon_program().with_file_name("kvmd-run");
-        let ours = play(RunnerBuilder::new(program).options(&["--stop-timeout=2"]), way, false);
+        let ours = play(supervised().options(way.options()), way, false);
         bare_right += usize::from(bare.is_right(way.right));
         ours_right += usize::from(ours.is_right(way.right));
         let shown = |seen: &Seen| {
@@ -92,11 +108,13 @@ fn main() -> ExitCode {
         "\nRight: bare QEMU in {bare_right} of {total}, kvmd-run in {ours_right} of {total}.",
         total = WAYS.len()
     );
-    println!("\nFrom the request to the guest's power-off, median of {ROUNDS}:");
-    let [button, ours] = [true, false].map(delay);
-    println!("  system_powerdown at QEMU's monitor  {:.2} ms", button.as_secs_f64() * 1000.0);
-    println!("  SIGTERM to kvmd-run                 {:.2} ms", ours.as_secs_f64() * 1000.0);
+    pace::print();
     if ours_right == WAYS.len() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// The `kvmd-run` of this build.
+fn supervised() -> RunnerBuilder {
+    RunnerBuilder::new(daemon_program().with_file_name("kvmd-run"))
 }
 
 /// What a supervisor can see, and what the guest had of it.
@@ -140,60 +158,14 @@ impl fmt::Display for Seen {
 
 fn play(builder: RunnerBuilder, way: &Way, is_bare: bool) -> Seen {
     let monitor = builder.path("qmp");
-    let mut runner = builder.with(way.arguments).boot();
+    let mut runner = (way.boot)(builder.with(way.arguments));
     let qemu = if is_bare { runner.pid() } else { runner.qemu() };
     // One client at a time: where the deed needs the monitor, nobody listens.
     let is_stop = matches!(way.right, Right::ShutDown | Right::Over);
-    let listener = is_stop.then(|| listen(&monitor));
+    let listener = is_stop.then(|| runner.listen());
     (way.end)(&mut runner, qemu, &monitor);
     let status = runner.end().status;
-    let is_guests = listener.is_some_and(|(_, it)| it.join().expect("listen to QEMU").is_some());
+    let shutdown = listener.and_then(|mut it| it.await_event("\"SHUTDOWN\""));
+    let is_guests = shutdown.is_some_and(|event| event.contains("\"guest\": true"));
     Seen { status, is_guests, is_stop }
-}
-
-/// Waits for the guest's own shutdown. When that was heard, if it was before QEMU ended; and what to
-/// give commands by.
-fn listen(monitor: &Path) -> (UnixStream, JoinHandle<Option<Instant>>) {
-    let stream = UnixStream::connect(monitor).expect("connect to QEMU");
-    let mut lines = BufReader::new(stream.try_clone().expect("a second descriptor")).lines();
-    lines.next();
-    (&stream).write_all(b"{\"execute\": \"qmp_capabilities\"}\n").expect("speak to QEMU");
-    lines.next();
-    let listener = thread::spawn(move || {
-        let is_it =
-            |line: &String| line.contains("\"SHUTDOWN\"") && line.contains("\"guest\": true");
-        lines.map_while(Result::ok).find(is_it).map(|_| Instant::now())
-    });
-    (stream, listener)
-}
-
-const ROUNDS: usize = 31;
-
-/// How long it takes from the request to the guest's power-off, through the monitor of a bare QEMU or
-/// through `kvmd-run`: the median.
-fn delay(is_bare: bool) -> Duration {
-    let mut delays: Vec<Duration> = (0..ROUNDS)
-        .map(|_| {
-            let builder = if is_bare {
-                RunnerBuilder::bare()
-            } else {
-                RunnerBuilder::new(daemon_program().with_file_name("kvmd-run"))
-            };
-            let monitor = builder.path("qmp");
-            let runner = builder.boot();
-            let (stream, heard) = listen(&monitor);
-            let began = Instant::now();
-            if is_bare {
-                let line = b"{\"execute\": \"system_powerdown\"}\n";
-                (&stream).write_all(line).expect("speak to QEMU");
-            } else {
-                runner.signal(Signal::TERM);
-            }
-            let ended = heard.join().expect("listen to QEMU").expect("the guest shuts down");
-            runner.end();
-            ended - began
-        })
-        .collect();
-    delays.sort();
-    delays[ROUNDS / 2]
 }
