@@ -99,19 +99,14 @@ impl Answer {
 /// What is told of an end that comes while it is waited for.
 pub(super) fn tell_at_once(
     out: &mut impl Write,
-    found: &Found<'_>,
+    line: &[u8],
+    record: &Record,
     question: &Question,
     style: Style,
-) -> Result<(), Untold> {
-    let line = found.to_line();
-    if question.json {
-        return Ok(out.write_all(&line)?);
+) -> io::Result<()> {
+    match question {
+        Question { json: true, .. } => out.write_all(line),
+        Question { instance: Some(_), all: false, .. } => style.story(out, record),
+        _ => writeln!(out, "{}", style.sentence(record)),
     }
-    let record = Record::parse(&line).map_err(Untold::Malformed)?;
-    if question.instance.is_some() && !question.all {
-        style.story(out, &record)?;
-    } else {
-        writeln!(out, "{}", style.sentence(&record))?;
-    }
-    Ok(())
 }

@@ -1,15 +1,21 @@
 //! What is asked.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::time::Duration;
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use lexopt::prelude::{Long, Short, Value};
 
+use super::acting::Command;
 use super::reading::Found;
 use super::source::{Origin, Source};
+
+/// So many commands of `--exec` run at once, and so many seconds may each take, where nothing else is said.
+const JOBS: u64 = 4;
+const TIMEOUT: u64 = 60;
 
 /// What the user wants.
 #[derive(Debug)]
@@ -37,6 +43,8 @@ pub(super) struct Question {
     pub(super) cause: Option<String>,
     pub(super) json: bool,
     pub(super) follow: bool,
+    /// What is run for each end that comes.
+    pub(super) exec: Option<Command>,
     /// Where the records are; the node's own, if there is none.
     pub(super) files: Vec<Source>,
     pub(super) colour: Colour,
@@ -59,6 +67,9 @@ impl Question {
         if self.summary && (self.json || self.follow) {
             let text = "--summary counts what is there, for people; it goes with neither --json nor --follow";
             return Err(UsageError(text.into()));
+        }
+        if self.exec.is_some() && !self.follow {
+            return Err(UsageError("--exec is for ends that are yet to come: add --follow".into()));
         }
         let from_stdin =
             self.files.iter().filter(|file| file.from == Origin::StandardInput).count();
@@ -103,6 +114,7 @@ pub(super) fn parse(
 ) -> Result<Invocation, UsageError> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut question = Question::default();
+    let (mut exec, mut jobs, mut timeout) = (None, None, None);
     while let Some(argument) = parser.next()? {
         match argument {
             Short('a') | Long("all") => question.all = true,
@@ -115,6 +127,11 @@ pub(super) fn parse(
             Long("summary") => question.summary = true,
             Short('j') | Long("json") => question.json = true,
             Short('f') | Long("follow") => question.follow = true,
+            Long("exec") => exec = Some(parser.value()?),
+            Long("exec-jobs") => jobs = Some(number("--exec-jobs", &parser.value()?, 1000)?),
+            Long("exec-timeout") => {
+                timeout = Some(number("--exec-timeout", &parser.value()?, 86_400)?);
+            }
             Long("file") => question.files.push(Source::parse(&parser.value()?)),
             Long("color" | "colour") => {
                 question.colour = match &*parser.value()?.to_string_lossy() {
@@ -141,8 +158,25 @@ pub(super) fn parse(
             other => return Err(other.unexpected().into()),
         }
     }
+    if exec.is_none() && (jobs.is_some() || timeout.is_some()) {
+        return Err(UsageError("--exec-jobs and --exec-timeout go with --exec".into()));
+    }
+    question.exec = exec.map(|words| Command {
+        words,
+        at_once: jobs.unwrap_or(JOBS) as usize,
+        at_most: Duration::from_secs(timeout.unwrap_or(TIMEOUT)),
+    });
     question.check()?;
     Ok(Invocation::Tell(question))
+}
+
+/// A number from 1 on.
+fn number(option: &str, text: &OsStr, most: u64) -> Result<u64, UsageError> {
+    let text = text.to_string_lossy();
+    let number = text.parse().ok().filter(|number| (1..=most).contains(number));
+    number.ok_or_else(|| {
+        UsageError(format!("invalid value '{text}' for {option}; pass a number from 1 to {most}"))
+    })
 }
 
 /// A time ago, a day or a time, in UTC.
@@ -205,6 +239,27 @@ mod tests {
         }
         for no in ["web", "-c killed", "--since=10m", "web1 -c user"] {
             assert!(!question(no).asks_for(&found), "{no}");
+        }
+    }
+
+    #[test]
+    fn a_command_has_its_bounds() {
+        let exec = |line: &str| question(line).exec.unwrap();
+        let command = |words: &str, at_once, seconds| Command {
+            words: words.into(),
+            at_once,
+            at_most: Duration::from_secs(seconds),
+        };
+        assert_eq!(exec("-f --exec=mail"), command("mail", 4, 60));
+        let line = "-f --exec-jobs=1 --exec=mail --exec-timeout=5";
+        assert_eq!(exec(line), command("mail", 1, 5));
+        for wrong in [
+            "--exec=mail",
+            "-f --exec-jobs=1",
+            "-f --exec=x --exec-jobs=0",
+            "-f --exec=x --exec-timeout=1d",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -19,6 +19,12 @@ name of an instance it explains the last end of that one, with the evidence.
                        sender of the signal, and say first what is unusual
   -j, --json           Print the records themselves, one JSON object per line
   -f, --follow         Keep running, and print further ends as they happen
+      --exec=COMMAND   With --follow: run this with /bin/sh for each further end,
+                       with its record on stdin, and KVMD_NAME, KVMD_CAUSE and
+                       others in the environment
+      --exec-jobs=N    So many run at once; up to 1000 wait [4]
+      --exec-timeout=SECONDS
+                       How long one may take [60]
       --file=[NODE=]PATH
                        Read this file instead of the node's records; can be
                        given for several, whose ends are merged by time. '-' is

@@ -1,8 +1,10 @@
 //! `kvmd-why`: why did this virtual machine die?
 //!
 //! Tells from the exit records what the daemon made of it, whether or not the daemon runs, as
-//! whoever may read the file. It decides nothing and changes nothing.
+//! whoever may read the file. It decides nothing, and changes nothing but by the command that `--exec`
+//! names.
 
+mod acting;
 mod answer;
 mod arguments;
 mod files;
@@ -28,7 +30,9 @@ use std::process::ExitCode;
 
 use jiff::Timestamp;
 
-use crate::wire::Shown;
+use crate::sys::signal_descriptor::SignalDescriptor;
+use crate::wire::{Shown, Signal};
+use acting::Acting;
 use answer::{Answer, Untold};
 use arguments::{Colour, Invocation, Question};
 use follower::Follower;
@@ -43,6 +47,7 @@ enum Failure {
     UnknownInstance(String, Known),
     NoMatch,
     Watch(PathBuf, io::Error),
+    Signals(io::Error),
     Untold(Untold),
 }
 
@@ -64,6 +69,7 @@ impl fmt::Display for Failure {
             }
             Self::NoMatch => f.write_str(NO_MATCH),
             Self::Watch(path, error) => write!(f, "Cannot watch {}: {error}", path.display()),
+            Self::Signals(error) => write!(f, "Cannot wait for signals: {error}"),
             Self::Untold(Untold::Write(error)) => write!(f, "Cannot write: {error}"),
             Self::Untold(Untold::Malformed(error)) => {
                 write!(f, "The record cannot be told: {error}")
@@ -140,9 +146,15 @@ fn answer(question: &Question, unread: &mut Unread) -> Result<(), Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     answer.tell(&mut out, style)?;
     out.flush()?;
-    match follower {
-        Some(follower) => follow::follow(&mut out, follower, question, style),
-        None => Ok(()),
+    match (follower, &question.exec) {
+        (None, _) => Ok(()),
+        (Some(follower), None) => follow::tell(follower, &mut out, question, style),
+        (Some(follower), Some(command)) => {
+            let signals = [Signal::TERM, Signal::INT, Signal::HUP, Signal::CHLD];
+            let signals = SignalDescriptor::open(signals).map_err(Failure::Signals)?;
+            let acting = Acting::new(command.clone(), signals.mask_before());
+            follow::act(follower, acting, &signals, question, style)
+        }
     }
 }
 

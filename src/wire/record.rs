@@ -10,10 +10,13 @@ use std::fmt;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use super::Sender;
+use super::{Sender, Shown};
 
 /// The version of the schema.
 pub const VERSION: u32 = 1;
+
+/// The longest value in a command's environment, in characters; execve(2) takes 128 KiB.
+const LONGEST_VALUE: usize = 1024;
 
 /// The end of one life of an instance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -166,6 +169,27 @@ impl Record {
         line
     }
 
+    /// What an administrator's command finds in its environment, in bounds and fit to print: a record
+    /// may come from a file that anybody has written.
+    #[must_use]
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        let fit = |text: &str| {
+            let end = text.char_indices().nth(LONGEST_VALUE).map_or(text.len(), |(at, _)| at);
+            Shown(&text[..end]).to_string()
+        };
+        let fit_or_nothing = |text: &Option<String>| fit(text.as_deref().unwrap_or_default());
+        let mut environment = vec![
+            ("KVMD_NAME", fit(&self.instance)),
+            ("KVMD_PID", self.pid.map_or_else(String::new, |pid| pid.to_string())),
+            ("KVMD_CAUSE", fit(&self.cause)),
+            ("KVMD_INITIATOR", fit(&self.initiator)),
+            ("KVMD_SUMMARY", fit(&self.summary)),
+            ("KVMD_SIGNAL", fit_or_nothing(&self.signal)),
+        ];
+        environment.extend(self.node.iter().map(|node| ("KVMD_NODE", fit(node))));
+        environment
+    }
+
     /// Reads one line.
     pub fn parse(line: &[u8]) -> Result<Self, NotARecord> {
         serde_json::from_slice(line).map_err(NotARecord::Json)
@@ -274,6 +298,22 @@ mod tests {
         assert_eq!(Record::parse(&named).unwrap().node.as_deref(), Some("node\"1"));
         let renamed = with_other_node(&named, "node2");
         assert_eq!(renamed, br#"{"instance":"web1","moon":{},"node":"node2"}"#);
+    }
+
+    #[test]
+    fn no_record_forges_what_a_command_is_told() {
+        let record = Record {
+            instance: "web1".into(),
+            cause: "a\0b\n\x1b".into(),
+            summary: "\u{e9}".repeat(100_000),
+            ..Record::default()
+        };
+        let environment: std::collections::BTreeMap<_, _> =
+            record.environment().into_iter().collect();
+        assert_eq!(environment["KVMD_NAME"], "web1");
+        assert!(!environment.contains_key("KVMD_NODE"));
+        assert_eq!(environment["KVMD_CAUSE"], "a\\u{0}b\\n\\u{1b}");
+        assert_eq!(environment["KVMD_SUMMARY"].chars().count(), 1024);
     }
 
     #[test]
