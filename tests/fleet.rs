@@ -351,7 +351,7 @@ fn a_summary_says_first_what_is_unusual() {
 UNUSUAL
   web1 broke 4 times from 2026-11-21 03:01:00 to 2026-11-21 03:01:03; the last: crashed on node1
   db1 broke 3 times from 2026-11-21 03:02:00 to 2026-11-21 03:02:02; the last: out-of-memory on node2
-  node2 killed for want of memory 3 times from 2026-11-21 03:02:00 to 2026-11-21 03:02:02; the last: db1
+  node2 ran out of memory 3 times from 2026-11-21 03:02:00 to 2026-11-21 03:02:02; the last: db1
   no senders of signals that ended instances 10 times or more
 ";
     assert!(summary.starts_with(expected), "{summary}");

@@ -37,10 +37,10 @@ pub(super) struct Found<'a> {
 impl Found<'_> {
     /// The line as it is handed on: with its node, if that is known.
     pub(super) fn to_line(&self) -> Vec<u8> {
-        let own = self.outline.node.as_ref().map(|node| &*node.0);
         let mut line = match self.node {
-            Some(node) if own.is_none() => record::with_node(self.line, node),
-            Some(node) if own != Some(node) => record::with_other_node(self.line, node),
+            Some(node) if self.outline.node() != Some(node) => {
+                record::with_node(self.line, &self.outline, node)
+            }
             _ => self.line.to_vec(),
         };
         line.push(b'\n');
@@ -116,7 +116,7 @@ impl<'s> Reader<'s> {
         match self.fleet.read(line) {
             Said::Object(brought, line) => match Outline::parse(line) {
                 Ok(outline) => {
-                    let own = outline.node.as_ref().map(|node| node.0.clone());
+                    let own = outline.node().map(String::from);
                     let node = self.source.node(brought, own.as_deref());
                     let ended = outline.ended();
                     if let Some(ended) = ended {

@@ -51,7 +51,7 @@ fn number<T: Default>(of: &Frequent<T>, one: &str, several: &str) -> String {
 fn unusual(out: &mut impl Write, summary: &Summary, style: Style) -> io::Result<()> {
     let kinds = [
         Kind::new(&summary.broken, BROKE, "instances", "broke"),
-        Kind::new(&summary.short_of_memory, STARVED, "nodes", "killed for want of memory"),
+        Kind::new(&summary.short_of_memory, STARVED, "nodes", "ran out of memory"),
         Kind::new(&summary.senders, ENDED, "senders of signals", "ended instances"),
     ];
     writeln!(out)?;
@@ -235,7 +235,7 @@ mod tests {
 
 UNUSUAL
   web1 broke 4 times from 2026-11-21 02:14:00 to 2026-11-21 02:14:03; the last: crashed on node1
-  node1 killed for want of memory 3 times from 2026-11-21 02:14:10 to 2026-11-21 02:14:12; the last: db2
+  node1 ran out of memory 3 times from 2026-11-21 02:14:10 to 2026-11-21 02:14:12; the last: db2
   kill (uid 0, logged in as uid 7) ended instances 12 times from 2026-11-21 02:14:20 to 2026-11-21 02:14:31; the last: app11 on node1
 
 ENDS  FIRST (UTC)          LAST (UTC)           CAUSE

@@ -5,10 +5,12 @@
 //! known is passed over. Text of others is made fit to print before it gets here.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
 
 use super::{Sender, Shown};
 
@@ -103,7 +105,7 @@ pub struct Evidence {
 #[serde(default)]
 pub struct Outline<'a> {
     #[serde(borrow)]
-    pub node: Option<Text<'a>>,
+    pub node: OwnNode<'a>,
     #[serde(borrow)]
     pub instance: Cow<'a, str>,
     pub pid: Option<u32>,
@@ -138,6 +140,22 @@ pub struct SenderOutline<'a> {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Text<'a>(#[serde(borrow)] pub Cow<'a, str>);
+
+/// What a record says of its node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum OwnNode<'a> {
+    #[default]
+    Absent,
+    Null,
+    Named(Cow<'a, str>),
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for OwnNode<'a> {
+    fn deserialize<D: Deserializer<'de>>(field: D) -> Result<Self, D::Error> {
+        let name = Option::<Text<'a>>::deserialize(field)?;
+        Ok(name.map_or(Self::Null, |name| Self::Named(name.0)))
+    }
+}
 
 /// Why a line is not a record.
 #[derive(Debug)]
@@ -204,6 +222,12 @@ impl<'a> Outline<'a> {
         if outline.instance.is_empty() { Err(NotARecord::Nameless) } else { Ok(outline) }
     }
 
+    /// The node that it names.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        if let OwnNode::Named(node) = &self.node { Some(node) } else { None }
+    }
+
     /// When it ended; nothing if the record does not say so in a way that is understood.
     #[must_use]
     pub fn ended(&self) -> Option<Timestamp> {
@@ -211,9 +235,12 @@ impl<'a> Outline<'a> {
     }
 }
 
-/// The line with the name of its node. `line` is a record's, and names none.
+/// The line of a record with this node, whatever it has said of that.
 #[must_use]
-pub fn with_node(line: &[u8], node: &str) -> Vec<u8> {
+pub fn with_node(line: &[u8], outline: &Outline<'_>, node: &str) -> Vec<u8> {
+    if outline.node != OwnNode::Absent {
+        return with_other_node(line, node);
+    }
     let line = line.trim_ascii_end();
     let line = line.strip_suffix(b"}").unwrap_or(line);
     // A string can always be written.
@@ -221,12 +248,13 @@ pub fn with_node(line: &[u8], node: &str) -> Vec<u8> {
     [line, b",\"node\":", node.as_bytes(), b"}"].concat()
 }
 
-/// The line with this node instead of the one that it names.
-#[must_use]
-pub fn with_other_node(line: &[u8], node: &str) -> Vec<u8> {
-    let mut fields: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_slice(line).unwrap_or_default();
-    fields.insert("node".into(), node.into());
+/// The line with this node instead of the one that it names; its other fields are as they were, in
+/// another order.
+fn with_other_node(line: &[u8], node: &str) -> Vec<u8> {
+    // It has been read as an object, and is one.
+    let mut fields: BTreeMap<String, &RawValue> = serde_json::from_slice(line).unwrap_or_default();
+    let node = serde_json::value::to_raw_value(node).unwrap_or_default();
+    fields.insert("node".into(), &node);
     serde_json::to_vec(&fields).unwrap_or_default()
 }
 
@@ -276,7 +304,7 @@ mod tests {
         assert!(matches!(outline.signal, Some(Text(Cow::Borrowed("SIGTERM")))));
         assert_eq!(outline.sender.as_ref().unwrap().name, Some(Text("a\\b".into())));
         assert_eq!(outline.ended(), "2026-11-21T02:14:07.667502Z".parse().ok());
-        assert_eq!((outline.node, outline.exit_code), (None, None));
+        assert_eq!((outline.node(), outline.exit_code), (None, None));
     }
 
     #[test]
@@ -292,12 +320,15 @@ mod tests {
     #[test]
     fn a_node_is_added_to_what_a_line_says() {
         let line = b"{\"instance\": \"web1\", \"moon\": {}} \n";
+        let with_node = |line: &[u8], node| with_node(line, &Outline::parse(line).unwrap(), node);
         let named = with_node(line, "node\"1");
         assert_eq!(named, br#"{"instance": "web1", "moon": {},"node":"node\"1"}"#);
-        assert_eq!(Outline::parse(&named).unwrap().node, Some(Text("node\"1".into())));
+        assert_eq!(Outline::parse(&named).unwrap().node(), Some("node\"1"));
         assert_eq!(Record::parse(&named).unwrap().node.as_deref(), Some("node\"1"));
-        let renamed = with_other_node(&named, "node2");
+        let renamed = with_node(&named, "node2");
         assert_eq!(renamed, br#"{"instance":"web1","moon":{},"node":"node2"}"#);
+        let strange = br#"{"instance":"web1","nod\u0065":null,"x":1e999}"#;
+        assert_eq!(with_node(strange, "n"), br#"{"instance":"web1","node":"n","x":1e999}"#);
     }
 
     #[test]
@@ -308,8 +339,7 @@ mod tests {
             summary: "\u{e9}".repeat(100_000),
             ..Record::default()
         };
-        let environment: std::collections::BTreeMap<_, _> =
-            record.environment().into_iter().collect();
+        let environment: BTreeMap<_, _> = record.environment().into_iter().collect();
         assert_eq!(environment["KVMD_NAME"], "web1");
         assert!(!environment.contains_key("KVMD_NODE"));
         assert_eq!(environment["KVMD_CAUSE"], "a\\u{0}b\\n\\u{1b}");
