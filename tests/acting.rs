@@ -119,6 +119,9 @@ fn a_command_that_fails_is_named_and_the_next_is_run() {
     assert_eq!(follower.complaint(), "kvmd-why: web1: the command failed: exit status: 3");
     assert_eq!(follower.complaint(), "kvmd-why: web2: the command failed: signal: 9 (SIGKILL)");
     assert_eq!(follower.complaint(), "done");
+    let pid = follower.child.id();
+    let children = || fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
+    await_that("no zombie is left", || children().is_empty());
 }
 
 #[test]

@@ -66,7 +66,8 @@ impl Drop for ProcessGroup {
     fn drop(&mut self) {
         if !self.is_over {
             let _ = self.send(Signal::KILL);
-            let _ = self.leader.wait();
+            // It may be stuck in the kernel; nobody waits for that.
+            let _ = self.leader.try_wait();
         }
     }
 }

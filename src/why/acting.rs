@@ -67,7 +67,10 @@ enum Stage {
     Free(Instant),
     /// Its time was over, or all is to end: it has been asked to.
     Asked(Why, Instant),
-    Killed(Why),
+    Killed(Why, Instant),
+    /// It has not even ended then: the kernel has it wait for a disk, say. It keeps its place, so that
+    /// there are never more of them.
+    Stuck(Why),
 }
 
 #[derive(Clone, Copy)]
@@ -137,9 +140,9 @@ impl Acting {
         }
     }
 
-    /// Whether nothing runs.
+    /// Whether nothing runs that is worth waiting for.
     pub(super) fn is_idle(&self) -> bool {
-        self.running.is_empty()
+        self.running.iter().all(|running| matches!(running.stage, Stage::Stuck(_)))
     }
 
     pub(super) fn say(&mut self, text: Arguments<'_>) {
@@ -195,8 +198,8 @@ impl Acting {
 impl Stage {
     fn due(self) -> Option<Instant> {
         match self {
-            Self::Free(due) | Self::Asked(_, due) => Some(due),
-            Self::Killed(_) => None,
+            Self::Free(due) | Self::Asked(_, due) | Self::Killed(_, due) => Some(due),
+            Self::Stuck(_) => None,
         }
     }
 }
@@ -207,8 +210,9 @@ impl Running {
             Stage::Free(due) if due <= now => self.ask(Why::TooLong, now),
             Stage::Asked(why, due) if due <= now => {
                 self.send(Signal::KILL);
-                self.stage = Stage::Killed(why);
+                self.stage = Stage::Killed(why, now + GRACE);
             }
+            Stage::Killed(why, due) if due <= now => self.stage = Stage::Stuck(why),
             _ => {}
         }
     }
@@ -239,7 +243,7 @@ impl fmt::Display for Ended {
             Stage::Asked(Why::TooLong, _) => {
                 write!(f, "took longer than {seconds} s, and was asked to end: {}", self.status)
             }
-            Stage::Killed(Why::TooLong) => {
+            Stage::Killed(Why::TooLong, _) | Stage::Stuck(Why::TooLong) => {
                 write!(
                     f,
                     "took longer than {seconds} s, did not end when it was asked to, and was killed"
@@ -248,7 +252,9 @@ impl fmt::Display for Ended {
             Stage::Asked(Why::AllEnds, _) => {
                 write!(f, "was asked to end, as this ends: {}", self.status)
             }
-            Stage::Killed(Why::AllEnds) => f.write_str("was killed, as this ends"),
+            Stage::Killed(Why::AllEnds, _) | Stage::Stuck(Why::AllEnds) => {
+                f.write_str("was killed, as this ends")
+            }
         }
     }
 }

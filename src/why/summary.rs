@@ -23,6 +23,8 @@ pub(super) struct Summary {
     pub(super) broken: Frequent<Repeated>,
     /// Nodes, by the kills of the OOM killer.
     pub(super) short_of_memory: Frequent<Repeated>,
+    /// Room for the name of a sender.
+    name: String,
 }
 
 /// From when to when, by the clocks of the nodes.
@@ -77,7 +79,8 @@ impl Summary {
             self.nodes.count(node, note);
         }
         if let Some(sender) = outline.sender.as_ref().filter(|sender| !sender.kernel) {
-            self.senders.count(&name_of(sender), |known| {
+            name(sender, &mut self.name);
+            self.senders.count(&self.name, |known| {
                 known.note(ended, || format!("{}{}", outline.instance, on()));
             });
         }
@@ -95,9 +98,9 @@ impl Summary {
 }
 
 /// What the sender is called by: not by its pid, for the next `kill` has another.
-fn name_of(sender: &SenderOutline<'_>) -> String {
-    let name = sender.name.as_ref().map_or("(a process that had ended)", |name| &name.0);
-    let mut text = name.to_string();
+fn name(sender: &SenderOutline<'_>, text: &mut String) {
+    text.clear();
+    text.push_str(sender.name.as_ref().map_or("(a process that had ended)", |name| &name.0));
     if let Some(uid) = sender.uid {
         let _ = write!(text, " (uid {uid}");
         if let Some(login) = sender.login.filter(|login| *login != uid) {
@@ -105,5 +108,4 @@ fn name_of(sender: &SenderOutline<'_>) -> String {
         }
         text.push(')');
     }
-    text
 }
