@@ -162,7 +162,7 @@ size:
 
 bench-programs:
 	@tests/install-packages $(BUILD) $(PEERS) $(ORIGINAL)
-	$(CARGO) build --release --locked --bin ganeti-kvmd --example bench --example bench_vm
+	$(CARGO) build --release --locked --bin ganeti-kvmd --bin kvmd-why --example bench --example bench_vm
 	@$(CC) -O2 -Wall -o target/release/examples/fork_storm examples/bench/fork_storm.c
 
 # Every order in which the sources can report each way to end: half a minute. EVERY_ORDER=deep has

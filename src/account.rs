@@ -43,6 +43,7 @@ pub(crate) fn record(death: &Death) -> Record {
         omitted: death.case.timeline().omitted,
         missing: death.missing.iter().map(ToString::to_string).collect(),
         run: None,
+        node: None,
     }
 }
 

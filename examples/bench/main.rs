@@ -12,6 +12,7 @@
 #![allow(clippy::cast_precision_loss)]
 
 mod filters;
+mod fleet;
 mod herd;
 mod listeners;
 mod measures;
@@ -106,7 +107,7 @@ struct Bench {
 
 type Part = (&'static str, fn(&mut Bench));
 
-const PARTS: [Part; 9] = [
+const PARTS: [Part; 10] = [
     ("memory", Bench::memory),
     ("flood", Bench::flood),
     ("listeners", Bench::listeners),
@@ -116,6 +117,7 @@ const PARTS: [Part; 9] = [
     ("filters", Bench::filters),
     ("calls", Bench::system_calls),
     ("many", Bench::many),
+    ("fleet", Bench::fleet),
 ];
 
 impl Bench {

@@ -5,6 +5,7 @@
 
 pub mod connector_datagram;
 pub mod core;
+pub mod fleet;
 pub mod orders;
 mod peers;
 pub mod qmp_stream;
@@ -17,7 +18,7 @@ pub mod trace_page;
 pub type Check = fn(&[u8]);
 
 /// Every target, by its name.
-pub const TARGETS: [(&str, Check); 8] = [
+pub const TARGETS: [(&str, Check); 9] = [
     ("qmp_stream", qmp_stream::check),
     ("connector_datagram", connector_datagram::check),
     ("trace_page", trace_page::check),
@@ -26,6 +27,7 @@ pub const TARGETS: [(&str, Check); 8] = [
     ("core", core::check),
     ("orders", orders::check),
     ("signal_plan", signal_plan::check),
+    ("fleet", fleet::check),
 ];
 
 /// What is shown to an administrator is one line and moves no cursor.

@@ -27,7 +27,8 @@ impl StderrOutput {
         self.write_to(rustix::stdio::stderr(), line);
     }
 
-    fn write_to(&mut self, output: BorrowedFd<'_>, line: &[u8]) {
+    /// The same to another pipe; always to that one.
+    pub(crate) fn write_to(&mut self, output: BorrowedFd<'_>, line: &[u8]) {
         if self.is_stuck && !takes_more(output, Duration::ZERO) {
             self.lost += 1;
             return;

@@ -15,7 +15,7 @@ use super::voice::{Level, Voice};
 use crate::account;
 use crate::stop::Why;
 use crate::sys::append_file::AppendFile;
-use crate::sys::child::spawn_shell;
+use crate::sys::child::shell;
 use crate::sys::signal_descriptor::SignalMask;
 use crate::sys::{clock, process};
 use crate::verdict::{Cause, Death, Missing, Settings};
@@ -121,22 +121,14 @@ fn run_command(
     voice: &Voice,
     supervisor: &mut Supervisor,
 ) {
-    let or_nothing = |text: &Option<String>| text.clone().unwrap_or_default();
     let run = record.run.clone().unwrap_or_default();
-    let environment = vec![
-        ("KVMD_NAME", record.instance.clone()),
-        ("KVMD_PID", record.pid.map_or_else(String::new, |pid| pid.to_string())),
-        ("KVMD_CAUSE", record.cause.clone()),
-        ("KVMD_INITIATOR", record.initiator.clone()),
-        ("KVMD_SUMMARY", record.summary.clone()),
-        ("KVMD_SIGNAL", or_nothing(&record.signal)),
-        ("KVMD_WHY", run.why),
-        ("KVMD_EXIT_CODE", run.exit_code.to_string()),
-    ];
+    let mut environment = record.environment();
+    environment.push(("KVMD_WHY", run.why));
+    environment.push(("KVMD_EXIT_CODE", run.exit_code.to_string()));
     let failed = |error: io::Error| {
         voice.say(Level::Error, format_args!("cannot run the command of --on-end: {error}"));
     };
-    let mut child = match spawn_shell(command, environment, mask) {
+    let mut child = match shell(command, environment, mask).spawn() {
         Ok(child) => child,
         Err(error) => return failed(error),
     };

@@ -1,9 +1,9 @@
 //! A child that ends with this process, does not react to signals that are meant for it, and keeps
 //! some descriptors.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Seek, Write};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
@@ -56,24 +56,24 @@ pub fn spawn(words: &[OsString], legacy: &Legacy<'_>) -> io::Result<Child> {
     command.spawn()
 }
 
-/// Starts a command of the administrator's with the shell, under the signal mask that this process was
-/// started with.
-pub fn spawn_shell(
-    command: &OsString,
-    environment: Vec<(&'static str, String)>,
-    mask: SignalMask,
-) -> io::Result<Child> {
+/// What a command of the administrator's finds in its environment.
+pub type Environment = Vec<(&'static str, String)>;
+
+/// A command of the administrator's, to be started with the shell, under the signal mask that this
+/// process was started with. Nothing is put into the command: what it is told is in its environment.
+pub fn shell(command: &OsStr, environment: Environment, mask: SignalMask) -> Command {
     let mut shell = Command::new("/bin/sh");
     shell.arg("-c").arg(command).envs(environment);
     // SAFETY: it makes system calls only, and allocates nothing.
     unsafe { shell.pre_exec(move || mask.set()) };
-    shell.spawn()
+    shell
 }
 
-/// A file without a name that holds this, to be read by whoever gets its descriptor.
+/// A file without a name that holds this, to be read from its beginning by whoever gets its descriptor.
 pub fn memory_file(content: &[u8]) -> io::Result<OwnedFd> {
-    let mut file = File::from(memfd_create("kvmd-run", MemfdFlags::CLOEXEC)?);
+    let mut file = File::from(memfd_create("kvmd", MemfdFlags::CLOEXEC)?);
     file.write_all(content)?;
+    file.rewind()?;
     Ok(file.into())
 }
 

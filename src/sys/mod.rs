@@ -25,6 +25,7 @@ pub mod plain_file;
 pub mod priority;
 pub mod private_directory;
 pub mod process;
+pub mod process_group;
 pub mod qmp_socket;
 mod random;
 pub mod replaced_file;

@@ -1,49 +1,21 @@
 //! What is asked.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::path::PathBuf;
+use std::time::Duration;
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use lexopt::prelude::{Long, Short, Value};
 
-use crate::wire::record::Record;
+use super::acting::Command;
+use super::reading::Found;
+use super::source::{Origin, Source};
 
-pub(super) const HELP: &str = "\
-Why did this virtual machine die, and whose doing was it?
-
-Usage: kvmd-why [OPTION...] [INSTANCE]
-
-Without arguments it prints a table of the latest ends on this node. With the
-name of an instance it explains the last end of that one, with the evidence.
-
-  -a, --all            Every end on record, as a table; with a name, every end
-                       of that instance
-  -s, --since=WHEN     Only ends since then: how long ago (\"2h\", \"3 days\"), a
-                       day (2026-11-20) or a time (2026-11-20T03:00:00Z), in UTC
-  -c, --cause=CAUSE    Only ends with this cause (killed, crashed, host-signal,
-                       out-of-memory, guest-shutdown, ...) or with this initiator
-                       (user, admin, crash, unknown)
-  -j, --json           Print the records themselves, one JSON object per line
-  -f, --follow         Keep running, and print further ends as they happen
-      --file=PATH      Read this file instead of the node's records
-      --color=WHEN     'auto' (on a terminal), 'always' or 'never' [auto]
-  -h, --help           Print this help
-  -V, --version        Print the version
-
-Examples:
-  kvmd-why web1                        why is web1 gone?
-  kvmd-why --since=1d --cause=crash    what has broken since yesterday?
-  kvmd-why --all --json | jq -r .cause | sort | uniq -c
-
-The records are in /var/log/ganeti/kvm-exits.jsonl (below GANETI_ROOTDIR, where
-that is set) and in the rotated files next to it, including .gz. ganeti-kvmd
-writes them; this program only needs permission to read them.
-
-Exit status: 0 if there is an answer, 1 if there is none, 2 for a bad command line.
-";
+/// So many commands of `--exec` run at once, and so many seconds may each take, where nothing else is said.
+const JOBS: u64 = 4;
+const TIMEOUT: u64 = 60;
 
 /// What the user wants.
 #[derive(Debug)]
@@ -66,23 +38,58 @@ pub(super) enum Colour {
 pub(super) struct Question {
     pub(super) instance: Option<String>,
     pub(super) all: bool,
+    pub(super) summary: bool,
     pub(super) since: Option<Timestamp>,
     pub(super) cause: Option<String>,
     pub(super) json: bool,
     pub(super) follow: bool,
-    pub(super) file: Option<PathBuf>,
+    /// What is run for each end that comes.
+    pub(super) exec: Option<Command>,
+    /// Where the records are; the node's own, if there is none.
+    pub(super) files: Vec<Source>,
     pub(super) colour: Colour,
 }
 
 impl Question {
     /// Whether this end is among those that are asked for.
-    pub(super) fn asks_for(&self, record: &Record) -> bool {
-        self.instance.as_ref().is_none_or(|name| record.instance == *name)
+    pub(super) fn asks_for(&self, found: &Found<'_>) -> bool {
+        let outline = &found.outline;
+        self.instance.as_ref().is_none_or(|name| outline.instance == *name)
             && self
                 .cause
                 .as_ref()
-                .is_none_or(|cause| record.cause == *cause || record.initiator == *cause)
-            && self.since.is_none_or(|since| record.ended().is_some_and(|ended| ended >= since))
+                .is_none_or(|cause| outline.cause == *cause || outline.initiator == *cause)
+            && self.since.is_none_or(|since| found.ended.is_some_and(|ended| ended >= since))
+    }
+
+    /// Whether its parts go together.
+    fn check(&self) -> Result<(), UsageError> {
+        if self.summary && (self.json || self.follow) {
+            let text = "--summary counts what is there, for people; it goes with neither --json nor --follow";
+            return Err(UsageError(text.into()));
+        }
+        if self.exec.is_some() && !self.follow {
+            return Err(UsageError("--exec is for ends that are yet to come: add --follow".into()));
+        }
+        let from_stdin =
+            self.files.iter().filter(|file| file.from == Origin::StandardInput).count();
+        match from_stdin {
+            0 => Ok(()),
+            _ if self.follow => Err(UsageError(
+                "--follow needs files that grow; standard input cannot be followed".into(),
+            )),
+            1 => Ok(()),
+            _ => Err(UsageError("standard input can be read only once".into())),
+        }
+    }
+
+    /// Where the records are.
+    pub(super) fn sources(&self) -> Vec<Source> {
+        match &*self.files {
+            [] => vec![Source::own()],
+            [one] => vec![one.clone()],
+            several => several.iter().cloned().map(Source::among_others).collect(),
+        }
     }
 }
 
@@ -107,6 +114,7 @@ pub(super) fn parse(
 ) -> Result<Invocation, UsageError> {
     let mut parser = lexopt::Parser::from_args(arguments);
     let mut question = Question::default();
+    let (mut exec, mut jobs, mut timeout) = (None, None, None);
     while let Some(argument) = parser.next()? {
         match argument {
             Short('a') | Long("all") => question.all = true,
@@ -116,9 +124,15 @@ pub(super) fn parse(
             Short('c') | Long("cause") => {
                 question.cause = Some(parser.value()?.to_string_lossy().into_owned());
             }
+            Long("summary") => question.summary = true,
             Short('j') | Long("json") => question.json = true,
             Short('f') | Long("follow") => question.follow = true,
-            Long("file") => question.file = Some(parser.value()?.into()),
+            Long("exec") => exec = Some(parser.value()?),
+            Long("exec-jobs") => jobs = Some(number("--exec-jobs", &parser.value()?, 1000)?),
+            Long("exec-timeout") => {
+                timeout = Some(number("--exec-timeout", &parser.value()?, 86_400)?);
+            }
+            Long("file") => question.files.push(Source::parse(&parser.value()?)),
             Long("color" | "colour") => {
                 question.colour = match &*parser.value()?.to_string_lossy() {
                     "auto" => Colour::Auto,
@@ -144,7 +158,25 @@ pub(super) fn parse(
             other => return Err(other.unexpected().into()),
         }
     }
+    if exec.is_none() && (jobs.is_some() || timeout.is_some()) {
+        return Err(UsageError("--exec-jobs and --exec-timeout go with --exec".into()));
+    }
+    question.exec = exec.map(|words| Command {
+        words,
+        at_once: jobs.unwrap_or(JOBS) as usize,
+        at_most: Duration::from_secs(timeout.unwrap_or(TIMEOUT)),
+    });
+    question.check()?;
     Ok(Invocation::Tell(question))
+}
+
+/// A number from 1 on.
+fn number(option: &str, text: &OsStr, most: u64) -> Result<u64, UsageError> {
+    let text = text.to_string_lossy();
+    let number = text.parse().ok().filter(|number| (1..=most).contains(number));
+    number.ok_or_else(|| {
+        UsageError(format!("invalid value '{text}' for {option}; pass a number from 1 to {most}"))
+    })
 }
 
 /// A time ago, a day or a time, in UTC.
@@ -164,6 +196,7 @@ fn since(text: &str, now: Timestamp) -> Result<Timestamp, UsageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::record::Outline;
 
     fn read(line: &str) -> Result<Invocation, UsageError> {
         let now = "2026-11-21T08:00:00Z".parse().unwrap();
@@ -193,18 +226,40 @@ mod tests {
 
     #[test]
     fn ends_are_chosen_by_name_cause_and_time() {
-        let record = Record {
+        let outline = Outline {
             instance: "web1".into(),
             cause: "crashed".into(),
             initiator: "crash".into(),
-            end: "2026-11-21T07:00:00.000001Z".into(),
-            ..Record::default()
+            ..Outline::default()
         };
+        let ended = "2026-11-21T07:00:00.000001Z".parse().ok();
+        let found = Found { outline, ended, node: None, line: b"" };
         for yes in ["", "web1", "-a -c crashed", "-c crash web1", "--since 2h"] {
-            assert!(question(yes).asks_for(&record), "{yes}");
+            assert!(question(yes).asks_for(&found), "{yes}");
         }
         for no in ["web", "-c killed", "--since=10m", "web1 -c user"] {
-            assert!(!question(no).asks_for(&record), "{no}");
+            assert!(!question(no).asks_for(&found), "{no}");
+        }
+    }
+
+    #[test]
+    fn a_command_has_its_bounds() {
+        let exec = |line: &str| question(line).exec.unwrap();
+        let command = |words: &str, at_once, seconds| Command {
+            words: words.into(),
+            at_once,
+            at_most: Duration::from_secs(seconds),
+        };
+        assert_eq!(exec("-f --exec=mail"), command("mail", 4, 60));
+        let line = "-f --exec-jobs=1 --exec=mail --exec-timeout=5";
+        assert_eq!(exec(line), command("mail", 1, 5));
+        for wrong in [
+            "--exec=mail",
+            "-f --exec-jobs=1",
+            "-f --exec=x --exec-jobs=0",
+            "-f --exec=x --exec-timeout=1d",
+        ] {
+            assert!(read(wrong).is_err(), "{wrong}");
         }
     }
 
@@ -213,6 +268,9 @@ mod tests {
         assert!(read("a b").unwrap_err().to_string().contains("one instance"));
         assert!(read("--colour=pink").is_err());
         assert!(read("--nonsense").is_err());
+        assert!(read("--summary --json").unwrap_err().to_string().contains("neither --json"));
+        assert!(read("--file=- --file=node1=-").unwrap_err().to_string().contains("only once"));
+        assert!(read("--file=- --follow").unwrap_err().to_string().contains("cannot be followed"));
         assert!(matches!(read("-h --nonsense"), Ok(Invocation::Help)));
     }
 }

@@ -1,41 +1,61 @@
 //! `kvmd-why`: why did this virtual machine die?
 //!
 //! Tells from the exit records what the daemon made of it, whether or not the daemon runs, as
-//! whoever may read the file. It decides nothing and changes nothing.
+//! whoever may read the file. It decides nothing, and changes nothing but by the command that `--exec`
+//! names.
 
+mod acting;
+mod answer;
 mod arguments;
 mod files;
+mod follow;
+mod follower;
+mod frequent;
+mod help;
+mod latest;
+mod lines;
+mod reading;
+mod source;
+mod summary;
+mod summary_telling;
+mod table;
 mod telling;
+mod unread;
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
 
-use crate::config::Paths;
-use crate::wire::record::Record;
+use crate::sys::signal_descriptor::SignalDescriptor;
+use crate::wire::{Shown, Signal};
+use acting::Acting;
+use answer::{Answer, Untold};
 use arguments::{Colour, Invocation, Question};
-
-/// As many ends are told of where nothing else was asked for.
-const LATEST: usize = 20;
+use follower::Follower;
+use reading::{INCOMPLETE, KNOWN_INSTANCES, NO_ANSWER, NO_MATCH, NONE_YET, UNKNOWN_INSTANCE};
+use telling::Style;
+use unread::Unread;
 
 /// Why there is no answer.
 #[derive(Debug)]
 enum Failure {
-    Read(PathBuf, io::Error),
-    UnknownInstance(String, Vec<String>),
+    Read(String, io::Error),
+    UnknownInstance(String, Known),
     NoMatch,
     Watch(PathBuf, io::Error),
-    Write(io::Error),
+    Signals(io::Error),
+    Untold(Untold),
 }
 
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Read(path, error) => {
-                write!(f, "Cannot read {}: {error}", path.display())?;
+                write!(f, "Cannot read {path}: {error}")?;
                 match error.kind() {
                     io::ErrorKind::NotFound => f.write_str(
                         "\nNo instance has been recorded here yet. Is ganeti-kvmd running on this node? Is GANETI_ROOTDIR right?",
@@ -45,16 +65,28 @@ impl fmt::Display for Failure {
                 }
             }
             Self::UnknownInstance(name, known) => {
-                write!(f, "There is no record of an instance {name}.")?;
-                if !known.is_empty() {
-                    write!(f, "\nInstances on record: {}", known.join(", "))?;
-                }
-                Ok(())
+                write!(f, "{UNKNOWN_INSTANCE}{}.{known}", Shown(name))
             }
-            Self::NoMatch => f.write_str("No record matches."),
+            Self::NoMatch => f.write_str(NO_MATCH),
             Self::Watch(path, error) => write!(f, "Cannot watch {}: {error}", path.display()),
-            Self::Write(error) => write!(f, "Cannot write: {error}"),
+            Self::Signals(error) => write!(f, "Cannot wait for signals: {error}"),
+            Self::Untold(Untold::Write(error)) => write!(f, "Cannot write: {error}"),
+            Self::Untold(Untold::Malformed(error)) => {
+                write!(f, "The record cannot be told: {error}")
+            }
         }
+    }
+}
+
+impl From<Untold> for Failure {
+    fn from(untold: Untold) -> Self {
+        Self::Untold(untold)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Untold(Untold::Write(error))
     }
 }
 
@@ -63,7 +95,7 @@ impl fmt::Display for Failure {
 pub fn main() -> ExitCode {
     let question = match arguments::parse(std::env::args_os().skip(1), Timestamp::now()) {
         Ok(Invocation::Help) => {
-            print!("{}", arguments::HELP);
+            print!("{}", help::HELP);
             return ExitCode::SUCCESS;
         }
         Ok(Invocation::Version) => {
@@ -76,56 +108,76 @@ pub fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    match answer(&question) {
+    let mut unread = Unread::default();
+    let answered = answer(&question, &mut unread);
+    eprint!("{unread}");
+    match answered {
+        Ok(()) if unread.is_incomplete() => ExitCode::from(INCOMPLETE),
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read has seen enough.
-        Err(Failure::Write(error)) if error.kind() == io::ErrorKind::BrokenPipe => {
+        Err(Failure::Untold(Untold::Write(error))) if error.kind() == io::ErrorKind::BrokenPipe => {
             ExitCode::SUCCESS
         }
         Err(failure) => {
             eprintln!("kvmd-why: {failure}");
-            ExitCode::FAILURE
+            ExitCode::from(NO_ANSWER)
         }
     }
 }
 
-fn answer(question: &Question) -> Result<(), Failure> {
-    let path = question.file.clone().unwrap_or_else(|| Paths::from_environment().records_file());
-    let mut records = Vec::new();
-    let mut known = Vec::new();
-    let is_chosen = question.file.is_some();
-    let follower =
-        if question.follow { Some(files::Follower::new(&path, is_chosen)?) } else { None };
-    files::read_all(&path, is_chosen, |record| {
-        if !known.contains(&record.instance) {
-            known.push(record.instance.clone());
+fn answer(question: &Question, unread: &mut Unread) -> Result<(), Failure> {
+    let sources = question.sources();
+    let follower = if question.follow { Some(Follower::new(&sources)?) } else { None };
+    let mut answer = Answer::to(question);
+    let mut known = Known::default();
+    reading::read_all(&sources, Timestamp::now(), unread, &mut |found| {
+        known.add(&found.outline.instance, question);
+        if question.asks_for(found) {
+            answer.add(found);
         }
-        if question.asks_for(&record) {
-            records.push(record);
-        }
-    })
-    .or_else(|failure| match failure {
+    });
+    if question.follow {
         // What is not there yet can be waited for.
-        Failure::Read(_, error) if question.follow && error.kind() == io::ErrorKind::NotFound => {
+        unread.forgive_absence();
+    } else if answer.is_empty() {
+        return no_end(question, known, unread);
+    }
+    let style = style(question);
+    let mut out = BufWriter::new(io::stdout().lock());
+    answer.tell(&mut out, style)?;
+    out.flush()?;
+    match (follower, &question.exec) {
+        (None, _) => Ok(()),
+        (Some(follower), None) => follow::tell(follower, &mut out, question, style),
+        (Some(follower), Some(command)) => {
+            let signals = [Signal::TERM, Signal::INT, Signal::HUP, Signal::CHLD];
+            let signals = SignalDescriptor::open(signals).map_err(Failure::Signals)?;
+            let acting = Acting::new(command.clone(), signals.mask_before());
+            follow::act(follower, acting, &signals, question, style)
+        }
+    }
+}
+
+/// Nothing that was asked for has been found.
+fn no_end(question: &Question, known: Known, unread: &mut Unread) -> Result<(), Failure> {
+    if let Some((source, error)) = unread.take_source() {
+        return Err(Failure::Read(source, error));
+    }
+    match &question.instance {
+        Some(name) if !known.has_the_asked => Err(Failure::UnknownInstance(name.clone(), known)),
+        None if known.is_empty() && question.files.is_empty() && !unread.has_lines() => {
+            if question.json {
+                eprintln!("kvmd-why: {NONE_YET}");
+            } else {
+                println!("{NONE_YET}");
+            }
             Ok(())
         }
-        failure => Err(failure),
-    })?;
-    records.sort_by_key(Record::ended);
-
-    if records.is_empty() && !question.follow {
-        known.sort();
-        return match &question.instance {
-            Some(name) if !known.contains(name) => {
-                Err(Failure::UnknownInstance(name.clone(), known))
-            }
-            None if known.is_empty() => {
-                println!("No instance has ended here since the records began.");
-                Ok(())
-            }
-            _ => Err(Failure::NoMatch),
-        };
+        _ => Err(Failure::NoMatch),
     }
+}
+
+fn style(question: &Question) -> Style {
     let is_coloured = match question.colour {
         Colour::Always => true,
         Colour::Never => false,
@@ -133,61 +185,42 @@ fn answer(question: &Question) -> Result<(), Failure> {
             io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
         }
     };
-    let style = telling::Style { is_coloured };
-    let mut out = io::stdout().lock();
-    tell(&mut out, question, &records, style).map_err(Failure::Write)?;
-    let Some(mut follower) = follower else { return Ok(()) };
-    loop {
-        out.flush().map_err(Failure::Write)?;
-        let mut fresh = Vec::new();
-        follower.next(|record| {
-            if question.asks_for(&record) {
-                fresh.push(record);
-            }
-        })?;
-        tell_more(&mut out, question, &fresh, style).map_err(Failure::Write)?;
-    }
+    Style { is_coloured }
 }
 
-fn tell(
-    out: &mut impl Write,
-    question: &Question,
-    records: &[Record],
-    style: telling::Style,
-) -> io::Result<()> {
-    let latest = |count: usize| &records[records.len().saturating_sub(count)..];
-    if question.json {
-        let shown = match (&question.instance, question.all) {
-            (_, true) => records,
-            (Some(_), false) => latest(1),
-            (None, false) => latest(LATEST),
-        };
-        return shown.iter().try_for_each(|record| out.write_all(&record.to_line()));
-    }
-    match (&question.instance, question.all) {
-        (Some(_), false) => latest(1).iter().try_for_each(|record| style.story(out, record)),
-        (_, true) => style.table(out, records),
-        (None, false) => {
-            let shown = latest(LATEST);
-            style.table(out, shown)?;
-            if shown.len() < records.len() {
-                writeln!(out, "({} earlier ones; --all shows them)", records.len() - shown.len())?;
-            }
-            Ok(())
+/// The instances on record, for whoever has mistyped one.
+#[derive(Debug, Default)]
+struct Known {
+    count: u64,
+    has_the_asked: bool,
+    /// Some of their names.
+    names: BTreeSet<String>,
+}
+
+impl Known {
+    /// So many are named.
+    const NAMED: usize = 40;
+
+    fn add(&mut self, name: &str, question: &Question) {
+        self.count += 1;
+        let Some(asked) = &question.instance else { return };
+        self.has_the_asked |= name == asked;
+        if self.names.len() <= Self::NAMED && !self.names.contains(name) {
+            self.names.insert(name.into());
         }
     }
+
+    fn is_empty(&self) -> bool {
+        self.count == 0
+    }
 }
 
-/// What is told of ends that come while they are waited for.
-fn tell_more(
-    out: &mut impl Write,
-    question: &Question,
-    records: &[Record],
-    style: telling::Style,
-) -> io::Result<()> {
-    records.iter().try_for_each(|record| match question {
-        Question { json: true, .. } => out.write_all(&record.to_line()),
-        Question { instance: Some(_), all: false, .. } => style.story(out, record),
-        _ => writeln!(out, "{}", style.sentence(record)),
-    })
+impl fmt::Display for Known {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, name) in self.names.iter().take(Self::NAMED).enumerate() {
+            let before = if i == 0 { format!("\n{KNOWN_INSTANCES}") } else { ", ".into() };
+            write!(f, "{before}{}", Shown(name))?;
+        }
+        if self.names.len() > Self::NAMED { f.write_str(", ...") } else { Ok(()) }
+    }
 }

@@ -1,4 +1,4 @@
-//! Ends, told to a person: as a row, a sentence, a story.
+//! An end, told to a person: as a sentence, as a story.
 
 use std::fmt::{self, Write as _};
 use std::io::{self, Write};
@@ -12,37 +12,10 @@ pub(super) struct Style {
     pub(super) is_coloured: bool,
 }
 
-const HEADINGS: [&str; 7] =
-    ["ENDED (UTC)", "INSTANCE", "PID", "CAUSE", "BY", "UP", "SIGNAL OR STATUS"];
-
 impl Style {
-    /// A row for each end, the latest last.
-    pub(super) fn table(self, out: &mut impl Write, records: &[Record]) -> io::Result<()> {
-        let rows: Vec<[String; 7]> = records.iter().map(row).collect();
-        let width = |column: usize| {
-            let cells = rows.iter().map(|row| row[column].chars().count());
-            cells.chain([HEADINGS[column].len()]).max().unwrap_or_default()
-        };
-        let widths: [usize; 7] = std::array::from_fn(width);
-        let line = |cells: &[String; 7], initiator: &str| {
-            let mut line = String::new();
-            for (column, cell) in cells.iter().enumerate() {
-                let padded = format!("{cell:0$}", widths[column]);
-                let cell = if column == 4 { self.by(initiator, &padded) } else { padded };
-                let _ = write!(line, "{}{cell}", if column == 0 { "" } else { "  " });
-            }
-            line
-        };
-        writeln!(out, "{}", line(&HEADINGS.map(String::from), "").trim_end())?;
-        for (row, record) in rows.iter().zip(records) {
-            writeln!(out, "{}", line(row, &record.initiator).trim_end())?;
-        }
-        Ok(())
-    }
-
     /// One line.
     pub(super) fn sentence(self, record: &Record) -> String {
-        format!("{}  {}", time(record), self.what_happened(record))
+        format!("{}  {}", time(&record.end), self.what_happened(record))
     }
 
     /// The end in words, and the evidence in its order.
@@ -52,7 +25,7 @@ impl Style {
         writeln!(
             out,
             "It ended at {} UTC. The evidence, with its time relative to that:",
-            time(record)
+            time(&record.end)
         )?;
         for piece in &record.evidence {
             writeln!(
@@ -78,8 +51,11 @@ impl Style {
 
     fn what_happened(self, record: &Record) -> String {
         let mut text = self.bold(&Shown(&record.instance).to_string());
-        if let Some(pid) = record.pid {
-            let _ = write!(text, " (pid {pid})");
+        let node = record.node.as_deref().map(|node| format!("on {}", Shown(node)));
+        let place = [record.pid.map(|pid| format!("pid {pid}")), node];
+        let place = place.into_iter().flatten().collect::<Vec<_>>().join(" ");
+        if !place.is_empty() {
+            let _ = write!(text, " ({place})");
         }
         let _ = write!(text, " {}", Shown(&deed(record)));
         let whose = match &*record.initiator {
@@ -116,12 +92,12 @@ impl Style {
         text
     }
 
-    fn bold(self, text: &str) -> String {
+    pub(super) fn bold(self, text: &str) -> String {
         self.painted("1", text)
     }
 
     /// In the colour of whoever did it.
-    fn by(self, initiator: &str, text: &str) -> String {
+    pub(super) fn by(self, initiator: &str, text: &str) -> String {
         match initiator {
             "user" => self.painted("32", text),
             "admin" => self.painted("33", text),
@@ -134,35 +110,6 @@ impl Style {
     fn painted(self, code: &str, text: &str) -> String {
         if self.is_coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.into() }
     }
-}
-
-fn row(record: &Record) -> [String; 7] {
-    let shown = |text: &str| Shown(text).to_string();
-    let how = match (&record.signal, record.exit_code) {
-        (Some(signal), _) => match &record.sender {
-            Some(sender) => {
-                let name = if sender.kernel {
-                    "the kernel"
-                } else {
-                    sender.name.as_deref().unwrap_or("?")
-                };
-                let pid = sender.pid.map_or_else(String::new, |pid| format!("[{pid}]"));
-                format!("{signal} from {name}{pid}")
-            }
-            None => signal.clone(),
-        },
-        (None, Some(code)) => format!("exit {code}"),
-        (None, None) => "-".into(),
-    };
-    [
-        time(record).split('.').next().unwrap_or_default().into(),
-        shown(&record.instance),
-        record.pid.map_or_else(|| "-".into(), |pid| pid.to_string()),
-        shown(&record.cause),
-        shown(&record.initiator),
-        record.uptime.map_or_else(|| "-".into(), |uptime| Uptime(uptime).to_string()),
-        shown(&how),
-    ]
 }
 
 /// What Ganeti was told of it, or the supervisor of `kvmd-run`.
@@ -198,8 +145,9 @@ fn deed(record: &Record) -> String {
     }
 }
 
-fn time(record: &Record) -> String {
-    Shown(&record.end).to_string().replace('T', " ").trim_end_matches('Z').to_string()
+/// A time as records have it, in the form of this program's output.
+pub(super) fn time(rfc3339: &str) -> String {
+    Shown(rfc3339).to_string().replace('T', " ").trim_end_matches('Z').to_string()
 }
 
 fn from_end(seconds: f64) -> String {
@@ -214,7 +162,7 @@ fn from_end(seconds: f64) -> String {
 }
 
 /// Seconds, in the two largest units: `3 d 4 h`.
-struct Uptime(f64);
+pub(super) struct Uptime(pub(super) f64);
 
 impl fmt::Display for Uptime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -299,6 +247,15 @@ mod tests {
     }
 
     #[test]
+    fn an_end_elsewhere_is_told_with_its_node() {
+        let record = Record { node: Some("node1\x1b".into()), ..terminated() };
+        let told = PLAIN.what_happened(&record);
+        assert!(told.starts_with("web1 (pid 4242 on node1\\u{1b}) was killed"), "{told}");
+        let told = PLAIN.what_happened(&Record { pid: None, ..record });
+        assert!(told.starts_with("web1 (on node1"), "{told}");
+    }
+
+    #[test]
     fn a_crash_says_where_its_core_is() {
         let record = Record {
             instance: "web2".into(),
@@ -319,21 +276,6 @@ mod tests {
     }
 
     #[test]
-    fn the_table_is_aligned_and_coloured_on_demand() {
-        let mut plain = Vec::new();
-        PLAIN.table(&mut plain, &[terminated()]).unwrap();
-        let plain = String::from_utf8(plain).unwrap();
-        assert_eq!(
-            plain,
-            "ENDED (UTC)          INSTANCE  PID   CAUSE        BY     UP       SIGNAL OR STATUS\n\
-             2026-11-21 02:14:07  web1      4242  host-signal  admin  3 d 4 h  SIGTERM from kill[5831]\n"
-        );
-        let mut coloured = Vec::new();
-        Style { is_coloured: true }.table(&mut coloured, &[terminated()]).unwrap();
-        assert!(String::from_utf8(coloured).unwrap().contains("\x1b[33madmin\x1b[0m"));
-    }
-
-    #[test]
     fn a_story_has_its_evidence_in_order() {
         let mut story = Vec::new();
         PLAIN.story(&mut story, &terminated()).unwrap();
@@ -351,7 +293,6 @@ mod tests {
             ..Record::default()
         };
         let mut out = Vec::new();
-        PLAIN.table(&mut out, std::slice::from_ref(&record)).unwrap();
         PLAIN.story(&mut out, &record).unwrap();
         assert!(out.iter().all(|&byte| byte == b'\n' || byte >= b' '));
     }

@@ -75,6 +75,7 @@ impl Signal {
     pub const USR1: Self = Self(10);
     pub const USR2: Self = Self(12);
     pub const TERM: Self = Self(15);
+    pub const CHLD: Self = Self(17);
     /// SIGRTMIN as a program that is linked with glibc knows it, systemd among them (glibc keeps the
     /// two before it for itself).
     pub const REAL_TIME: Self = Self(34);

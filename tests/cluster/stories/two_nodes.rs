@@ -37,6 +37,16 @@ pub(crate) const MOVES: Chapter = Chapter {
             scene.instance_at_target().power_off();
             Ok(())
         }),
+        story("fleet", "live migration, and the master finds its record there", USER, |scene| {
+            scene.instance();
+            scene.gnt_instance(&["migrate", "--force"])?;
+            scene.instance_at_target().power_off();
+            if scene.cluster.subject == Subject::Ours {
+                is_found_from_the_master(scene)
+            } else {
+                Ok(())
+            }
+        }),
         story("failover", "failover", RUNS, |scene| {
             scene.instance();
             scene.gnt_instance(&["failover", "--force"])?;
@@ -51,6 +61,22 @@ pub(crate) const MOVES: Chapter = Chapter {
         }),
     ],
 };
+
+/// What `kvmd-why` on the master says of an instance that ended on the other node.
+fn is_found_from_the_master(scene: &Scene) -> Result<()> {
+    let Scene { cluster, name } = scene;
+    let all = format!("gnt-cluster command -M kvmd-why --json --all {name} | kvmd-why --file=- ");
+    let ask = |what: &str| cluster.run(&["sh", "-c", &format!("{all}{what}")]);
+    // The record is written right after the end.
+    await_that("the record is there", || ask(name).is_ok());
+    let (told, there) = (ask(name)?, &cluster.nodes[1].name);
+    let is_told =
+        told.starts_with(&format!("{name} (pid ")) && told.contains(&format!(" on {there}) "));
+    assert!(is_told && told.contains("; its user did it."), "{told}");
+    let summary = ask("--summary")?;
+    assert!(summary.starts_with("1 end of 1 instance on 1 node at "), "{summary}");
+    Ok(())
+}
 
 /// With so much memory and so little bandwidth that a migration lasts.
 pub(crate) const FAILURES: Chapter = Chapter {

@@ -1,0 +1,112 @@
+//! What the records have to say to the question: as many ends are held as are shown of them.
+
+use std::io::{self, Write};
+
+use super::arguments::Question;
+use super::latest::Latest;
+use super::reading::Found;
+use super::summary::Summary;
+use super::summary_telling;
+use super::table::{self, Row};
+use super::telling::Style;
+use crate::wire::record::{NotARecord, Record};
+
+/// As many ends are told of where nothing else was asked for.
+const LATEST: usize = 20;
+
+/// What will be told.
+pub(super) enum Answer {
+    Table(Latest<Row>),
+    /// The last end of one instance.
+    Story(Latest<Vec<u8>>),
+    Records(Latest<Vec<u8>>),
+    Summary(Box<Summary>),
+}
+
+/// Why an answer that is there is not told.
+#[derive(Debug)]
+pub(super) enum Untold {
+    Write(io::Error),
+    /// What a row shows of it is well-formed, and the rest is not.
+    Malformed(NotARecord),
+}
+
+impl From<io::Error> for Untold {
+    fn from(error: io::Error) -> Self {
+        Self::Write(error)
+    }
+}
+
+impl Answer {
+    pub(super) fn to(question: &Question) -> Self {
+        let most = match (&question.instance, question.all) {
+            (_, true) => usize::MAX,
+            (Some(_), false) => 1,
+            (None, false) => LATEST,
+        };
+        match question {
+            Question { summary: true, .. } => Self::Summary(Box::default()),
+            Question { json: true, .. } => Self::Records(Latest::new(most)),
+            Question { instance: Some(_), all: false, .. } => Self::Story(Latest::new(most)),
+            _ => Self::Table(Latest::new(most)),
+        }
+    }
+
+    /// Takes an end that was asked for.
+    pub(super) fn add(&mut self, found: &Found<'_>) {
+        match self {
+            Self::Table(rows) => rows.offer(found.ended, || Row::new(found)),
+            Self::Story(lines) | Self::Records(lines) => {
+                lines.offer(found.ended, || found.to_line());
+            }
+            Self::Summary(summary) => summary.add(found),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Table(rows) => rows.offered() == 0,
+            Self::Story(lines) | Self::Records(lines) => lines.offered() == 0,
+            Self::Summary(summary) => summary.ends == 0,
+        }
+    }
+
+    pub(super) fn tell(self, out: &mut impl Write, style: Style) -> Result<(), Untold> {
+        match self {
+            Self::Table(rows) => {
+                let offered = rows.offered();
+                let rows = rows.into_vec();
+                table::print(out, &rows, style)?;
+                let earlier = offered - rows.len() as u64;
+                if earlier > 0 {
+                    writeln!(out, "({earlier} earlier ones; --all shows them)")?;
+                }
+            }
+            Self::Story(lines) => {
+                for line in lines.into_vec() {
+                    style.story(out, &Record::parse(&line).map_err(Untold::Malformed)?)?;
+                }
+            }
+            Self::Records(lines) => {
+                lines.into_vec().iter().try_for_each(|line| out.write_all(line))?;
+            }
+            Self::Summary(summary) => summary_telling::tell(out, &summary, style)?,
+        }
+        Ok(())
+    }
+}
+
+/// What is told of an end that comes while it is waited for.
+pub(super) fn tell_at_once(
+    out: &mut impl Write,
+    line: &[u8],
+    record: &Record,
+    question: &Question,
+    style: Style,
+) -> io::Result<()> {
+    match question {
+        Question { json: true, .. } => out.write_all(line),
+        Question { instance: Some(_), all: false, .. } => style.story(out, record),
+        _ => writeln!(out, "{}", style.sentence(record)),
+    }
+}

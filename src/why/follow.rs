@@ -1,0 +1,136 @@
+//! Telling of ends as they come, and having a command run for each.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use jiff::Timestamp;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+
+use super::Failure;
+use super::acting::{Acting, Unhurried};
+use super::answer::{Untold, tell_at_once};
+use super::arguments::Question;
+use super::follower::Follower;
+use super::reading::Reader;
+use super::telling::Style;
+use super::unread::Unread;
+use crate::log::StderrOutput;
+use crate::sys::signal_descriptor::SignalDescriptor;
+use crate::wire::Signal;
+use crate::wire::record::Record;
+
+/// So often it is said that lines cannot be read.
+const COMPLAINTS: u32 = 10;
+
+/// Tells of the ends that come, for ever.
+pub(super) fn tell(
+    mut follower: Follower,
+    out: &mut impl Write,
+    question: &Question,
+    style: Style,
+) -> Result<(), Failure> {
+    let mut news = News::default();
+    loop {
+        news.read(&mut follower, out, question, style, |_, _| {})?;
+        await_any(&mut [PollFd::new(&follower, PollFlags::IN)], None)?;
+    }
+}
+
+/// Tells of them and has the command of `--exec` run for each, until a signal asks it to end.
+pub(super) fn act(
+    mut follower: Follower,
+    mut acting: Acting,
+    signals: &SignalDescriptor,
+    question: &Question,
+    style: Style,
+) -> Result<(), Failure> {
+    let mut news = News::default();
+    let mut out = Unhurried::new();
+    let mut is_ending = false;
+    loop {
+        if !is_ending {
+            news.read(&mut follower, &mut out, question, style, |line, record| {
+                acting.add(line, record);
+            })?;
+        }
+        acting.turn(Instant::now());
+        if is_ending && acting.is_idle() {
+            return Ok(());
+        }
+        // The end of a command since that look has left its SIGCHLD.
+        let mut sources =
+            [PollFd::new(signals, PollFlags::IN), PollFd::new(&follower, PollFlags::IN)];
+        let sources = if is_ending { &mut sources[..1] } else { &mut sources[..] };
+        await_any(sources, acting.due())?;
+        while let Some((signal, _)) = signals.read().map_err(Failure::Signals)? {
+            if signal != Signal::CHLD && !is_ending {
+                is_ending = true;
+                acting.begin_to_end(Instant::now());
+            }
+        }
+    }
+}
+
+/// What is new, and what could not be read of it.
+#[derive(Default)]
+struct News {
+    complaints: u32,
+    stderr: StderrOutput,
+}
+
+impl News {
+    /// Tells of the ends that have come, and hands each over.
+    fn read(
+        &mut self,
+        follower: &mut Follower,
+        out: &mut impl Write,
+        question: &Question,
+        style: Style,
+        mut each: impl FnMut(Vec<u8>, &Record),
+    ) -> Result<(), Failure> {
+        let mut told = Ok(());
+        let mut untold = None;
+        let mut unread = Unread::default();
+        follower.read(|source, line| {
+            let mut reader = Reader::new(source, Timestamp::now());
+            reader.take(&line, None, &mut unread, &mut |found| {
+                if told.is_err() || !question.asks_for(found) {
+                    return;
+                }
+                let line = found.to_line();
+                match Record::parse(&line) {
+                    Ok(record) => {
+                        told = tell_at_once(out, &line, &record, question, style);
+                        each(line, &record);
+                    }
+                    Err(error) => untold = Some(error),
+                }
+            });
+        })?;
+        told.map_err(Untold::Write)?;
+        out.flush()?;
+        if unread.has_lines() && self.complaints < COMPLAINTS {
+            self.complaints += 1;
+            self.stderr.write(unread.to_string().as_bytes());
+        }
+        if let Some(error) = untold {
+            self.stderr.write(format!("kvmd-why: {error}\n").as_bytes());
+        }
+        Ok(())
+    }
+}
+
+/// Waits for one of these, until it is due.
+fn await_any(sources: &mut [PollFd<'_>], due: Option<Instant>) -> Result<(), Failure> {
+    let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+    let left = left.map(|left| Timespec {
+        tv_sec: left.as_secs().cast_signed(),
+        tv_nsec: left.subsec_nanos().into(),
+    });
+    match poll(sources, left.as_ref()) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(Failure::Watch(PathBuf::new(), io::Error::from(error))),
+    }
+}

@@ -1,0 +1,148 @@
+//! Reading records from wherever they are, one after the other; none is kept here.
+
+use std::io::{self, Read};
+
+use jiff::Timestamp;
+
+use super::files;
+use super::lines::{Line, Lines};
+use super::source::{Origin, Source};
+use super::unread::Unread;
+use crate::wire::Printable;
+use crate::wire::fleet::{Fleet, Said};
+use crate::wire::record::{self, Outline};
+
+/// What a `kvmd-why` says that has no end to tell of: on a node, that is an answer.
+pub(super) const NO_MATCH: &str = "No record matches.";
+/// The same of one instance; its name follows.
+pub(super) const UNKNOWN_INSTANCE: &str = "There is no record of an instance ";
+pub(super) const KNOWN_INSTANCES: &str = "Instances on record: ";
+pub(super) const NONE_YET: &str = "No instance has ended here since the records began.";
+
+/// The exit code that goes with it.
+pub(super) const NO_ANSWER: u8 = 1;
+/// There is an answer, and something is missing from it.
+pub(super) const INCOMPLETE: u8 = 3;
+
+/// A record, where it was found.
+#[derive(Debug)]
+pub(super) struct Found<'a> {
+    pub(super) outline: Outline<'a>,
+    pub(super) ended: Option<Timestamp>,
+    pub(super) node: Option<&'a str>,
+    /// As it was written, without its line feed.
+    pub(super) line: &'a [u8],
+}
+
+impl Found<'_> {
+    /// The line as it is handed on: with its node, if that is known.
+    pub(super) fn to_line(&self) -> Vec<u8> {
+        let mut line = match self.node {
+            Some(node) if self.outline.node() != Some(node) => {
+                record::with_node(self.line, &self.outline, node)
+            }
+            _ => self.line.to_vec(),
+        };
+        line.push(b'\n');
+        line
+    }
+}
+
+/// Hands every record of these sources to `each`. What cannot be read is noted, and the rest read all
+/// the same.
+pub(super) fn read_all(
+    sources: &[Source],
+    now: Timestamp,
+    unread: &mut Unread,
+    each: &mut impl FnMut(&Found<'_>),
+) {
+    let mut read = |source: &Source, name: &str, text: io::Result<Box<dyn Read>>| {
+        let mut reader = Reader::new(source, now);
+        if let Err(error) = text.and_then(|text| reader.read(text, unread, each)) {
+            unread.add_source(name, error);
+        }
+    };
+    for source in sources {
+        if source.from == Origin::StandardInput {
+            read(source, &source.to_string(), Ok(Box::new(io::stdin())));
+        }
+        for path in files::files_of(source) {
+            let name = Printable(path.as_os_str().as_encoded_bytes()).to_string();
+            read(source, &name, files::text(&path, source.is_chosen()));
+        }
+    }
+}
+
+/// Reads the lines of one source.
+pub(super) struct Reader<'s> {
+    source: &'s Source,
+    now: Timestamp,
+    fleet: Fleet,
+    /// The node whose part this is said so.
+    has_nothing: bool,
+}
+
+impl<'s> Reader<'s> {
+    pub(super) fn new(source: &'s Source, now: Timestamp) -> Self {
+        Self { source, now, fleet: Fleet::default(), has_nothing: false }
+    }
+
+    fn read(
+        &mut self,
+        text: impl Read,
+        unread: &mut Unread,
+        each: &mut impl FnMut(&Found<'_>),
+    ) -> io::Result<()> {
+        let mut lines = Lines::new(text);
+        let mut number = 0_u64;
+        while let Some(line) = lines.next()? {
+            number += 1;
+            self.take(&line, Some(number), unread, each);
+        }
+        Ok(())
+    }
+
+    /// Reads one line; which, if that is known.
+    pub(super) fn take(
+        &mut self,
+        line: &Line<'_>,
+        number: Option<u64>,
+        unread: &mut Unread,
+        each: &mut impl FnMut(&Found<'_>),
+    ) {
+        let (Line::Whole(line) | Line::Unfinished(line)) = *line else {
+            return unread.add_line(self.source, number, &"it is longer than 1 MiB", b"");
+        };
+        match self.fleet.read(line) {
+            Said::Object(brought, line) => match Outline::parse(line) {
+                Ok(outline) => {
+                    let own = outline.node().map(String::from);
+                    let node = self.source.node(brought, own.as_deref());
+                    let ended = outline.ended();
+                    if let Some(ended) = ended {
+                        unread.note_clock(ended, node, self.now);
+                    }
+                    each(&Found { outline, ended, node, line });
+                }
+                Err(why) => unread.add_line(self.source, number, &why, b""),
+            },
+            Said::Text(_, text) if says_nothing(text) => self.has_nothing = true,
+            Said::Text(..) => unread.add_line(self.source, number, &"it is not a record", line),
+            Said::Ended(node, code) => {
+                let has_nothing = std::mem::take(&mut self.has_nothing);
+                if code != 0 && !(has_nothing && code == i32::from(NO_ANSWER)) {
+                    unread.add_node(node, code);
+                }
+            }
+            Said::Nothing => {}
+        }
+    }
+}
+
+/// Whether this is what `kvmd-why` says where it has no end to tell of.
+fn says_nothing(text: &[u8]) -> bool {
+    let text = text.strip_prefix(b"kvmd-why: ").unwrap_or(text);
+    [NO_MATCH, UNKNOWN_INSTANCE, KNOWN_INSTANCES, NONE_YET]
+        .iter()
+        .any(|it| text.starts_with(it.as_bytes()))
+}
