@@ -6,13 +6,14 @@ CARGO ?= cargo
 # PROGRAM:PACKAGE,... of what is needed to build, to play the demonstration, to run the tests.
 BUILD = cc:gcc,libc6-dev
 QEMU = qemu-system-x86_64:qemu-system-x86 as:binutils
-TESTS = runsv:runit s6-supervise:s6 svscan:daemontools git:git strace:strace ss:iproute2 systemd-analyze:systemd mandoc:mandoc prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
+TESTS = xz:xz-utils runsv:runit s6-supervise:s6 svscan:daemontools git:git strace:strace ss:iproute2 systemd-analyze:systemd mandoc:mandoc prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
 ORIGINAL = '/usr/lib/ganeti/*/usr/sbin/ganeti-kvmd:^ganeti-haskell-3.[01]$$'
 GANETI = '/usr/share/ganeti/*/ganeti/backend.py:^ganeti-3.[01]$$'
 
 # Ganeti depends on some of these.
 CLUSTER = sshd:openssh-server socat:socat fping:fping arping:iputils-arping ip:iproute2 nsenter:util-linux /usr/lib/python3/dist-packages/yaml:python3-yaml
 DEBIANS = debootstrap:debootstrap cpio:cpio xz:xz-utils
+ARM64 = qemu-system-aarch64:qemu-system-arm
 
 PACKAGING = dpkg-buildpackage:dpkg-dev dh:debhelper lintian:lintian
 DEB = target/debian/ganeti-kvmd-rs_*.deb
@@ -117,10 +118,11 @@ cluster: deb
 	CLUSTER_PACKAGE=$$(realpath $(DEB)) $(CARGO) test --locked --test cluster -- $(CLUSTER_PLAY)
 
 # The QEMU and the kernel of each Debian: guests of the one end in every way, and the other boots in an
-# emulated machine that runs the tests. The table goes to docs/platforms.md. PLATFORMS='"QEMU of"' plays
-# those columns alone whose titles contain it.
+# emulated machine that runs the tests, on arm64 as well; then a whole Debian that does what README.md
+# says. The table goes to docs/platforms.md. PLATFORMS='"QEMU of"' plays those columns alone whose titles
+# contain it.
 platforms:
-	@tests/install-packages $(BUILD) $(QEMU) $(DEBIANS)
+	@tests/install-packages $(BUILD) $(QEMU) $(DEBIANS) $(ARM64)
 	$(CARGO) test --locked --no-run
 	$(CARGO) build --locked --bins --examples
 	$(CARGO) test --locked --test platforms -- $(PLATFORMS)

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) enum Kind {
     Qemu,
     Kernel,
+    Whole,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,15 +56,15 @@ impl Column {
 
     /// Keeps it in place of an earlier one of the same title.
     pub(crate) fn keep(&self, directory: &Path) -> io::Result<()> {
-        let kept = directory.join("columns");
-        fs::create_dir_all(&kept)?;
         let name = self.title.replace([' ', '(', ')', ','], "-");
-        fs::write(kept.join(format!("{name}.json")), serde_json::to_vec_pretty(self)?)
+        let mut text = serde_json::to_string_pretty(self)?;
+        text.push('\n');
+        fs::write(directory.join(format!("{name}.json")), text)
     }
 
     /// All that are kept, in the order of their titles.
     pub(crate) fn all_kept(directory: &Path) -> Vec<Self> {
-        let entries = fs::read_dir(directory.join("columns")).into_iter().flatten().flatten();
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
         let mut columns: Vec<Self> = entries
             .filter_map(|entry| serde_json::from_slice(&fs::read(entry.path()).ok()?).ok())
             .collect();

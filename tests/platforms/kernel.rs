@@ -6,61 +6,118 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
+use crate::build::Build;
 use crate::column::{Cell, Column, Kind, today};
-use crate::debian::{Platform, make_debian};
+use crate::debian::{make_debian, make_foreign_debian, script};
 use crate::directory;
 
-pub(crate) const PLATFORMS: [Platform; 4] = [
-    Platform { title: "Kernel of Debian 11", suite: "bullseye" },
-    Platform { title: "Kernel of Debian 12", suite: "bookworm" },
-    Platform { title: "Kernel of Debian 13", suite: "trixie" },
-    Platform { title: "Kernel of Debian 13, backports", suite: "trixie-backports" },
+/// A kernel, and the machine that boots it.
+pub(crate) struct Platform {
+    pub(crate) title: &'static str,
+    suite: &'static str,
+    architecture: Architecture,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Architecture {
+    Amd64,
+    Arm64,
+}
+
+const fn amd64(title: &'static str, suite: &'static str) -> Platform {
+    Platform { title, suite, architecture: Architecture::Amd64 }
+}
+
+pub(crate) const PLATFORMS: [Platform; 5] = [
+    amd64("Kernel of Debian 11", "bullseye"),
+    amd64("Kernel of Debian 12", "bookworm"),
+    amd64("Kernel of Debian 13", "trixie"),
+    amd64("Kernel of Debian 13, backports", "trixie-backports"),
+    Platform { title: "Debian 13 on arm64", suite: "trixie", architecture: Architecture::Arm64 },
 ];
 
 /// What the tests need in the machine: QEMU and an assembler for its guest, strace, `ss`, and
 /// `insmod`.
 const PACKAGES: [&str; 5] = ["qemu-system-x86", "strace", "binutils", "iproute2", "kmod"];
+/// The same on arm64, where an assembler for the guest is one for another architecture.
+const FOREIGN_PACKAGES: [&str; 5] =
+    ["qemu-system-x86", "strace", "binutils-x86-64-linux-gnu", "iproute2", "kmod"];
 
-/// The test programs that are played, with `ways` for this very one: those that depend on the kernel
-/// most. All others take minutes each when emulated.
-pub(crate) const TESTS: [&str; 7] =
-    ["check", "kernel_filter", "listeners", "sandbox", "confinement", "losses", "ways"];
+/// The test programs that are played, with `platforms` for this very one: those that depend on the
+/// kernel most. All others take minutes each when emulated.
+const TESTS: [&str; 7] =
+    ["check", "kernel_filter", "listeners", "sandbox", "confinement", "losses", "platforms"];
 
 /// What the machine's lines begin with that are cells.
 const CELL: &str = "CELL|";
 
+/// What is booted.
+struct Machine {
+    kernel: PathBuf,
+    module: PathBuf,
+    root: PathBuf,
+    build: Build,
+}
+
+impl Machine {
+    fn new(platform: &Platform) -> Result<Self, String> {
+        let suite = platform.suite;
+        let of = |debian: PathBuf| [debian.join("vmlinuz"), debian.join("unix_diag.ko")];
+        Ok(match platform.architecture {
+            // The programs are this machine's; only the kernel is another's.
+            Architecture::Amd64 => {
+                let [kernel, module] = of(make_debian(suite, suite, &["qemu-system-x86"])?);
+                let this = this_suite()?;
+                let debian = make_debian(&format!("{this}-machine"), &this, &PACKAGES)?;
+                Self { kernel, module, root: debian.join("root"), build: Build::of_this_machine() }
+            }
+            Architecture::Arm64 => {
+                let name = format!("{suite}-arm64");
+                let debian = make_foreign_debian(&name, (suite, "arm64"), &FOREIGN_PACKAGES)?;
+                let [kernel, module] = of(debian.clone());
+                Self { kernel, module, root: debian.join("root"), build: Build::for_arm64(suite)? }
+            }
+        })
+    }
+
+    fn qemu(&self, architecture: Architecture, initramfs: &Path) -> Command {
+        let (program, machine, console): (_, &[&str], _) = match architecture {
+            Architecture::Amd64 => ("qemu-system-x86_64", &[], "ttyS0"),
+            Architecture::Arm64 => {
+                ("qemu-system-aarch64", &["-machine", "virt", "-cpu", "cortex-a72"], "ttyAMA0")
+            }
+        };
+        let mut qemu = Command::new("timeout");
+        qemu.args(["3600", program])
+            .args(machine)
+            .args(["-accel", "tcg,thread=multi", "-m", "4096", "-smp", "2"])
+            .args(["-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"])
+            .arg("-kernel")
+            .arg(&self.kernel)
+            .arg("-initrd")
+            .arg(initramfs)
+            .arg("-append")
+            .arg(format!("console={console} panic=-1 quiet no_timer_check"));
+        qemu
+    }
+}
+
 pub(crate) fn play(platform: &Platform) -> Result<Column, String> {
-    let debian = make_debian(platform.suite, &["qemu-system-x86"])?;
-    let machine = make_debian(&this_suite()?, &PACKAGES)?;
+    let machine = Machine::new(platform)?;
     let initramfs = directory().join("initramfs");
-    make_initramfs(&machine.join("root"), &debian.join("unix_diag.ko"), &initramfs)?;
+    make_initramfs(&machine, &initramfs)?;
     let begin = Instant::now();
-    let log = directory().join(format!("{}.console", platform.suite));
-    let mut qemu = Command::new("timeout")
-        .args([
-            "3600",
-            "qemu-system-x86_64",
-            "-accel",
-            "tcg,thread=multi",
-            "-m",
-            "4096",
-            "-smp",
-            "2",
-        ])
-        .args(["-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"])
-        .arg("-kernel")
-        .arg(debian.join("vmlinuz"))
-        .arg("-initrd")
-        .arg(&initramfs)
-        .args(["-append", "console=ttyS0 panic=-1 quiet no_timer_check"])
+    let log = directory().join(format!("{}.console", platform.title.replace(' ', "-")));
+    let mut qemu = machine
+        .qemu(platform.architecture, &initramfs)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
-        .map_err(|error| format!("qemu-system-x86_64: {error}"))?;
+        .map_err(|error| format!("qemu: {error}"))?;
     let output = BufReader::new(qemu.stdout.take().expect("stdout is piped"));
     let of_log = |error: std::io::Error| format!("{}: {error}", log.display());
     let mut console = File::create(&log).map_err(of_log)?;
@@ -100,39 +157,22 @@ fn this_suite() -> Result<String, String> {
     suite.map(String::from).ok_or_else(|| "not run: this machine is no Debian".into())
 }
 
-fn make_initramfs(root: &Path, module: &Path, initramfs: &Path) -> Result<(), String> {
-    let daemon = Path::new(env!("CARGO_BIN_EXE_ganeti-kvmd"));
-    let this = std::env::current_exe().map_err(|error| error.to_string())?;
-    let mut programs = format!("ganeti-kvmd {}\n", daemon.display());
-    for name in TESTS {
-        let program = match name {
-            "ways" => this.clone(),
-            _ => latest(name)?,
-        };
-        let _ = writeln!(programs, "{name} {}", program.display());
+fn make_initramfs(machine: &Machine, initramfs: &Path) -> Result<(), String> {
+    let build = &machine.build;
+    let mut programs = format!("ganeti-kvmd {}/ganeti-kvmd\n", build.programs);
+    for test in TESTS {
+        let _ = writeln!(programs, "{test} {}", build.test(test)?);
     }
     let list = directory().join("programs");
     fs::write(&list, programs).map_err(|error| format!("{}: {error}", list.display()))?;
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/platforms/initramfs");
-    let status = Command::new(script).args([root, module, &list, initramfs]).status();
+    let status = Command::new(script("initramfs"))
+        .args([&machine.root, &machine.module, &build.root])
+        .arg(&build.checkout)
+        .args([&list, initramfs])
+        .status();
     if status.is_ok_and(|status| status.success()) {
         Ok(())
     } else {
         Err("not run: tests/platforms/initramfs failed".into())
     }
-}
-
-/// Cargo's latest build of a test program: it lies beside this one.
-fn latest(test: &str) -> Result<std::path::PathBuf, String> {
-    let this = std::env::current_exe().map_err(|error| error.to_string())?;
-    let entries =
-        fs::read_dir(this.parent().expect("its directory")).into_iter().flatten().flatten();
-    let is_it = |name: &str| {
-        name.rsplit_once('-').is_some_and(|(stem, hash)| stem == test && !hash.contains('.'))
-    };
-    entries
-        .filter(|entry| is_it(&entry.file_name().to_string_lossy()))
-        .max_by_key(|entry| entry.metadata().and_then(|it| it.modified()).ok())
-        .map(|entry| entry.path())
-        .ok_or_else(|| format!("tests/{test}.rs is not built: type cargo test --no-run"))
 }

@@ -1,17 +1,20 @@
 //! What this project does with the QEMU and on the kernel of each Debian, played for real.
 //!
 //! `make platforms` runs it. A column of the table is a platform: `qemu.rs` ends real guests of the
-//! QEMU of a Debian, `kernel.rs` boots the kernel of a Debian and runs this project's tests there.
-//! Each column is kept when it has been played, with its date, and `page.rs` makes
-//! `docs/platforms.md` of those that are kept: what was not played is not in it.
+//! QEMU of a Debian, `kernel.rs` boots the kernel of a Debian and runs this project's tests there,
+//! `whole.rs` types what a newcomer would on a whole Debian. Each column is kept in `columns/` when it
+//! has been played, with its date, and `page.rs` makes `docs/platforms.md` of those: what was not
+//! played is not in it.
 //!
 //! With arguments it plays those columns alone whose titles contain one of them.
 
+mod build;
 mod column;
 mod debian;
 mod kernel;
 mod page;
 mod qemu;
+mod whole;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -19,9 +22,14 @@ use std::process::ExitCode;
 use column::Column;
 use testbed::{Need, can_run, in_private_mounts};
 
-/// Where the Debians are, and the columns that were played.
+/// Where the Debians are.
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("target/platforms")
+}
+
+/// Where the columns are that were played, here or on somebody else's machine.
+fn columns() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/platforms/columns")
 }
 
 fn main() -> ExitCode {
@@ -42,7 +50,7 @@ fn main() -> ExitCode {
     let mut keep = |played: Result<Column, String>, title: &str| match played {
         Ok(column) => {
             is_right &= column.is_right();
-            column.keep(&directory()).expect("keep what was played");
+            column.keep(&columns()).expect("keep what was played");
         }
         Err(error) => {
             println!("{title}: {error}");
@@ -57,7 +65,11 @@ fn main() -> ExitCode {
         println!("\n{}", platform.title);
         keep(kernel::play(platform), platform.title);
     }
-    let page = page::of(&Column::all_kept(&directory()));
+    for platform in whole::PLATFORMS.iter().filter(|it| is_chosen(it.title)) {
+        println!("\n{}", platform.title);
+        keep(whole::play(platform), platform.title);
+    }
+    let page = page::of(&Column::all_kept(&columns()));
     println!("\n{page}");
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/platforms.md");
     std::fs::write(path, page).expect("write docs/platforms.md");

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::column::{Column, FAILED, Kind, WRONG};
 use crate::kernel;
 use crate::qemu;
+use crate::whole;
 
 const INTRODUCTION: &str = "\
 # Platforms
@@ -25,9 +26,18 @@ const KERNELS: &str = "
 ## Kernels
 
 Each is Debian's cloud kernel, in an emulated machine of two processors. The programs in it are those of
-the Debian that the tests were built on; only the kernel differs. The ways to end are played with real
-QEMU, emulated within the emulated machine. Of the tests in `tests/` those below were run; all others
+the Debian that the tests were built on; only the kernel differs. On arm64 they are Debian 13's, and the
+tests were built for it with Debian's cross compiler. The ways to end are played with real QEMU,
+emulated within the emulated machine; its guests are of x86. Of the tests in `tests/` those below were run; all others
 were not, since emulated they take minutes each.
+";
+
+const WHOLE: &str = "
+## Whole Debians
+
+A fresh clone on a Debian of its own, made by debootstrap, with that Debian's Rust, QEMU, Ganeti and
+systemd, on the kernel of the machine that played it: the commands of README.md, and how each of them
+ended. Every test has to run.
 ";
 
 /// What this program does not play.
@@ -58,6 +68,12 @@ pub(crate) fn of(columns: &[Column]) -> String {
     for column in kernels.played() {
         describe(&mut page, column);
     }
+
+    page.push_str(WHOLE);
+    let titles: Vec<&str> = whole::PLATFORMS.iter().map(|it| it.title).collect();
+    let whole = Columns::new(columns, Kind::Whole, &titles);
+    let commands: Vec<String> = whole.names(|what| Some(what.into()));
+    whole.print(&mut page, &commands, |column, command| column.result(command).map(String::from));
     page.push_str(BY_HAND);
     page
 }

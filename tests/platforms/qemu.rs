@@ -31,7 +31,7 @@ struct Qemu {
 const MOUNTS: [&str; 2] = ["/proc", "/dev"];
 
 pub(crate) fn play(platform: &Platform) -> Result<Column, String> {
-    let debian = make_debian(platform.suite, &["qemu-system-x86"])?;
+    let debian = make_debian(platform.suite, platform.suite, &["qemu-system-x86"])?;
     let root = debian.join("root");
     // The sockets, the boot sector and whatever else QEMU is told of.
     let shared = std::env::temp_dir();
