@@ -26,7 +26,7 @@ pub mod priority;
 pub mod private_directory;
 pub mod process;
 pub mod qmp_socket;
-mod random;
+pub mod random;
 pub mod replaced_file;
 pub mod sandbox;
 pub mod sender;

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -36,6 +37,8 @@ pub(super) struct Question {
     pub(super) since: Option<Timestamp>,
     pub(super) cause: Option<String>,
     pub(super) json: bool,
+    /// Where a page of them is to go; `-` is standard output.
+    pub(super) html: Option<PathBuf>,
     pub(super) follow: bool,
     /// Where the records are; the node's own, if there is none.
     pub(super) files: Vec<Source>,
@@ -58,6 +61,10 @@ impl Question {
     fn check(&self) -> Result<(), UsageError> {
         if self.summary && (self.json || self.follow) {
             let text = "--summary counts what is there, for people; it goes with neither --json nor --follow";
+            return Err(UsageError(text.into()));
+        }
+        if self.html.is_some() && (self.summary || self.json || self.follow) {
+            let text = "--html makes a page; it goes with none of --summary, --json and --follow";
             return Err(UsageError(text.into()));
         }
         let from_stdin =
@@ -114,6 +121,7 @@ pub(super) fn parse(
             }
             Long("summary") => question.summary = true,
             Short('j') | Long("json") => question.json = true,
+            Long("html") => question.html = Some(parser.value()?.into()),
             Short('f') | Long("follow") => question.follow = true,
             Long("file") => question.files.push(Source::parse(&parser.value()?)),
             Long("color" | "colour") => {
@@ -214,6 +222,7 @@ mod tests {
         assert!(read("--colour=pink").is_err());
         assert!(read("--nonsense").is_err());
         assert!(read("--summary --json").unwrap_err().to_string().contains("neither --json"));
+        assert!(read("--html=page --json").unwrap_err().to_string().contains("none of"));
         assert!(read("--file=- --file=node1=-").unwrap_err().to_string().contains("only once"));
         assert!(read("--file=- --follow").unwrap_err().to_string().contains("cannot be followed"));
         assert!(matches!(read("-h --nonsense"), Ok(Invocation::Help)));

@@ -12,6 +12,7 @@ mod frequent;
 mod help;
 mod latest;
 mod lines;
+mod page;
 mod reading;
 mod source;
 mod summary;
@@ -65,6 +66,9 @@ impl fmt::Display for Failure {
             Self::NoMatch => f.write_str(NO_MATCH),
             Self::Watch(path, error) => write!(f, "Cannot watch {}: {error}", path.display()),
             Self::Untold(Untold::Write(error)) => write!(f, "Cannot write: {error}"),
+            Self::Untold(Untold::Page(path, error)) => {
+                write!(f, "Cannot write {}: {error}", path.display())
+            }
             Self::Untold(Untold::Malformed(error)) => {
                 write!(f, "The record cannot be told: {error}")
             }
