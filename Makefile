@@ -26,7 +26,7 @@ NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare compare-run quick check every-order mutants fuzz deb test-deb cluster platforms tools bench bench-scale bench-programs size clean
+.PHONY: all demo compare compare-run quick check every-order mutants fuzz deb test-deb cluster platforms tools bench bench-scale bench-programs picture size clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -140,6 +140,12 @@ bench-scale: bench-programs
 	@tests/install-packages $(PLOT)
 	@target/release/examples/bench --scale docs/scale.csv
 	@/usr/bin/python3 examples/bench/plot.py docs/scale.csv docs/scale.svg
+
+# What `kvmd-why --html` makes, as README.md shows it.
+picture:
+	@tests/install-packages $(BUILD) chromium:chromium pngquant:pngquant
+	PICTURE=$(CURDIR)/docs/ends.png $(CARGO) test --locked --test page picture
+	pngquant --force --ext .png docs/ends.png
 
 # What each crate costs in the program, and how long that takes to start.
 size:

@@ -49,7 +49,7 @@ fn text(browser: &mut Browser, selector: &str) -> String {
 fn end(minute: usize, instance: &str, node: &str, cause: &str, initiator: &str) -> Value {
     json!({
         "version": 1, "instance": instance, "node": node, "pid": 4242, "cause": cause,
-        "initiator": initiator, "summary": format!("ended as {cause}"),
+        "initiator": initiator, "summary": format!("ended as {cause}"), "marked": initiator == "user",
         "end": format!("2026-11-28T{:02}:{:02}:00.000000Z", minute / 60 % 24, minute % 60),
         "evidence": [{ "at": -0.5, "source": "qmp", "what": "SHUTDOWN" }],
     })
@@ -327,5 +327,54 @@ fn ten_thousand_ends_stay_fluid() {
         "a page of 10,000 ends: the slowest of six filters, drawn",
         &format!("{milliseconds:.0} ms"),
     );
+    assert_eq!(browser.misdeeds(), [""; 0]);
+}
+
+/// What README.md shows: `make picture` puts it there.
+#[test]
+fn its_picture_is_taken() {
+    if !can_run(&[Need::Chromium]) {
+        return;
+    }
+    let causes = [
+        ("guest-shutdown", "user"),
+        ("powerdown", "admin"),
+        ("guest-shutdown", "user"),
+        ("crashed", "crash"),
+        ("host-signal", "admin"),
+        ("guest-reset", "user"),
+        ("unknown", "unknown"),
+    ];
+    let ends: Vec<Value> = (0..160)
+        .map(|number| {
+            let (cause, initiator) = causes[(number * 5 + number / 3) % causes.len()];
+            let (minute, node) =
+                (number * 389 % 1440, format!("node{}", (number * 3 + number / 4) % 5 + 1));
+            end(minute, &format!("web{}", number * 7 % 23 + 1), &node, cause, initiator)
+        })
+        // One that somebody should look at.
+        .chain((0..14).map(|hour| {
+            let mut end = end(hour * 97, "db1", "node2", "out-of-memory", "crash");
+            end["summary"] = "was killed by the kernel's OOM killer".into();
+            end["evidence"] = json!([
+                { "at": -5820.0, "source": "qmp", "what": "connected" },
+                { "at": -0.0123, "source": "trace", "what": "chosen by the OOM killer" },
+                { "at": -0.0119, "source": "trace", "what": "SIGKILL from the kernel" },
+                { "at": 0.0, "source": "pidfd", "what": "gone" },
+                { "at": 0.0004, "source": "proc connector", "what": "killed by SIGKILL" },
+            ]);
+            end
+        }))
+        .collect();
+    let mut browser = shown(&ends);
+    browser.evaluate(
+        "[...document.querySelectorAll('#rows tr')]
+            .find((row) => row.children[2].textContent === 'db1').click()",
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let path =
+        std::env::var_os("PICTURE").map_or_else(|| directory.path().join("a.png"), Into::into);
+    browser.photograph(&path);
+    assert!(fs::read(&path).unwrap().starts_with(b"\x89PNG"));
     assert_eq!(browser.misdeeds(), [""; 0]);
 }
