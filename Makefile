@@ -6,7 +6,7 @@ CARGO ?= cargo
 # PROGRAM:PACKAGE,... of what is needed to build, to play the demonstration, to run the tests.
 BUILD = cc:gcc,libc6-dev
 QEMU = qemu-system-x86_64:qemu-system-x86 as:binutils
-TESTS = qemu-img:qemu-utils xz:xz-utils runsv:runit s6-supervise:s6 svscan:daemontools git:git strace:strace ss:iproute2 systemd-analyze:systemd mandoc:mandoc prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
+TESTS = chromium:chromium qemu-img:qemu-utils xz:xz-utils runsv:runit s6-supervise:s6 svscan:daemontools git:git strace:strace ss:iproute2 systemd-analyze:systemd mandoc:mandoc prlimit:util-linux '/usr/lib/python3/dist-packages/prometheus_client:python3-prometheus-client'
 ORIGINAL = '/usr/lib/ganeti/*/usr/sbin/ganeti-kvmd:^ganeti-haskell-3.[01]$$'
 GANETI = '/usr/share/ganeti/*/ganeti/backend.py:^ganeti-3.[01]$$'
 
@@ -26,7 +26,7 @@ NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare compare-run quick check every-order mutants fuzz deb test-deb cluster platforms tools bench bench-scale bench-fleet bench-programs size clean
+.PHONY: all demo compare compare-run quick check every-order mutants fuzz deb test-deb cluster platforms tools bench bench-scale bench-fleet bench-programs picture size clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -153,6 +153,12 @@ bench-fleet:
 	@tests/prometheus target/prometheus prometheus
 	$(CARGO) build --release --locked --bin ganeti-kvmd
 	@examples/bench/fleet target/prometheus/prometheus target/release/ganeti-kvmd $(FLEET)
+
+# What `kvmd-why --html` makes, as README.md shows it.
+picture:
+	@tests/install-packages $(BUILD) chromium:chromium pngquant:pngquant
+	PICTURE=$(CURDIR)/docs/ends.png $(CARGO) test --locked --test page picture
+	pngquant --force --ext .png docs/ends.png
 
 # What each crate costs in the program, and how long that takes to start.
 size:

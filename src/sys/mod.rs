@@ -27,7 +27,7 @@ pub mod private_directory;
 pub mod process;
 pub mod process_group;
 pub mod qmp_socket;
-mod random;
+pub mod random;
 pub mod replaced_file;
 pub mod sandbox;
 pub mod sender;

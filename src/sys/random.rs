@@ -5,7 +5,7 @@ use std::io;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 /// One of 2³².
-pub(super) fn random() -> io::Result<u32> {
+pub fn random() -> io::Result<u32> {
     let mut bytes = [0; 4];
     // The kernel gives so few bytes at once, whatever signal comes.
     getrandom(&mut bytes, GetRandomFlags::empty())?;

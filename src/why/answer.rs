@@ -1,9 +1,11 @@
 //! What the records have to say to the question: as many ends are held as are shown of them.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use super::arguments::Question;
 use super::latest::Latest;
+use super::page;
 use super::reading::Found;
 use super::summary::Summary;
 use super::summary_telling;
@@ -21,12 +23,15 @@ pub(super) enum Answer {
     Story(Latest<Vec<u8>>),
     Records(Latest<Vec<u8>>),
     Summary(Box<Summary>),
+    /// For a browser, in this file.
+    Page(Latest<Vec<u8>>, PathBuf),
 }
 
 /// Why an answer that is there is not told.
 #[derive(Debug)]
 pub(super) enum Untold {
     Write(io::Error),
+    Page(PathBuf, io::Error),
     /// What a row shows of it is well-formed, and the rest is not.
     Malformed(NotARecord),
 }
@@ -45,6 +50,9 @@ impl Answer {
             (None, false) => LATEST,
         };
         match question {
+            Question { html: Some(file), .. } => {
+                Self::Page(Latest::new(page::MOST_ENDS), file.clone())
+            }
             Question { summary: true, .. } => Self::Summary(Box::default()),
             Question { json: true, .. } => Self::Records(Latest::new(most)),
             Question { instance: Some(_), all: false, .. } => Self::Story(Latest::new(most)),
@@ -56,7 +64,7 @@ impl Answer {
     pub(super) fn add(&mut self, found: &Found<'_>) {
         match self {
             Self::Table(rows) => rows.offer(found.ended, || Row::new(found)),
-            Self::Story(lines) | Self::Records(lines) => {
+            Self::Story(lines) | Self::Records(lines) | Self::Page(lines, _) => {
                 lines.offer(found.ended, || found.to_line());
             }
             Self::Summary(summary) => summary.add(found),
@@ -66,7 +74,9 @@ impl Answer {
     pub(super) fn is_empty(&self) -> bool {
         match self {
             Self::Table(rows) => rows.offered() == 0,
-            Self::Story(lines) | Self::Records(lines) => lines.offered() == 0,
+            Self::Story(lines) | Self::Records(lines) | Self::Page(lines, _) => {
+                lines.offered() == 0
+            }
             Self::Summary(summary) => summary.ends == 0,
         }
     }
@@ -91,6 +101,10 @@ impl Answer {
                 lines.into_vec().iter().try_for_each(|line| out.write_all(line))?;
             }
             Self::Summary(summary) => summary_telling::tell(out, &summary, style)?,
+            Self::Page(lines, file) => {
+                let offered = lines.offered();
+                page::make(out, &lines.into_vec(), offered, &file)?;
+            }
         }
         Ok(())
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::civil::Date;
@@ -42,6 +43,8 @@ pub(super) struct Question {
     pub(super) since: Option<Timestamp>,
     pub(super) cause: Option<String>,
     pub(super) json: bool,
+    /// Where a page of them is to go; `-` is standard output.
+    pub(super) html: Option<PathBuf>,
     pub(super) follow: bool,
     /// What is run for each end that comes.
     pub(super) exec: Option<Command>,
@@ -70,6 +73,10 @@ impl Question {
         }
         if self.exec.is_some() && !self.follow {
             return Err(UsageError("--exec is for ends that are yet to come: add --follow".into()));
+        }
+        if self.html.is_some() && (self.summary || self.json || self.follow) {
+            let text = "--html makes a page; it goes with none of --summary, --json and --follow";
+            return Err(UsageError(text.into()));
         }
         let from_stdin =
             self.files.iter().filter(|file| file.from == Origin::StandardInput).count();
@@ -126,6 +133,7 @@ pub(super) fn parse(
             }
             Long("summary") => question.summary = true,
             Short('j') | Long("json") => question.json = true,
+            Long("html") => question.html = Some(parser.value()?.into()),
             Short('f') | Long("follow") => question.follow = true,
             Long("exec") => exec = Some(parser.value()?),
             Long("exec-jobs") => jobs = Some(number("--exec-jobs", &parser.value()?, 1000)?),
@@ -269,6 +277,7 @@ mod tests {
         assert!(read("--colour=pink").is_err());
         assert!(read("--nonsense").is_err());
         assert!(read("--summary --json").unwrap_err().to_string().contains("neither --json"));
+        assert!(read("--html=page --json").unwrap_err().to_string().contains("none of"));
         assert!(read("--file=- --file=node1=-").unwrap_err().to_string().contains("only once"));
         assert!(read("--file=- --follow").unwrap_err().to_string().contains("cannot be followed"));
         assert!(matches!(read("-h --nonsense"), Ok(Invocation::Help)));

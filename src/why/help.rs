@@ -18,6 +18,8 @@ name of an instance it explains the last end of that one, with the evidence.
       --summary        Count the ends by cause, initiator, node, instance and
                        sender of the signal, and say first what is unusual
   -j, --json           Print the records themselves, one JSON object per line
+      --html=FILE      Make a page for a browser of the ends: a timeline, filters,
+                       and the story of each; '-' is standard output
   -f, --follow         Keep running, and print further ends as they happen
       --exec=COMMAND   With --follow: run this with /bin/sh for each further end,
                        with its record on stdin, and KVMD_NAME, KVMD_CAUSE and
@@ -39,6 +41,7 @@ Examples:
   kvmd-why --all --json | jq -r .cause | sort | uniq -c
   gnt-cluster command -M kvmd-why --json --all --since=7d |
     kvmd-why --file=- --summary        what has happened on the whole cluster?
+  kvmd-why --since=30d --html=ends.html
 
 The records are in /var/log/ganeti/kvm-exits.jsonl (below GANETI_ROOTDIR, where
 that is set) and in the rotated files next to it, including .gz. ganeti-kvmd

@@ -14,6 +14,7 @@ mod frequent;
 mod help;
 mod latest;
 mod lines;
+mod page;
 mod reading;
 mod source;
 mod summary;
@@ -71,6 +72,9 @@ impl fmt::Display for Failure {
             Self::Watch(path, error) => write!(f, "Cannot watch {}: {error}", path.display()),
             Self::Signals(error) => write!(f, "Cannot wait for signals: {error}"),
             Self::Untold(Untold::Write(error)) => write!(f, "Cannot write: {error}"),
+            Self::Untold(Untold::Page(path, error)) => {
+                write!(f, "Cannot write {}: {error}", path.display())
+            }
             Self::Untold(Untold::Malformed(error)) => {
                 write!(f, "The record cannot be told: {error}")
             }

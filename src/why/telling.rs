@@ -49,7 +49,7 @@ impl Style {
         Ok(())
     }
 
-    fn what_happened(self, record: &Record) -> String {
+    pub(super) fn what_happened(self, record: &Record) -> String {
         let mut text = self.bold(&Shown(&record.instance).to_string());
         let node = record.node.as_deref().map(|node| format!("on {}", Shown(node)));
         let place = [record.pid.map(|pid| format!("pid {pid}")), node];
@@ -150,7 +150,7 @@ pub(super) fn time(rfc3339: &str) -> String {
     Shown(rfc3339).to_string().replace('T', " ").trim_end_matches('Z').to_string()
 }
 
-fn from_end(seconds: f64) -> String {
+pub(super) fn from_end(seconds: f64) -> String {
     let magnitude = seconds.abs();
     if magnitude < 1.0 {
         format!("{:+.3} ms", seconds * 1000.0)

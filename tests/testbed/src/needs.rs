@@ -43,6 +43,7 @@ pub enum Need {
     Runit,
     S6,
     Daemontools,
+    Chromium,
 }
 
 /// Whether this machine has all of it. If not, the running test is named on stderr and in the
@@ -91,6 +92,7 @@ impl Need {
             Self::Runit => is_in_path("runsv"),
             Self::S6 => is_in_path("s6-supervise"),
             Self::Daemontools => is_in_path("svscan"),
+            Self::Chromium => is_in_path("chromium"),
             Self::WallClock => {
                 clock_settime(ClockId::Realtime, clock_gettime(ClockId::Realtime)).is_ok()
             }
@@ -115,6 +117,7 @@ impl Need {
             Self::Runit => "runit (package runit)",
             Self::S6 => "s6 (package s6)",
             Self::Daemontools => "daemontools (package daemontools)",
+            Self::Chromium => "a browser (package chromium)",
             Self::LinuxGuest => "a Linux guest (tests/linux_guest/build target/linux_guest)",
         };
         text.into()
