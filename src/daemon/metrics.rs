@@ -7,8 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::verdict::{Cause, Death};
-use crate::wire::qmp::Reason;
+use crate::verdict::Death;
 
 /// The upper bounds of the histogram of delays, in seconds.
 const BOUNDS: [f64; 7] = [0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.1, 1.0];
@@ -54,10 +53,7 @@ impl Metrics {
     }
 
     pub(super) fn count_end(&mut self, death: &Death) {
-        let cause = match &death.verdict.cause {
-            Cause::Host(Some(Reason::Unknown(_))) => "other".into(),
-            cause => cause.to_string(),
-        };
+        let cause = death.verdict.cause.kind().to_string();
         *self.exits.entry((cause, death.verdict.initiator.to_string())).or_default() += 1;
         self.is_stale = true;
     }
