@@ -17,6 +17,7 @@ mod consult;
 mod directory;
 mod endpoint;
 mod fatal;
+mod journal;
 mod keep;
 mod lookup;
 mod metrics;
@@ -56,6 +57,7 @@ use connector::ConnectorSource;
 use directory::Directory;
 pub use fatal::FatalError;
 use fatal::cannot;
+use journal::Journal;
 use keep::Keep;
 use lookup::Lookup;
 use pace::Pace;
@@ -129,6 +131,7 @@ impl Daemon {
             log,
             log_file: paths.log_file(),
             records: Records::open(&paths.records_file()),
+            journal: Journal::open(&paths.journal_socket()),
             metrics_file,
         };
         let sources = Sources {

@@ -4,9 +4,8 @@ use std::path::Path;
 
 use log::error;
 
-use crate::account;
 use crate::sys::append_file::AppendFile;
-use crate::verdict::Death;
+use crate::wire::record::Record;
 
 /// Readable for Ganeti's group, not for everybody: command lines may hold secrets.
 const MODE: u32 = 0o640;
@@ -36,8 +35,7 @@ impl Records {
         }
     }
 
-    pub(super) fn write(&mut self, death: &Death) {
-        let record = account::record(death);
+    pub(super) fn write(&mut self, record: &Record) {
         if let Err(error) = self.file.write_line(&record.to_line())
             && self.file.file().is_some()
         {

@@ -38,3 +38,4 @@ pub mod trace;
 pub mod tracefs;
 pub mod users;
 pub mod worker_threads;
+pub mod writable;

@@ -5,6 +5,7 @@
 //! call, must not panic on any input and must not allocate more than the input's size.
 
 pub mod command_line;
+pub mod journal;
 pub mod lines;
 pub mod proc_event;
 pub mod qmp;
