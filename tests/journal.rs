@@ -4,6 +4,7 @@
 //! Here a socket stands for the journal. packaging/test-systemd-inside and tests/supervisors.rs play
 //! with the real one.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -131,6 +132,27 @@ fn a_journal_that_nobody_reads_holds_nothing_up() {
     shut_down(&node, &daemon, "late");
     assert_field(&journal.entry(), "INSTANCE", "late");
     daemon.await_line(&format!("takes ends in again; {ENDS} are missing there"));
+}
+
+/// Many ends come faster than a journal reads, which takes in ten at once (the sysctl
+/// `net.unix.max_dgram_qlen`), or 512 under systemd.
+#[test]
+fn many_ends_at_once_are_all_there() {
+    const ENDS: usize = 60;
+    needs!(Root);
+    let node = node();
+    let journal = Journal::of(&node);
+    let daemon = node.start();
+    let guests: Vec<_> = (0..ENDS).map(|i| node.stand_in(format!("web{i}")).connected()).collect();
+    daemon.await_lines("is connected and running", ENDS);
+    for guest in &guests {
+        guest.signal(Signal::KILL);
+    }
+    await_that("more have ended than fit", || records(&node).lines().count() > 11);
+    let names: BTreeSet<String> = (0..ENDS).map(|_| journal.entry()["INSTANCE"].clone()).collect();
+    assert_eq!(names.len(), ENDS, "{names:?}");
+    daemon.await_any_deaths(ENDS);
+    assert_eq!(daemon.count("WARNING The journal"), 0, "{:?}", daemon.lines());
 }
 
 #[test]
