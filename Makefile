@@ -26,7 +26,7 @@ NOT_RUN = $(CURDIR)/target/not-run
 # What the tests have measured, for the table at the end.
 FIGURES = $(CURDIR)/target/figures
 
-.PHONY: all demo compare compare-run quick check every-order mutants fuzz deb test-deb cluster platforms tools bench bench-scale bench-programs size clean
+.PHONY: all demo compare compare-run quick check every-order mutants fuzz deb test-deb cluster platforms tools bench bench-scale bench-fleet bench-programs size clean
 
 all:
 	@tests/install-packages $(BUILD)
@@ -74,6 +74,7 @@ quick:
 check:
 	@tests/install-packages $(BUILD) $(QEMU) $(TESTS) $(ORIGINAL) $(GANETI)
 	@tests/linux_guest/build target/linux_guest
+	@tests/prometheus target/prometheus promtool
 	$(FIRST_CHECKS)
 	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=5
 	@FIGURES=$(FIGURES) $(MAKE) --no-print-directory every-order
@@ -140,6 +141,15 @@ bench-scale: bench-programs
 	@tests/install-packages $(PLOT)
 	@target/release/examples/bench --scale docs/scale.csv
 	@/usr/bin/python3 examples/bench/plot.py docs/scale.csv docs/scale.svg
+
+# What Prometheus carries for so many nodes, in so many minutes: the figures in docs/fleet.md.
+FLEET ?= 10000 20
+
+bench-fleet:
+	@tests/install-packages $(BUILD)
+	@tests/prometheus target/prometheus prometheus
+	$(CARGO) build --release --locked --bin ganeti-kvmd
+	@examples/bench/fleet target/prometheus/prometheus target/release/ganeti-kvmd $(FLEET)
 
 # What each crate costs in the program, and how long that takes to start.
 size:

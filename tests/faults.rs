@@ -137,7 +137,7 @@ fn faults_of(calls: &Counts) -> Vec<Fault> {
             let number = before + 1 + place * since / places;
             let errors = match call.as_str() {
                 // For a descriptor that is one, epoll_wait(2) has no other.
-                "epoll_wait" => &["EINTR"][..],
+                "epoll_pwait" | "epoll_wait" => &["EINTR"][..],
                 _ if is_all => &ERRORS,
                 _ => &ERRORS[(i + place) % ERRORS.len()..][..1],
             };

@@ -318,6 +318,7 @@ fn every_path_that_a_document_names_is_there() {
         "CONTRIBUTING.md",
         "SECURITY.md",
         "docs/architecture.md",
+        "docs/fleet.md",
         "fuzz/README.md",
         "bpf/README.md",
         "tests/compliance/DEVIATIONS.md",

@@ -442,6 +442,9 @@ fn the_metrics_are_prometheuss() {
     for line in [
         "counter ganeti_kvmd_exits_total cause=guest-shutdown,initiator=user 1.0",
         "counter ganeti_kvmd_exits_total cause=killed,initiator=admin 1.0",
+        "counter ganeti_kvmd_exits_total cause=crashed,initiator=crash 0.0",
+        "counter ganeti_kvmd_recurrent_crashes_total cause=crashed 0.0",
+        "counter ganeti_kvmd_lost_records_total  0.0",
         "gauge ganeti_kvmd_instances  1.0",
         "gauge ganeti_kvmd_source_up source=proc-connector 1.0",
         "gauge ganeti_kvmd_source_up source=trace 1.0",

@@ -100,7 +100,7 @@ fn an_idle_daemon_sleeps_between_its_checks() {
     }
     let trace = node.path("trace");
     let daemon = node.start_wrapped(
-        &["strace", "-f", "-r", "-o", trace.to_str().unwrap(), "--trace=epoll_wait"],
+        &["strace", "-f", "-r", "-o", trace.to_str().unwrap(), "--trace=epoll_pwait,?epoll_wait"],
         &[],
     );
     let _stand_in = node.stand_in("web1").connected();

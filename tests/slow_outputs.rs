@@ -362,14 +362,19 @@ fn others_than(allowed: &[(&str, &[&str])], root: &str, lines: &[String]) -> Vec
     others
 }
 
+/// The calls in which it does, as far as the architecture has them.
+#[cfg(target_arch = "x86_64")]
+const SLEEPING: [libc::c_long; 2] = [libc::SYS_epoll_wait, libc::SYS_epoll_pwait];
+#[cfg(not(target_arch = "x86_64"))]
+const SLEEPING: [libc::c_long; 1] = [libc::SYS_epoll_pwait];
+
 /// Whether the daemon's main thread sleeps until something happens.
 fn loop_sleeps(pid: u32) -> bool {
     let call = fs::read_to_string(format!("/proc/{pid}/task/{pid}/syscall")).unwrap_or_default();
     let number = call.split(' ').next().and_then(|number| number.parse().ok());
     let state = fs::read_to_string(format!("/proc/{pid}/task/{pid}/stat")).unwrap_or_default();
     let is_asleep = state.rsplit_once(')').is_some_and(|(_, rest)| rest.starts_with(" S"));
-    is_asleep
-        && number.is_some_and(|it| [libc::SYS_epoll_wait, libc::SYS_epoll_pwait].contains(&it))
+    is_asleep && number.is_some_and(|it| SLEEPING.contains(&it))
 }
 
 /// The event loop's thread waits for no disk and no pipe: it touches what is in memory, and what the

@@ -70,6 +70,7 @@ fn message_id(cause: &Cause) -> u128 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::Verdict;
     use crate::wire::qmp::Reason;
     use std::collections::BTreeSet;
 
@@ -96,6 +97,9 @@ mod tests {
         let explained: Vec<(&str, String)> =
             catalog().iter().map(|(kind, id, _)| (*kind, (*id).to_string())).collect();
         assert_eq!(explained, expected);
+        let every = Verdict::every();
+        let kinds: BTreeSet<&str> = every.iter().map(|verdict| verdict.cause.kind()).collect();
+        assert_eq!(kinds, MESSAGE_IDS.iter().map(|(kind, _)| *kind).collect());
         let numbers: BTreeSet<u128> = MESSAGE_IDS.iter().map(|(_, id)| *id).collect();
         assert_eq!(numbers.len(), MESSAGE_IDS.len());
     }

@@ -16,6 +16,7 @@ mod connector;
 mod consult;
 mod directory;
 mod endpoint;
+mod exposition;
 mod fatal;
 mod journal;
 mod keep;
@@ -23,6 +24,7 @@ mod lookup;
 mod metrics;
 mod pace;
 mod records;
+mod recurrence;
 mod reports;
 pub mod sandbox;
 mod sources;
@@ -145,7 +147,7 @@ impl Daemon {
             reports: Reports::new(
                 Writer::start(outputs, waker, writers_reach)
                     .map_err(cannot("start the thread that writes"))?,
-                are_metrics_wanted,
+                are_metrics_wanted.then(clock::now),
             ),
             shortages: Complaints::default(),
             poll,
@@ -177,7 +179,7 @@ impl Daemon {
         let now = clock::now();
         self.tick(now);
         self.sources.write_down(now, &mut self.node);
-        self.sources.publish(&self.node);
+        self.sources.publish(now, &self.node);
     }
 
     /// Starts the threads that look into processes which are not ours, and into QEMU's logs. Each
@@ -250,14 +252,17 @@ impl Daemon {
             self.open_trace_when_quiet(now, !woken.is_empty());
             self.sources.reports.report(ENDS_AT_ONCE);
             self.sources.write_down(now, &mut self.node);
-            self.sources.publish(&self.node);
+            self.sources.publish(now, &self.node);
             self.sources.keep.notify(now);
             self.leave_when_written(now);
         }
         // The next daemon is not to report them again, and is to know all that this one knows.
         self.node.catch_up();
         self.sources.save(clock::now(), &mut self.node);
-        self.sources.reports.withdraw();
+        // A successor replaces them, and may have done so.
+        if self.is_asked_to_end {
+            self.sources.reports.withdraw();
+        }
         Ok(())
     }
 

@@ -35,11 +35,14 @@ impl Records {
         }
     }
 
-    pub(super) fn write(&mut self, record: &Record) {
-        if let Err(error) = self.file.write_line(&record.to_line())
+    /// Writes this end down, and returns whether it is.
+    pub(super) fn write(&mut self, record: &Record) -> bool {
+        let written = self.file.write_line(&record.to_line());
+        if let Err(error) = &written
             && self.file.file().is_some()
         {
             error!("Cannot write to {}: {error}", self.file.path().display());
         }
+        written.is_ok()
     }
 }

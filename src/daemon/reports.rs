@@ -10,7 +10,7 @@ use log::info;
 
 use super::metrics::{Metrics, Snapshot};
 use super::writer::{NoRoom, Writer};
-use crate::id::Incarnation;
+use crate::id::{Incarnation, Moment};
 use crate::verdict::{Death, Node};
 
 pub(super) struct Reports {
@@ -25,10 +25,11 @@ pub(super) struct Reports {
 }
 
 impl Reports {
-    pub(super) fn new(writer: Rc<Writer>, are_metrics_wanted: bool) -> Self {
+    /// `counting_since`: the daemon's start, if anybody wants figures.
+    pub(super) fn new(writer: Rc<Writer>, counting_since: Option<Moment>) -> Self {
         Self {
             writer,
-            metrics: Metrics::new(are_metrics_wanted),
+            metrics: Metrics::new(counting_since),
             ends: VecDeque::new(),
             has_no_room: false,
             is_reopening_due: false,
@@ -92,10 +93,15 @@ impl Reports {
         }
     }
 
-    /// Publishes the figures, if somebody wants them and they have changed.
-    pub(super) fn publish(&mut self, snapshot: Snapshot) {
+    /// How many ends could not be recorded.
+    pub(super) fn lost_records(&self) -> u64 {
+        self.writer.lost_records()
+    }
+
+    /// Publishes the figures, if somebody wants them and it is time.
+    pub(super) fn publish(&mut self, now: Moment, snapshot: Snapshot) {
         let Self { writer, metrics, .. } = self;
-        metrics.publish(snapshot, |text| writer.add_metrics(text).is_ok());
+        metrics.publish(now, snapshot, |text| writer.add_metrics(text).is_ok());
     }
 
     /// Removes the figures: the daemon ends.

@@ -139,9 +139,9 @@ impl Sources {
         self.keep.save(now, node, &mut self.shortages);
     }
 
-    /// Publishes the figures, if somebody wants them and they have changed.
-    pub(super) fn publish(&mut self, node: &Node) {
-        self.reports.publish(Snapshot {
+    /// Publishes the figures, if somebody wants them and it is time.
+    pub(super) fn publish(&mut self, now: Moment, node: &Node) {
+        let snapshot = Snapshot {
             watched: node.watched(),
             connector_is_up: self.connector.is_listening(),
             trace_is_up: self.trace.is_up(),
@@ -150,7 +150,9 @@ impl Sources {
                 proc_connector: self.connector.losses(),
                 trace: self.trace.losses(),
             },
-        });
+            lost_records: self.reports.lost_records(),
+        };
+        self.reports.publish(now, snapshot);
     }
 
     /// Goes on with the connector's socket, if an earlier daemon has left it.
@@ -265,11 +267,14 @@ impl Sources {
                 let state = if running { "running" } else { "not running" };
                 info!("Instance {name}{} is connected and {state}", pid(process));
             }
-            Action::WarnSilent { name, process } => warn!(
-                "Instance {name}{} does not answer at {}: another client holds the connection (see `ss -xp`), or QEMU hangs; waiting",
-                pid(process),
-                socket_of(&name)
-            ),
+            Action::WarnSilent { name, process } => {
+                warn!(
+                    "Instance {name}{} does not answer at {}: another client holds the connection (see `ss -xp`), or QEMU hangs; waiting",
+                    pid(process),
+                    socket_of(&name)
+                );
+                self.reports.metrics.count_silent();
+            }
             Action::Record { incarnation, death } => self.reports.add_end(incarnation, death),
         }
     }

@@ -112,6 +112,40 @@ impl Verdict {
         Self { cause, initiator }
     }
 
+    /// Every verdict that there is, for whoever counts them from nought. Of signals, exit codes and
+    /// the reasons of a later QEMU, one stands for all.
+    #[must_use]
+    pub fn every() -> Vec<Self> {
+        use Initiator::{Admin, Crash, Unknown, User};
+        let said = |reason| Cause::Host(Some(reason));
+        let causes: [(Cause, &[Initiator]); 20] = [
+            (Cause::GuestShutdown, &[User, Unknown]),
+            (Cause::GuestReset, &[User, Unknown]),
+            (Cause::Powerdown, &[Admin]),
+            (Cause::HostSignal(None), &[Admin, User]),
+            (said(Reason::HostQmpQuit), &[Admin]),
+            (said(Reason::HostQmpSystemReset), &[Admin]),
+            (said(Reason::HostUi), &[Admin]),
+            (said(Reason::SubsystemReset), &[Admin]),
+            (said(Reason::SnapshotLoad), &[Admin]),
+            (said(Reason::Unknown("later".into())), &[Admin, Unknown]),
+            (Cause::Host(None), &[Admin]),
+            (Cause::HostError, &[Crash]),
+            (Cause::Watchdog, &[Crash]),
+            (Cause::GuestPanic, &[Crash]),
+            (Cause::Killed, &[Admin]),
+            (Cause::OutOfMemory, &[Crash]),
+            (Cause::Crashed(Signal(11)), &[Crash]),
+            (Cause::Failed(1), &[Crash]),
+            (Cause::Exited, &[Unknown]),
+            (Cause::Unknown, &[Unknown]),
+        ];
+        let whose = |(cause, initiators): (Cause, &[Initiator])| {
+            initiators.iter().map(move |&initiator| Self::new(cause.clone(), initiator)).collect()
+        };
+        causes.into_iter().flat_map::<Vec<Self>, _>(whose).collect()
+    }
+
     /// Whether Ganeti is to learn that the user did it.
     pub(super) fn file(&self, case: &Case, settings: &Settings) -> Decision {
         // A guest that cannot be reset (SEV-ES, TDX) ends QEMU by it, even where that was started

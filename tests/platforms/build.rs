@@ -26,6 +26,8 @@ const CROSS_PACKAGES: [&str; 7] = [
     "libc6-dev-arm64-cross",
 ];
 const ARM64: &str = "aarch64-unknown-linux-gnu";
+/// Outside of the clone, which is made anew each time: the crates need not be.
+const CROSS_TARGET: &str = "/root/target";
 
 impl Build {
     /// That of which this program is a part.
@@ -50,9 +52,11 @@ impl Build {
         let output = fs::File::create(&log).map_err(to_log)?;
         // What is stripped now need not be copied into the machine's memory.
         let build = format!(
-            "export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
-                 CARGO_PROFILE_DEV_STRIP=symbols CARGO_PROFILE_TEST_STRIP=symbols
+            "export CARGO_TARGET_DIR={CROSS_TARGET}
+             export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+             export CARGO_PROFILE_DEV_STRIP=symbols CARGO_PROFILE_TEST_STRIP=symbols
              cargo test --locked --target {ARM64} --no-run &&
+             cargo test --locked --target {ARM64} --no-run --test platforms &&
              cargo build --locked --target {ARM64} --bins --examples"
         );
         let status = on_debian(&root, CHECKOUT, &["sh", "-c", &build])
@@ -62,7 +66,7 @@ impl Build {
         if !status.is_ok_and(|status| status.success()) {
             return Err(format!("not run: it cannot be built for arm64; see {}", log.display()));
         }
-        let programs = format!("{CHECKOUT}/target/{ARM64}/debug");
+        let programs = format!("{CROSS_TARGET}/{ARM64}/debug");
         Ok(Self { root, checkout: CHECKOUT.into(), programs })
     }
 

@@ -69,6 +69,8 @@ pub(super) struct Shared {
     pub(super) is_waited_for: AtomicBool,
     pub(super) lost_lines: AtomicU64,
     pub(super) lost_debug_lines: AtomicU64,
+    /// Ends that could not be recorded, since the start.
+    pub(super) lost_records: AtomicU64,
 }
 
 /// What the thread works with.
@@ -152,7 +154,9 @@ impl AtWork {
             Job::Line(line) => self.outputs.log.write(line),
             Job::Record(_, death, line) => {
                 let record = account::record(death);
-                self.outputs.records.write(&record);
+                if !self.outputs.records.write(&record) {
+                    self.shared.lost_records.fetch_add(1, Ordering::Relaxed);
+                }
                 if self.outputs.journal.write(death, &record) {
                     self.outputs.log.write_beside_journal(line);
                 } else {

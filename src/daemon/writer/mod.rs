@@ -193,6 +193,11 @@ impl Writer {
         self.inner.borrow_mut().end = Some(Instant::now() + longest);
     }
 
+    /// How many records could not be written, since the start.
+    pub(super) fn lost_records(&self) -> u64 {
+        self.inner.borrow().shared.lost_records.load(Ordering::Relaxed)
+    }
+
     /// Whether there are records that are not written yet.
     pub(super) fn has_records(&self) -> bool {
         self.inner.borrow().records > 0

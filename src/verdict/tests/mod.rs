@@ -4,6 +4,7 @@
 mod case;
 mod connecting;
 mod ending;
+mod every;
 mod file;
 mod inquiry;
 mod interleavings;

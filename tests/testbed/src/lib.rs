@@ -41,7 +41,7 @@ pub use guest::{Booting, Guest, GuestBuilder, boot_sector, execute_qmp};
 pub use hung_file::HungFile;
 pub use journal::{Journal, JournalEntry};
 pub use mounts::{InPlaceOf, Overlay, ganetis_groups, ganetis_users};
-pub use needs::{Need, can_run, kernel_is_at_least, linux_guest};
+pub use needs::{Need, can_run, kernel_is_at_least, linux_guest, promtool};
 pub use node::{NODE_NAME, Node};
 pub use runner::{Outcome, Runner, RunnerBuilder};
 pub use rustix::process::Signal;

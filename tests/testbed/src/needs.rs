@@ -26,6 +26,8 @@ pub enum Need {
     Ganeti,
     /// Prometheus's own client library for Python.
     PrometheusClient,
+    /// Prometheus's `promtool`, which tries rules.
+    Promtool,
     /// The Linux guest of `tests/linux_guest`.
     LinuxGuest,
     /// A machine whose clock may be set.
@@ -71,6 +73,7 @@ impl Need {
             Self::PrometheusClient => {
                 Path::new("/usr/lib/python3/dist-packages/prometheus_client").is_dir()
             }
+            Self::Promtool => promtool().is_some(),
             Self::LinuxGuest => linux_guest("initramfs.cpio.gz").is_file(),
             Self::Linux(major, minor) => kernel_is_at_least(major, minor),
             Self::Systemd => {
@@ -98,6 +101,7 @@ impl Need {
             Self::Original => "the original ganeti-kvmd (package ganeti-haskell-3.0)",
             Self::Ganeti => "Ganeti's Python code (package ganeti-3.0)",
             Self::PrometheusClient => "python3-prometheus-client (package of that name)",
+            Self::Promtool => "promtool (tests/prometheus target/prometheus promtool)",
             Self::WallClock => "CAP_SYS_TIME",
             Self::Systemd => "systemd (package systemd) and control groups of version 2",
             Self::Runit => "runit (package runit)",
@@ -131,6 +135,14 @@ fn python_package() -> Option<PathBuf> {
 #[must_use]
 pub fn linux_guest(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/linux_guest").join(file)
+}
+
+/// The program, as the Makefile has it fetched, or that of an installed Prometheus.
+#[must_use]
+pub fn promtool() -> Option<PathBuf> {
+    let fetched = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/prometheus/promtool");
+    let installed = || has_program("promtool").then(|| PathBuf::from("promtool"));
+    if fetched.is_file() { Some(fetched) } else { installed() }
 }
 
 /// Whether the running kernel is this version or a later one.
