@@ -107,7 +107,7 @@ test-deb: deb
 	@tests/install-packages $(QEMU) $(DEBIANS)
 	@tests/linux_guest/build target/linux_guest
 	@packaging/debian-root target/debian/root
-	packaging/test-deb $(DEB) target/debian/root
+	packaging/test-deb $(DEB) $(DEB_RUN) target/debian/root
 	$(CARGO) build --locked --example stand_in_vm
 	packaging/test-systemd $(DEB) target/debian/root target/linux_guest/vmlinuz \
 		target/debug/examples/stand_in_vm

@@ -89,14 +89,20 @@ fn the_completions_have_the_options_of_the_help() {
 /// Every name of a cause: those of the table, and the reasons that QEMU gives.
 fn causes() -> BTreeSet<String> {
     let cause = read("src/verdict/cause.rs");
-    let shown = cause.split("impl fmt::Display for Cause").nth(1).unwrap();
-    let shown = shown.split("impl fmt::Display").next().unwrap();
+    let names = cause.split("fn name(&self)").nth(1).unwrap().split("fn kind(").next().unwrap();
     let qmp = read("src/wire/qmp/mod.rs");
     let reasons = qmp.split("const NAMES").nth(1).unwrap().split("];").next().unwrap();
     let quoted = |text: &str| -> Vec<String> {
-        text.split('"').skip(1).step_by(2).map(ToString::to_string).collect()
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("///"));
+        code.collect::<Vec<_>>()
+            .join("\n")
+            .split('"')
+            .skip(1)
+            .step_by(2)
+            .map(ToString::to_string)
+            .collect()
     };
-    let mut causes: BTreeSet<String> = quoted(shown).into_iter().collect();
+    let mut causes: BTreeSet<String> = quoted(names).into_iter().collect();
     causes.extend(quoted(reasons));
     // QEMU's word for no reason at all.
     causes.remove("none");

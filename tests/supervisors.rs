@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use kvmd::wire::record::Record;
+use serde_json::Value;
 use testbed::{PATIENCE, Signal, await_that, boot_sector, needs, openrc, send_signal};
 
 /// What a supervisor is called by, how it is told to stop a service and to start it again, and what it
@@ -184,6 +185,14 @@ impl Service {
         String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
+    /// What journalctl(1) says in the systemd that runs it.
+    fn journal(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(script!("journalctl"));
+        let output = command.arg(self.directory()).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
     /// Waits until the supervisor says that it leaves the service down.
     fn await_down(&mut self) {
         await_that("the service is down", || (self.kind.is_down)(&self.status()));
@@ -330,6 +339,37 @@ fn systemd_is_told_when_the_guest_runs_and_what_goes_on() {
     });
     let has = |start: &str| said.lines().any(|line| line.starts_with(start));
     assert!(has("StatusText=the guest runs: QEMU ") && has("NRestarts=0"), "{said}");
+}
+
+#[test]
+fn systemds_journal_has_the_end_once_and_explains_it() {
+    needs!(Qemu, Root, Systemd);
+    let mut service = Service::start(SYSTEMD, "");
+    service.tell(b'p');
+    assert_eq!(service.await_end(1), ("guest-shutdown".into(), 0));
+    service.await_down();
+    let said = service.journal(&["INSTANCE=web1", "-o", "json"]);
+    let entries: Vec<Value> =
+        said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(entries.len(), 1, "{said}");
+    for (field, value) in [
+        ("CAUSE", "guest-shutdown"),
+        ("INITIATOR", "user"),
+        ("SYSLOG_IDENTIFIER", "kvmd-run"),
+        ("PRIORITY", "5"),
+        ("_SYSTEMD_UNIT", "kvmd-run@web1.service"),
+    ] {
+        assert_eq!(entries[0][field], value, "{field}: {said}");
+    }
+    let explained = service.journal(&["-x", "INSTANCE=web1"]);
+    assert!(
+        explained.contains("Subject: Virtual machine web1 was powered off from inside"),
+        "{explained}"
+    );
+    // Nor is it there as a line of stderr's.
+    let all = service.journal(&["--unit=kvmd-run@web1.service", "-o", "cat"]);
+    assert!(all.contains("the guest runs: QEMU "), "{all}");
+    assert_eq!(all.matches("Exiting with 0").count(), 1, "{all}");
 }
 
 /// The default `KillMode=` of systemd, which sends SIGTERM to QEMU as well.

@@ -12,6 +12,7 @@ pub use ssconf::{SsconfError, has_kvm, is_user_shutdown_enabled, is_vm_capable, 
 
 use crate::id::Name;
 use crate::sys::confinement::Reach;
+use crate::sys::journal;
 use crate::sys::node_name::{Family, NodeName};
 use crate::wire::Quoted;
 
@@ -95,6 +96,12 @@ impl Paths {
     #[must_use]
     pub fn log_file(&self) -> PathBuf {
         self.at("/var/log/ganeti/kvm-daemon.log")
+    }
+
+    /// Where the journal takes entries in. A virtual cluster's nodes are none of its machine's.
+    #[must_use]
+    pub fn journal_socket(&self) -> PathBuf {
+        self.at(journal::SOCKET)
     }
 
     /// A file in which Ganeti's master tells its nodes of the cluster.

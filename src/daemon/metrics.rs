@@ -13,8 +13,7 @@ use super::exposition::Kind::{Counter, Gauge, Histogram};
 use super::recurrence::Recurrence;
 use crate::id::Moment;
 use crate::sys::clock;
-use crate::verdict::{Cause, Death, Initiator, Verdict};
-use crate::wire::qmp::Reason;
+use crate::verdict::{Death, Initiator, Verdict};
 
 /// The upper bounds of the histogram of delays, in seconds.
 const BOUNDS: [f64; 7] = [0.000_1, 0.000_3, 0.001, 0.003, 0.01, 0.1, 1.0];
@@ -71,7 +70,7 @@ impl Metrics {
             written: None,
             snapshot: Snapshot::default(),
             recurrence: Recurrence::default(),
-            recurrent: crashes.map(|verdict| (label(&verdict.cause), 0)).collect(),
+            recurrent: crashes.map(|verdict| (verdict.cause.kind().to_string(), 0)).collect(),
             exits: every.iter().map(|verdict| (labels(verdict), 0)).collect(),
             silent: 0,
             delays: [0; BOUNDS.len()],
@@ -89,7 +88,7 @@ impl Metrics {
         let verdict = &death.verdict;
         *self.exits.entry(labels(verdict)).or_default() += 1;
         if verdict.initiator == Initiator::Crash && self.recurrence.note(&death.name, death.ended) {
-            *self.recurrent.entry(label(&verdict.cause)).or_default() += 1;
+            *self.recurrent.entry(verdict.cause.kind().to_string()).or_default() += 1;
         }
         self.is_stale = true;
     }
@@ -212,23 +211,15 @@ impl Metrics {
     }
 }
 
-/// The cause's name, of which there is a bounded number.
-fn label(cause: &Cause) -> String {
-    match cause {
-        Cause::Host(Some(Reason::Unknown(_))) => "other".into(),
-        cause => cause.to_string(),
-    }
-}
-
 fn labels(verdict: &Verdict) -> (String, String) {
-    (label(&verdict.cause), verdict.initiator.to_string())
+    (verdict.cause.kind().to_string(), verdict.initiator.to_string())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::id::Name;
-    use crate::verdict::Case;
+    use crate::verdict::{Case, Cause};
 
     const NOW: Moment = Moment(Duration::from_secs(1_000_000));
 

@@ -18,6 +18,7 @@ mod directory;
 mod endpoint;
 mod exposition;
 mod fatal;
+mod journal;
 mod keep;
 mod lookup;
 mod metrics;
@@ -58,6 +59,7 @@ use connector::ConnectorSource;
 use directory::Directory;
 pub use fatal::FatalError;
 use fatal::cannot;
+use journal::Journal;
 use keep::Keep;
 use lookup::Lookup;
 use pace::Pace;
@@ -131,6 +133,7 @@ impl Daemon {
             log,
             log_file: paths.log_file(),
             records: Records::open(&paths.records_file()),
+            journal: Journal::open(&paths.journal_socket()),
             metrics_file,
         };
         let sources = Sources {

@@ -4,9 +4,8 @@ use std::path::Path;
 
 use log::error;
 
-use crate::account;
 use crate::sys::append_file::AppendFile;
-use crate::verdict::Death;
+use crate::wire::record::Record;
 
 /// Readable for Ganeti's group, not for everybody: command lines may hold secrets.
 const MODE: u32 = 0o640;
@@ -37,8 +36,7 @@ impl Records {
     }
 
     /// Writes this end down, and returns whether it is.
-    pub(super) fn write(&mut self, death: &Death) -> bool {
-        let record = account::record(death);
+    pub(super) fn write(&mut self, record: &Record) -> bool {
         let written = self.file.write_line(&record.to_line());
         if let Err(error) = &written
             && self.file.file().is_some()

@@ -1,4 +1,5 @@
-//! What the daemon reports of its own accord: each end, in the log and as a record, and figures.
+//! What the daemon reports of its own accord: each end, in the log, in the journal
+//! and as a record, and figures.
 //! The writer writes it; here is what it has not got yet.
 
 use std::collections::VecDeque;

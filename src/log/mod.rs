@@ -27,6 +27,7 @@ use jiff::Timestamp;
 use log::{Level, LevelFilter, Metadata, Record};
 
 use crate::sys::append_file::AppendFile;
+use crate::sys::journal;
 use outputs::{Outputs, SyslogOutput};
 pub(crate) use stderr::StderrOutput;
 
@@ -35,7 +36,7 @@ pub(crate) use stderr::StderrOutput;
 pub const NOTICE: &str = "kvmd::notice";
 
 /// Who writes the lines.
-const PROGRAM: &str = "ganeti-kvmd";
+pub(crate) const PROGRAM: &str = "ganeti-kvmd";
 
 /// The part of this program whose lines are logged: all of it. Libraries' lines are not.
 const LOGGED: &str = "kvmd";
@@ -119,7 +120,9 @@ impl Log {
 
     /// Has lines go to stderr as well.
     pub fn to_stderr(&self) {
-        self.outputs().stderr = Some(StderrOutput::default());
+        let mut outputs = self.outputs();
+        outputs.stderr = Some(StderrOutput::default());
+        outputs.stderr_is_journal = journal::is_stderr();
     }
 
     /// Has lines go to the syslog as well.
@@ -146,7 +149,13 @@ impl Log {
 
     /// Writes one whole line, for which it waits. Errors are not returned: nobody could be told.
     pub fn write(&self, line: &[u8]) {
-        self.outputs().write(line);
+        self.outputs().write(line, false);
+    }
+
+    /// The same for a line whose text the journal has got by itself: it is not to have it once more
+    /// by way of stderr.
+    pub fn write_beside_journal(&self, line: &[u8]) {
+        self.outputs().write(line, true);
     }
 
     fn outputs(&self) -> MutexGuard<'_, Outputs> {

@@ -18,6 +18,8 @@ const DAEMON: u8 = 3 << 3;
 #[derive(Debug, Default)]
 pub(super) struct Outputs {
     pub(super) stderr: Option<StderrOutput>,
+    /// What is written there goes to the journal.
+    pub(super) stderr_is_journal: bool,
     pub(super) file: Option<AppendFile>,
     pub(super) syslog: Option<SyslogOutput>,
     /// stdout and stderr lead to the file.
@@ -25,11 +27,14 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    pub(super) fn write(&mut self, line: &[u8]) {
+    /// `is_in_journal`: the journal has the text of this line already.
+    pub(super) fn write(&mut self, line: &[u8], is_in_journal: bool) {
         if let Some(file) = &mut self.file {
             let _ = file.write_line(line);
         }
-        if let Some(stderr) = &mut self.stderr {
+        if let Some(stderr) = &mut self.stderr
+            && !(is_in_journal && self.stderr_is_journal)
+        {
             stderr.write(line);
         }
         if let Some(syslog) = &mut self.syslog {

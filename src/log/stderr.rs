@@ -4,14 +4,12 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, write};
+
+use crate::sys::writable::{PATIENCE, takes_more};
 
 /// A pipe that can be written to takes at least so much without blocking (`PIPE_BUF`).
 const AT_ONCE: usize = 4096;
-
-/// How long a reader may take before it is left behind.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Default)]
 pub(crate) struct StderrOutput {
@@ -59,19 +57,6 @@ impl StderrOutput {
                 // EPIPE: nobody will read it. Others find the line in the file.
                 Err(_) => return,
             }
-        }
-    }
-}
-
-/// Whether something can be written without waiting; waits for that for `longest`.
-fn takes_more(output: BorrowedFd<'_>, longest: Duration) -> bool {
-    let timeout = Timespec { tv_sec: longest.as_secs().cast_signed(), tv_nsec: 0 };
-    loop {
-        match poll(&mut [PollFd::from_borrowed_fd(output, PollFlags::OUT)], Some(&timeout)) {
-            Ok(ready) => return ready > 0,
-            Err(Errno::INTR) => {}
-            // The write will say what is wrong.
-            Err(_) => return true,
         }
     }
 }

@@ -11,7 +11,7 @@ use super::arguments::Options;
 use super::qemu::Qemu;
 use super::session::Ended;
 use super::supervisor::Supervisor;
-use super::voice::{Level, Voice};
+use super::voice::{Level, PROGRAM, Voice};
 use crate::account;
 use crate::stop::Why;
 use crate::sys::append_file::AppendFile;
@@ -47,19 +47,20 @@ pub(super) fn conclude(
     } else {
         NOT_STARTED
     };
-    if code == NOT_STARTED && !ended.has_greeted {
-        voice.say(
-            Level::Error,
-            format_args!(
-                "{}: QEMU ended before it had opened its monitor, {}; its own message should be above. Exiting with {code}",
-                death.name, ended.status
-            ),
+    let (level, words) = if code == NOT_STARTED && !ended.has_greeted {
+        let words = format!(
+            "{}: QEMU ended before it had opened its monitor, {}; its own message should be above. Exiting with {code}",
+            death.name, ended.status
         );
+        (Level::Error, words)
     } else {
         let forced = if why == Why::Forced { "; it had to be forced" } else { "" };
-        voice.say(Level::Notice, format_args!("{death}{forced}. Exiting with {code}"));
-    }
+        let level = account::journal::level(death.verdict.initiator);
+        (level, format!("{death}{forced}. Exiting with {code}"))
+    };
     let record = record(&death, ended, &why, code);
+    let entry = account::journal::entry(PROGRAM, level, &words, &death, &record);
+    voice.say_end(level, &words, &entry);
     if let Some(path) = &options.records
         && let Err(error) = append(path, &record)
     {

@@ -39,3 +39,4 @@ pub mod trace;
 pub mod tracefs;
 pub mod users;
 pub mod worker_threads;
+pub mod writable;

@@ -143,7 +143,7 @@ const FILES: &[libc::c_long] = &[
     libc::SYS_renameat2,
     libc::SYS_statx,
     libc::SYS_unlinkat,
-    // The service manager and the syslog.
+    // The service manager, the syslog and the journal.
     libc::SYS_connect,
 ];
 

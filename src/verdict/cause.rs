@@ -47,6 +47,37 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// The name, in one word: for scripts, for the table in README.md.
+    fn name(&self) -> &str {
+        match self {
+            Self::GuestShutdown => "guest-shutdown",
+            Self::GuestReset => "guest-reset",
+            Self::Powerdown => "powerdown",
+            Self::HostSignal(_) => "host-signal",
+            Self::Host(Some(reason)) => reason.name(),
+            Self::Host(None) => "host",
+            Self::HostError => "host-error",
+            Self::Watchdog => "watchdog",
+            Self::GuestPanic => "guest-panic",
+            Self::Killed => "killed",
+            Self::OutOfMemory => "out-of-memory",
+            Self::Crashed(_) => "crashed",
+            Self::Failed(_) => "failed",
+            Self::Exited => "exited",
+            Self::Unknown => "unknown",
+        }
+    }
+
+    /// The same, of a bounded set: `other` for a reason that this version does not know, whatever
+    /// QEMU calls it.
+    #[must_use]
+    pub fn kind(&self) -> &str {
+        match self {
+            Self::Host(Some(Reason::Unknown(_))) => "other",
+            cause => cause.name(),
+        }
+    }
+
     /// The signal that ended it or asked it to end, where one did and is known.
     #[must_use]
     pub fn signal(&self) -> Option<Signal> {
@@ -251,26 +282,9 @@ fn judge_silence(case: &Case, status: Option<WaitStatus>) -> Verdict {
     }
 }
 
-/// The cause's name, in one word: for scripts, for the table in README.md.
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::GuestShutdown => "guest-shutdown",
-            Self::GuestReset => "guest-reset",
-            Self::Powerdown => "powerdown",
-            Self::HostSignal(_) => "host-signal",
-            Self::Host(Some(reason)) => reason.name(),
-            Self::Host(None) => "host",
-            Self::HostError => "host-error",
-            Self::Watchdog => "watchdog",
-            Self::GuestPanic => "guest-panic",
-            Self::Killed => "killed",
-            Self::OutOfMemory => "out-of-memory",
-            Self::Crashed(_) => "crashed",
-            Self::Failed(_) => "failed",
-            Self::Exited => "exited",
-            Self::Unknown => "unknown",
-        })
+        f.write_str(self.name())
     }
 }
 

@@ -6,6 +6,7 @@
 
 pub mod command_line;
 pub mod fleet;
+pub mod journal;
 pub mod lines;
 pub mod proc_event;
 pub mod qmp;

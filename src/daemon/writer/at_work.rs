@@ -12,6 +12,8 @@ use log::{error, warn};
 use mio::Waker;
 use rustix::io::read;
 
+use crate::account;
+use crate::daemon::journal::Journal;
 use crate::daemon::records::Records;
 use crate::id::Incarnation;
 use crate::log::Log;
@@ -25,8 +27,8 @@ const NOTICE_INTERVAL: Duration = Duration::from_secs(5);
 pub(super) enum Job {
     /// A line of the log.
     Line(Vec<u8>),
-    /// How this life has ended: as a record and, for whoever sees it to find that, as a line of the
-    /// log after it.
+    /// How this life has ended: as a record, as an entry of the journal and, for whoever sees it to
+    /// find those, as a line of the log after them.
     Record(Incarnation, Box<Death>, Vec<u8>),
     /// The metrics, in the place of the former.
     Metrics(String),
@@ -76,6 +78,7 @@ pub(in crate::daemon) struct Outputs {
     pub(in crate::daemon) log: Log,
     pub(in crate::daemon) log_file: PathBuf,
     pub(in crate::daemon) records: Records,
+    pub(in crate::daemon) journal: Journal,
     pub(in crate::daemon) metrics_file: Option<PathBuf>,
 }
 
@@ -150,10 +153,15 @@ impl AtWork {
         match job {
             Job::Line(line) => self.outputs.log.write(line),
             Job::Record(_, death, line) => {
-                if !self.outputs.records.write(death) {
+                let record = account::record(death);
+                if !self.outputs.records.write(&record) {
                     self.shared.lost_records.fetch_add(1, Ordering::Relaxed);
                 }
-                self.outputs.log.write(line);
+                if self.outputs.journal.write(death, &record) {
+                    self.outputs.log.write_beside_journal(line);
+                } else {
+                    self.outputs.log.write(line);
+                }
             }
             Job::Metrics(text) => self.replace_metrics(text),
             Job::Withdraw => {

@@ -1,5 +1,5 @@
 //! The writer: a thread at ordinary priority that waits for disks, pipes and the syslog in the
-//! loop's place. It has the log, the records and the metrics.
+//! loop's place. It has the log, the records, the journal and the metrics.
 //!
 //! The loop runs before ordinary processes, so it must never wait for a thread that does not: an
 //! ordinary thread that was stopped while it held a lock gets no processor as long as others want

@@ -1,4 +1,5 @@
 use super::*;
+use crate::daemon::journal::Journal;
 use crate::daemon::records::Records;
 use crate::log::Log;
 use std::fs;
@@ -13,6 +14,7 @@ fn writer(directory: &Path) -> (Rc<Writer>, mio::Poll) {
         log,
         log_file,
         records: Records::open(&directory.join("records")),
+        journal: Journal::open(&directory.join("journal")),
         metrics_file: Some(directory.join("kvmd.prom")),
     };
     let waker = Waker::new(poll.registry(), mio::Token(0)).unwrap();

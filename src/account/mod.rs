@@ -1,4 +1,7 @@
-//! The account of an end: its record, with the clock on the wall and what the system says of cores.
+//! The account of an end: its record, with the clock on the wall and what the system says of cores,
+//! and its entry in the journal.
+
+pub(crate) mod journal;
 
 use crate::id::Moment;
 use crate::sys::{clock, core_pattern, process};
