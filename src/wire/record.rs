@@ -353,6 +353,6 @@ mod tests {
         let record = Record::parse(line).unwrap();
         assert_eq!((record.version, &*record.cause, record.pid), (2, "killed", None));
         let cut_off = Record::parse(br#"{"instance": "we"#).unwrap_err().to_string();
-        assert!(cut_off.starts_with("EOF while parsing"), "{cut_off}");
+        assert!(cut_off.contains("EOF while parsing"), "{cut_off}");
     }
 }

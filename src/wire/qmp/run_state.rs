@@ -67,15 +67,16 @@ mod tests {
             state(r#"{"return": {"status": "running", "singlestep": false, "running": true}}"#),
             Some(RunState::Running)
         );
-        // Every one of QEMU 10, with `finish-migrate` and `restore-vm`, which pass by themselves.
+        // Every one of QEMU 10; `restore-vm` passes by itself.
         for (names, expected) in [
             ("suspended", RunState::Suspended),
             ("paused debug io-error watchdog colo save-vm", RunState::Paused),
             ("prelaunch preconfig inmigrate", RunState::NotStarted),
+            ("finish-migrate", RunState::Leaving),
             ("postmigrate", RunState::Elsewhere),
             ("shutdown", RunState::Shutdown),
             ("guest-panicked internal-error", RunState::Broken),
-            ("finish-migrate restore-vm new", RunState::Other),
+            ("restore-vm new", RunState::Other),
         ] {
             for name in names.split(' ') {
                 let line = format!(r#"{{"return": {{"status": "{name}"}}}}"#);
