@@ -78,9 +78,9 @@ fn a_linux_guest_is_asked_until_it_hears() {
         // The kernel has a word of its own before it.
         running.await_ready();
         running.signal(Signal::TERM);
-        for runner in [running, early] {
+        for (when, runner) in [("when it ran", running), ("when it booted", early)] {
             let powerdown = "powerdown".to_string();
-            assert_eq!(judged(runner), (0, powerdown.clone(), powerdown), "{machine}");
+            assert_eq!(judged(runner), (0, powerdown.clone(), powerdown), "{machine}, {when}");
         }
     }
 }
