@@ -78,9 +78,9 @@ fn a_linux_guest_is_asked_until_it_hears() {
         // The kernel has a word of its own before it.
         running.await_ready();
         running.signal(Signal::TERM);
-        for runner in [running, early] {
+        for (when, runner) in [("when it ran", running), ("when it booted", early)] {
             let powerdown = "powerdown".to_string();
-            assert_eq!(judged(runner), (0, powerdown.clone(), powerdown), "{machine}");
+            assert_eq!(judged(runner), (0, powerdown.clone(), powerdown), "{machine}, {when}");
         }
     }
 }
@@ -106,8 +106,9 @@ fn a_guest_that_answers_the_button_with_a_reboot_ends_as_well() {
     runner.signal(Signal::TERM);
     listener.await_event("POWERDOWN").unwrap();
     runner.tell(b'r');
-    let (code, cause, why) = POWERDOWN;
-    assert_eq!(judged(runner), (code, cause.into(), why.into()));
+    let (code, cause, _) = judged(runner);
+    // A guest that boots may find the button still pressed: then nobody has asked it since its reset.
+    assert!(code == 0 && ["powerdown", "guest-shutdown"].contains(&&*cause), "{code}, {cause}");
 }
 
 /// Starts a QEMU whose guest does not run yet, and waits until it is in this state.
