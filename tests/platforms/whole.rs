@@ -19,31 +19,34 @@ const PACKAGES: [&str; 7] =
     ["make", "git", "ca-certificates", "cargo", "rustc", "rust-clippy", "rustfmt"];
 
 /// Typed one after the other.
-const COMMANDS: [&str; 5] = ["demo", "check", "compare", "test-deb", "cluster"];
+const COMMANDS: [&str; 5] = ["demo", "check", "test-deb", "cluster", "compare"];
 
-pub(crate) fn play(platform: &Platform) -> Result<Column, String> {
-    let debian = make_debian(&format!("{}-whole", platform.suite), platform.suite, &PACKAGES)?;
+/// Types them, and has the column kept after each: all of them take most of an hour.
+pub(crate) fn play(platform: &Platform, keep: &mut dyn FnMut(&Column)) -> Result<(), String> {
+    let name = format!("{}-whole", platform.suite);
+    let debian = make_debian(&name, platform.suite, &PACKAGES)?;
     let root = debian.join("root");
     clone_into(&root)?;
     let begin = Instant::now();
     let mut cells = Vec::new();
     for target in COMMANDS {
-        let begin = Instant::now();
+        let begin_one = Instant::now();
         println!("make {target} ...");
-        let log = directory().join(format!("{}.make-{target}", platform.suite));
+        let log = directory().join(format!("{name}.make-{target}"));
         let said = Said::by(&mut on_debian(&root, CHECKOUT, &["make", target]), &log)?;
-        let result = said.result(begin.elapsed().as_secs(), &log);
+        let result = said.result(begin_one.elapsed().as_secs(), &log);
         println!("make {target}: {result}");
         cells.push(Cell { what: format!("`make {target}`"), result });
+        keep(&Column {
+            kind: Kind::Whole,
+            title: platform.title.into(),
+            version: version(&root)?,
+            date: today(),
+            seconds: begin.elapsed().as_secs(),
+            cells: cells.clone(),
+        });
     }
-    Ok(Column {
-        kind: Kind::Whole,
-        title: platform.title.into(),
-        version: version(&root)?,
-        date: today(),
-        seconds: begin.elapsed().as_secs(),
-        cells,
-    })
+    Ok(())
 }
 
 /// The versions of what this Debian brings.
