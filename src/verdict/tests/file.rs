@@ -55,10 +55,18 @@ fn a_guest_that_comes_and_goes_cannot_keep_the_daemon_busy() {
     dies(&mut world, EXIT_0);
     assert!(world.file, "the verdict comes late, but it comes");
     let pieces = world.only_death().case.timeline().pieces();
-    assert!(
-        pieces.iter().any(|piece| piece.fact == Fact::FileCreated),
-        "the record waits for what comes of the file"
-    );
+    assert_eq!(pieces.last().unwrap().fact, Fact::FileCreated, "the record waits for that");
+}
+
+#[test]
+fn the_record_of_a_crash_tells_that_a_stale_file_could_not_be_removed() {
+    let mut world = world();
+    (world.file, world.file_errors) = (true, 1);
+    dies(&mut world, WaitStatus(11));
+    let pieces = world.only_death().case.timeline().pieces();
+    assert_eq!(pieces.last().unwrap().fact, Fact::FileFailed);
+    world.passes(Duration::from_secs(1));
+    assert!(!world.file);
 }
 
 #[test]

@@ -145,6 +145,40 @@ fn the_record_waits_for_a_look_at_the_sender_and_the_file_does_not() {
     }
 }
 
+/// Several kill it at once, and one of them once more.
+#[test]
+fn what_is_found_of_one_sender_is_said_of_no_other() {
+    let mut case = Case::default();
+    let later = NOW + Duration::from_secs(1);
+    let settings = Settings::default();
+    for (at, task) in [(NOW, 7), (NOW, 8), (later, 7)] {
+        let fact = Fact::Signalled(Signal::KILL, Arc::new(Sender::unseen(task)));
+        case.learn(at, Source::Trace, fact, &settings);
+    }
+    case.learn(NOW, Source::Process, Fact::SenderSeen(7, bash()), &settings);
+    let unseen: Vec<_> =
+        case.signals().unseen().map(|sent| (sent.at, sent.sender.pid.unwrap())).collect();
+    assert_eq!(unseen, [(NOW, 8), (later, 7)]);
+    let told: Vec<String> =
+        case.timeline().pieces().iter().map(|piece| piece.fact.to_string()).collect();
+    let [bash, other, again] = ["bash[7] (uid 0)", "a process [8]", "a process [7]"]
+        .map(|who| format!("SIGKILL from {who}"));
+    assert_eq!(told, [bash, other, again]);
+}
+
+/// QEMU says in its log which task sent it SIGTERM, and nothing more of it.
+#[test]
+fn whom_the_own_log_names_is_looked_at() {
+    let mut world = world();
+    world.looked_at = Some(bash());
+    let fact = Fact::Signalled(Signal::TERM, Arc::new(Sender::unseen(7)));
+    world.answers.facts = vec![(Source::OwnLog, fact)];
+    world.said(heard(shutdown(Reason::HostSignal)));
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.looks, [(world.now, 7)]);
+    assert_eq!(world.only_death().sent().map(|sent| &sent.sender), Some(&bash()));
+}
+
 #[test]
 fn a_sender_that_cannot_be_looked_at_is_not_waited_for() {
     let mut world = world();
