@@ -178,7 +178,7 @@ every-order:
 	$(CARGO) test --profile search --locked --test every_order -- --nocapture
 
 # Does a test fail if the code is wrong? Changes src/verdict and src/wire in a thousand small ways,
-# one at a time: two hours on two cores. MUTANTS='--re src/verdict/cause' for one file. What is
+# one at a time: some hours on two cores. MUTANTS='--re src/verdict/cause' for one file. What is
 # let live, and why, is in .cargo/mutants.toml.
 mutants:
 	@tests/install-packages $(BUILD)
