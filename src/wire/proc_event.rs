@@ -63,7 +63,7 @@ impl std::error::Error for NotAProcEvent {}
 
 impl ProcMessage {
     pub fn parse(datagram: &[u8]) -> Result<Self, NotAProcEvent> {
-        if datagram.len() > LONGEST || !has_true_headers(datagram) {
+        if !(HEADERS..=LONGEST).contains(&datagram.len()) || !has_true_headers(datagram) {
             return Err(NotAProcEvent);
         }
         let message = &datagram[NLMSGHDR..];
@@ -197,6 +197,18 @@ mod tests {
             ProcMessage::parse(&datagram)
         };
         assert!(of_length(LONGEST).is_ok());
+        // One that ends within its headers, and is right as far as it goes.
+        let cut = |length: usize| {
+            let mut datagram = datagram(0, 0x8000_0000, &[41, 40, 9, 17, 1, 1]);
+            datagram.truncate(length);
+            if let Some(stated) = datagram.first_chunk_mut() {
+                *stated = (length as u32).to_ne_bytes();
+            }
+            ProcMessage::parse(&datagram)
+        };
+        for length in 0..HEADERS {
+            assert!(cut(length).is_err(), "{length}");
+        }
         for length in (HEADERS..HEADERS + 16).chain([LONGEST + 1]) {
             assert!(of_length(length).is_err(), "{length}");
         }
