@@ -88,7 +88,7 @@ impl Need {
                     .any(|place| Path::new(place).join("cgroup.procs").exists());
                 has_groups && Path::new("/lib/systemd/systemd").exists()
             }
-            Self::OpenRc => openrc().join("sbin/supervise-daemon").is_file(),
+            Self::OpenRc => openrc().join("usr/sbin/supervise-daemon").is_file(),
             Self::Runit => is_in_path("runsv"),
             Self::S6 => is_in_path("s6-supervise"),
             Self::Daemontools => is_in_path("svscan"),
