@@ -15,7 +15,7 @@ CLUSTER = sshd:openssh-server socat:socat fping:fping arping:iputils-arping ip:i
 DEBIANS = debootstrap:debootstrap cpio:cpio xz:xz-utils
 ARM64 = qemu-system-aarch64:qemu-system-arm
 
-PACKAGING = dpkg-buildpackage:dpkg-dev dh:debhelper lintian:lintian
+PACKAGING = /usr/share/build-essential/list:build-essential dpkg-buildpackage:dpkg-dev dh:debhelper lintian:lintian
 DEB = target/debian/ganeti-kvmd-rs_*.deb
 DEB_RUN = target/debian/kvmd-run_*.deb
 PEERS = forkstat:forkstat extrace:extrace strace:strace
