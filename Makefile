@@ -18,6 +18,7 @@ ARM64 = qemu-system-aarch64:qemu-system-arm
 PACKAGING = /usr/share/build-essential/list:build-essential dpkg-buildpackage:dpkg-dev dh:debhelper lintian:lintian
 DEB = target/debian/ganeti-kvmd-rs_*.deb
 DEB_RUN = target/debian/kvmd-run_*.deb
+DEB_WHY = target/debian/kvmd-why_*.deb
 PEERS = forkstat:forkstat extrace:extrace strace:strace
 PLOT = /usr/lib/python3/dist-packages/matplotlib:python3-matplotlib
 
@@ -97,28 +98,28 @@ check:
 deb:
 	@tests/install-packages $(BUILD) $(PACKAGING)
 	$(CARGO) build --release --locked --bins
-	@rm -f $(DEB) $(DEB_RUN)
+	@rm -f $(DEB) $(DEB_RUN) $(DEB_WHY)
 	@packaging/build-deb target/debian
-	lintian --allow-root --fail-on warning $(DEB) $(DEB_RUN)
+	lintian --allow-root --fail-on warning $(DEB) $(DEB_RUN) $(DEB_WHY)
 
-# It is installed, upgraded and removed on a Debian with Ganeti; then in a virtual machine, under
+# They are installed, upgraded and removed on a Debian with Ganeti; then in a virtual machine, under
 # that Debian's own kernel and systemd.
 test-deb: deb
 	@tests/install-packages $(QEMU) $(DEBIANS)
 	@tests/linux_guest/build target/linux_guest
 	@packaging/debian-root target/debian/root
-	packaging/test-deb $(DEB) $(DEB_RUN) target/debian/root
+	packaging/test-deb $(DEB) $(DEB_WHY) $(DEB_RUN) target/debian/root
 	$(CARGO) build --locked --example stand_in_vm
-	packaging/test-systemd $(DEB) target/debian/root target/linux_guest/vmlinuz \
+	packaging/test-systemd $(DEB) $(DEB_WHY) target/debian/root target/linux_guest/vmlinuz \
 		target/debug/examples/stand_in_vm
 
-# Real clusters of Ganeti, in namespaces of their own, with the package of ours and with the original:
+# Real clusters of Ganeti, in namespaces of their own, with this project's packages and with the original:
 # what gnt-instance list says of instances that ended, and what the watcher does. CLUSTER_PLAY='QA'
 # plays those chapters alone whose titles contain a word.
 cluster: deb
 	@tests/install-packages $(QEMU) $(ORIGINAL) $(GANETI) $(CLUSTER)
 	@tests/cluster/packages target/cluster/packages
-	CLUSTER_PACKAGE=$$(realpath $(DEB)) $(CARGO) test --locked --test cluster -- $(CLUSTER_PLAY)
+	CLUSTER_PACKAGE=$$(realpath $(DEB)) CLUSTER_KVMD_WHY=$$(realpath $(DEB_WHY)) $(CARGO) test --locked --test cluster -- $(CLUSTER_PLAY)
 
 # The QEMU and the kernel of each Debian: guests of the one end in every way, and the other boots in an
 # emulated machine that runs the tests, on arm64 as well; then a whole Debian that does what README.md

@@ -1,6 +1,6 @@
 //! What is packed beside the programs is true: the manual pages and the shell's completions have
 //! every option, the copyright file every crate that is linked, and none of the crates asks for a
-//! later Rust than this project does.
+//! later Rust than this project does. Each file is in one Debian package, the one that is named for it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -335,4 +335,90 @@ fn every_path_that_a_document_names_is_there() {
         }
     }
     assert!(gone.is_empty(), "these are not there (any more):\n{gone}");
+}
+
+/// The Debian packages: name, and what packaging/debian/control says of it.
+fn packages() -> BTreeMap<String, String> {
+    let control = read("packaging/debian/control");
+    let of_package = |paragraph: &str| {
+        let name = paragraph.trim_start().strip_prefix("Package: ")?.lines().next()?;
+        Some((name.to_string(), paragraph.to_string()))
+    };
+    control.split("\n\n").filter_map(of_package).collect()
+}
+
+/// What a package has by one of its lists, `install` or `manpages` or `examples`: paths below packaging/,
+/// and programs by their names.
+fn listed(package: &str, list: &str) -> Vec<String> {
+    let path = root().join(format!("packaging/debian/{package}.{list}"));
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter_map(|line| line.split(' ').next()).map(ToString::to_string).collect()
+}
+
+/// Two packages that have the same file cannot be installed side by side.
+#[test]
+fn every_program_page_completion_and_catalog_is_in_one_package() {
+    let mut packed: Vec<String> = Vec::new();
+    for package in packages().keys() {
+        packed.extend(listed(package, "install"));
+        packed.extend(listed(package, "manpages"));
+    }
+    packed.sort();
+    let mut there = ["ganeti-kvmd", "kvmd-run", "kvmd-why"].map(ToString::to_string).to_vec();
+    there.extend(["before-start", "before-stop"].map(ToString::to_string));
+    for directory in ["completions", "journal", "man"] {
+        let files = fs::read_dir(root().join("packaging").join(directory)).unwrap();
+        let name = |file: fs::DirEntry| file.file_name().into_string().unwrap();
+        there.extend(files.map(|file| format!("{directory}/{}", name(file.unwrap()))));
+    }
+    there.sort();
+    assert_eq!(packed, there);
+}
+
+/// Who runs kvmd-run without Ganeti can have both, and whoever looks into records from elsewhere needs
+/// nothing that runs virtual machines.
+#[test]
+fn kvmd_why_and_kvmd_run_depend_on_nothing_but_what_they_are_linked_with() {
+    let packages = packages();
+    for name in ["kvmd-why", "kvmd-run"] {
+        let control = packages.get(name).unwrap_or_else(|| panic!("there is no package {name}"));
+        let depends = control.lines().find_map(|line| line.strip_prefix("Depends: "));
+        assert_eq!(depends, Some("${misc:Depends}, ${shlibs:Depends}"), "{name}");
+    }
+}
+
+/// What a package has in its directory of examples.
+fn examples(package: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for entry in listed(package, "examples") {
+        let path = root().join("packaging").join(&entry);
+        let paths: Vec<PathBuf> = if path.ends_with("*") {
+            let files = fs::read_dir(path.parent().unwrap()).unwrap();
+            files.map(|file| file.unwrap().path()).collect()
+        } else {
+            vec![path]
+        };
+        names.extend(paths.iter().map(|path| path.file_name().unwrap().to_str().unwrap().into()));
+    }
+    names
+}
+
+#[test]
+fn every_example_that_a_manual_page_names_is_in_the_package_that_it_names() {
+    const DOC: &str = "/usr/share/doc/";
+    let mut checked = 0;
+    for Told { page, .. } in programs() {
+        for rest in page.split(DOC).skip(1) {
+            let path = rest.split_whitespace().next().unwrap_or_default();
+            let (package, below) = path.split_once("/examples").expect("it is an example");
+            let examples = examples(package);
+            let is_there = match below.split('/').nth(1) {
+                None => !examples.is_empty(),
+                Some(name) => examples.contains(name),
+            };
+            assert!(is_there, "{DOC}{path} is not packed");
+            checked += 1;
+        }
+    }
+    assert!(checked > 0, "no manual page names an example any more");
 }

@@ -43,6 +43,14 @@ pub(crate) struct Shape {
     pub(crate) memory: u32,
 }
 
+/// What is installed on a node of [`Subject::Ours`].
+#[derive(Clone, Debug)]
+pub(crate) struct Packages {
+    pub(crate) daemon: PathBuf,
+    /// The daemon's depends on it.
+    pub(crate) why: PathBuf,
+}
+
 /// A running cluster.
 pub(crate) struct Cluster {
     pub(crate) subject: Subject,
@@ -50,7 +58,7 @@ pub(crate) struct Cluster {
     name: String,
     names: Vec<String>,
     top: PathBuf,
-    package: PathBuf,
+    packages: Packages,
 }
 
 /// Ganeti's hypervisor parameters for the whole cluster.
@@ -59,9 +67,14 @@ const PARAMETERS: &str = "kvm:kernel_path=,kvm_path=/usr/bin/qemu-system-x86_64,
     user_shutdown=true,vnc_bind_address=";
 
 impl Cluster {
-    /// Initialises a cluster of one node. With [`Subject::Ours`] the package is installed on it as it
-    /// is on a node that has Ganeti already.
-    pub(crate) fn new(top: &Path, subject: Subject, purpose: &str, package: &Path) -> Result<Self> {
+    /// Initialises a cluster of one node. With [`Subject::Ours`] the packages are installed on it as
+    /// they are on a node that has Ganeti already.
+    pub(crate) fn new(
+        top: &Path,
+        subject: Subject,
+        purpose: &str,
+        packages: &Packages,
+    ) -> Result<Self> {
         let word = format!("{}-{purpose}", subject.word());
         let name = format!("{word}.example.com");
         let names = [1, 2].map(|number| format!("{word}-node{number}.example.com")).to_vec();
@@ -71,7 +84,7 @@ impl Cluster {
             name,
             names,
             top: top.to_path_buf(),
-            package: package.to_path_buf(),
+            packages: packages.clone(),
         };
         cluster.start_node()?;
         let master = cluster.master();
@@ -97,7 +110,7 @@ impl Cluster {
     fn start_node(&mut self) -> Result<()> {
         let node = Node::new(&self.top, &self.name, &self.names, self.nodes.len());
         if self.subject == Subject::Ours {
-            node.install(&self.package)?;
+            node.install(&[&self.packages.daemon, &self.packages.why])?;
         }
         self.nodes.push(node);
         Ok(())
@@ -159,11 +172,11 @@ impl Cluster {
         master.run_for(300, &[words, arguments].concat()).map(drop)
     }
 
-    /// Our package with a later version.
+    /// The daemon's package with a later version.
     pub(crate) fn later_package(&self) -> Result<PathBuf> {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/packaging/later-version");
         let later = self.top.join(format!("{}-later.deb", self.name));
-        let made = Command::new(script).args([&self.package, &later]).status();
+        let made = Command::new(script).args([&self.packages.daemon, &later]).status();
         if made.is_ok_and(|status| status.success()) {
             Ok(later)
         } else {

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread::{self, ScopedJoinHandle};
 
-use cluster::{Cluster, Subject};
+use cluster::{Cluster, Packages, Subject};
 use story::Chapter;
 use table::Row;
 use testbed::{Need, can_run};
@@ -45,14 +45,16 @@ fn main() -> ExitCode {
     // What fails is printed with its story.
     std::panic::set_hook(Box::new(|_| {}));
     let target = Path::new(env!("CARGO_MANIFEST_DIR")).join("target");
-    let package = PathBuf::from(std::env::var_os("CLUSTER_PACKAGE").expect("CLUSTER_PACKAGE"));
+    let package = |name: &str| PathBuf::from(std::env::var_os(name).expect(name));
+    let packages =
+        Packages { daemon: package("CLUSTER_PACKAGE"), why: package("CLUSTER_KVMD_WHY") };
     println!("Unpacking Ganeti for the nodes ...");
     node::make_base(&top, &target.join("cluster/packages"));
     // Side by side: most of the time each of them waits.
     let (mut ours, mut theirs) = thread::scope(|scope| {
         let play = |subject, play: Play| {
-            let (top, package) = (&top, &package);
-            scope.spawn(move || play(top, subject, package))
+            let (top, packages) = (&top, &packages);
+            scope.spawn(move || play(top, subject, packages))
         };
         let [ours, theirs] = [Subject::Ours, Subject::Theirs].map(|subject| {
             [play_stories as Play, play_qa, play_rounds].map(|it| play(subject, it))
@@ -68,7 +70,7 @@ fn main() -> ExitCode {
 }
 
 /// What is played on a cluster of its own.
-type Play = fn(&Path, Subject, &Path) -> Vec<Row>;
+type Play = fn(&Path, Subject, &Packages) -> Vec<Row>;
 
 /// Whether the title contains one of the program's arguments; without any, all do.
 fn is_chosen(title: &str) -> bool {
@@ -76,9 +78,9 @@ fn is_chosen(title: &str) -> bool {
     chosen.peek().is_none() || chosen.any(|it| title.contains(&it))
 }
 
-fn play_stories(top: &Path, subject: Subject, package: &Path) -> Vec<Row> {
+fn play_stories(top: &Path, subject: Subject, packages: &Packages) -> Vec<Row> {
     let chapters: Vec<_> = CHAPTERS.iter().filter(|chapter| is_chosen(chapter.title)).collect();
-    let Some(mut cluster) = make(top, subject, "stories", package, !chapters.is_empty()) else {
+    let Some(mut cluster) = make(top, subject, "stories", packages, !chapters.is_empty()) else {
         return Vec::new();
     };
     let mut rows: Vec<Row> =
@@ -102,15 +104,15 @@ fn compare_complaints(ours: &mut [Row], theirs: &mut [Row]) {
     theirs.result.clone_from(&theirs.expected);
 }
 
-fn play_qa(top: &Path, subject: Subject, package: &Path) -> Vec<Row> {
+fn play_qa(top: &Path, subject: Subject, packages: &Packages) -> Vec<Row> {
     let tests: Vec<_> =
         stories::qa::TESTS.into_iter().filter(|(title, _)| is_chosen(title)).collect();
-    let cluster = make(top, subject, "qa", package, !tests.is_empty());
+    let cluster = make(top, subject, "qa", packages, !tests.is_empty());
     cluster.map(|cluster| stories::qa::play(&cluster, &tests)).unwrap_or_default()
 }
 
-fn play_rounds(top: &Path, subject: Subject, package: &Path) -> Vec<Row> {
-    let cluster = make(top, subject, "rounds", package, is_chosen("rounds"));
+fn play_rounds(top: &Path, subject: Subject, packages: &Packages) -> Vec<Row> {
+    let cluster = make(top, subject, "rounds", packages, is_chosen("rounds"));
     cluster.map(|cluster| vec![stories::qa::play_rounds(&cluster)]).unwrap_or_default()
 }
 
@@ -119,14 +121,14 @@ fn make(
     top: &Path,
     subject: Subject,
     purpose: &str,
-    package: &Path,
+    packages: &Packages,
     is_wanted: bool,
 ) -> Option<Cluster> {
     if !is_wanted {
         return None;
     }
     cluster::say(subject, &format!("making a cluster of one node ({purpose})"));
-    Cluster::new(top, subject, purpose, package)
+    Cluster::new(top, subject, purpose, packages)
         .inspect_err(|error| cluster::say(subject, &error.to_string()))
         .ok()
 }

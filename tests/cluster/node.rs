@@ -125,14 +125,19 @@ impl Node {
         finish(&mut self.command_in(&["--mount", "--uts"], LONGEST, words), words)
     }
 
-    /// Installs a Debian package, as an administrator does.
-    pub(crate) fn install(&self, package: &Path) -> Result<()> {
-        let name = package.file_name().and_then(|name| name.to_str()).expect("a package's name");
-        let at = format!("/root/{name}");
-        fs::copy(package, self.path(&at))
-            .map_err(|error| Failed(format!("copying {}: {error}", package.display())))?;
-        self.run_in_machine_network(&["apt-get", "install", "-q", "-y", &at])?;
-        Ok(())
+    /// Installs Debian packages, as an administrator does.
+    pub(crate) fn install(&self, packages: &[&Path]) -> Result<()> {
+        let mut words = ["apt-get", "install", "-q", "-y"].map(ToString::to_string).to_vec();
+        for package in packages {
+            let name =
+                package.file_name().and_then(|name| name.to_str()).expect("a package's name");
+            let at = format!("/root/{name}");
+            fs::copy(package, self.path(&at))
+                .map_err(|error| Failed(format!("copying {}: {error}", package.display())))?;
+            words.push(at);
+        }
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        self.run_in_machine_network(&words).map(drop)
     }
 
     /// The pid of one of Ganeti's daemons here, if it runs.

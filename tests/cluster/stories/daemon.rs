@@ -17,7 +17,7 @@ pub(crate) const RESTARTS: Chapter = Chapter {
             let node = scene.cluster.master();
             let before = running(node)?;
             match scene.cluster.subject {
-                Subject::Ours => node.install(&scene.cluster.later_package()?)?,
+                Subject::Ours => node.install(&[&scene.cluster.later_package()?])?,
                 // What an upgrade of Debian's package does.
                 Subject::Theirs => {
                     node.daemon_util("stop", KVMD)?;
