@@ -7,6 +7,8 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 
 use testbed::{Signal, await_that, has_ended, send_signal};
 
+const KVMD_WHY: &str = env!("CARGO_BIN_EXE_kvmd-why");
+
 /// A `kvmd-why` that follows a file of records; killed when dropped.
 struct Follower {
     directory: tempfile::TempDir,
@@ -21,8 +23,29 @@ impl Follower {
         let directory = tempfile::tempdir().unwrap();
         let records = directory.path().join("records");
         File::create(&records).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_kvmd-why"))
-            .arg(format!("--file={}", records.display()))
+        let mut program = Command::new(KVMD_WHY);
+        program.arg(format!("--file={}", records.display()));
+        Self::start_as(program, directory, options, command)
+    }
+
+    /// The same on the records of this node, which are in `var/log/ganeti`.
+    fn start_on_node(options: &[&str], command: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("var/log/ganeti");
+        fs::create_dir_all(&log).unwrap();
+        File::create(log.join("kvm-exits.jsonl")).unwrap();
+        let mut program = Command::new(KVMD_WHY);
+        program.env("GANETI_ROOTDIR", directory.path());
+        Self::start_as(program, directory, options, command)
+    }
+
+    fn start_as(
+        mut program: Command,
+        directory: tempfile::TempDir,
+        options: &[&str],
+        command: &str,
+    ) -> Self {
+        let mut child = program
             .arg("--follow")
             .arg(format!("--exec={command}"))
             .args(options)
@@ -115,6 +138,36 @@ fn a_command_has_the_record_and_nothing_of_it_is_a_command() {
     assert!(!follower.path("pwned").exists());
     let line = follower.stdout.next().unwrap().unwrap();
     assert!(line.contains("(pid 4242)") && !line.contains('\u{1b}'), "{line}");
+}
+
+/// Members of Ganeti's groups can rename files where the node's records are, and make some.
+#[test]
+fn what_somebody_has_put_in_the_place_of_the_records_runs_nothing() {
+    let mut follower = Follower::start_on_node(&[], "echo ran $KVMD_NAME");
+    let log = follower.path("var/log/ganeti");
+    let records = log.join("kvm-exits.jsonl");
+    let put = |name: &str, text: &str| {
+        let new = log.join("new");
+        fs::write(&new, text).unwrap();
+        if name == "forged" {
+            // Another name makes it as little the daemon's as another owner.
+            fs::hard_link(&new, log.join("other")).unwrap();
+        }
+        fs::rename(&new, &records).unwrap();
+    };
+    put("forged", &record("forged", "crashed", "crash").replace("2026", "2126"));
+    let complaint = follower.complaint();
+    assert!(complaint.ends_with("it has other names as well; remove it"), "{complaint}");
+    // What was recorded before it began.
+    put("replayed", &record("replayed", "crashed", "crash"));
+    let complaint = follower.complaint();
+    assert!(complaint.starts_with("kvmd-why: replayed: its end is older than"), "{complaint}");
+    put("new", &record("new", "crashed", "crash").replace("2026", "2126"));
+    assert_eq!(follower.complaint(), "ran new");
+    await_that("the command has ended", || follower.children().is_empty());
+    follower.send(Signal::TERM);
+    let (status, complaints) = follower.end();
+    assert_eq!((status.code(), complaints.len()), (Some(0), 0), "{complaints:?}");
 }
 
 #[test]

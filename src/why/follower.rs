@@ -1,7 +1,8 @@
 //! Waiting for records as they come, through rotations.
 //!
 //! A line is handed over once, when it is whole. A file that is rotated away is read to its end, and on:
-//! whoever writes it goes on doing so until it is told of the rotation.
+//! whoever writes it goes on doing so until it is told of the rotation. A file that cannot be read is
+//! told of once, and what else there is goes on.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -11,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use inotify::{Inotify, WatchMask};
+use jiff::Timestamp;
 
 use super::Failure;
 use super::files;
@@ -20,6 +22,7 @@ use super::source::Source;
 pub(super) struct Follower {
     inotify: Inotify,
     followed: Vec<Followed>,
+    begun: Timestamp,
 }
 
 /// A source that is followed.
@@ -29,6 +32,8 @@ struct Followed {
     /// What the path led to before, and what it leads to.
     before: Option<Open>,
     now: Option<Open>,
+    /// It could not be read the last time, and that has been told.
+    is_bad: bool,
 }
 
 /// A file, and how far it has been read.
@@ -40,34 +45,49 @@ struct Open {
 impl Follower {
     /// Tells of what is appended from now on. Standard input cannot be followed: it is passed over.
     pub(super) fn new(sources: &[Source]) -> Result<Self, Failure> {
+        let begun = Timestamp::now();
         let paths = sources.iter().filter_map(|source| Some((source, source.path()?)));
         let followed: Vec<Followed> =
             paths.map(|(source, path)| Followed::new(source, path)).collect::<Result<_, _>>()?;
         let directories: BTreeSet<&Path> =
             followed.iter().map(|it| directory_of(&it.path)).collect();
-        let inotify = Inotify::init().map_err(|error| Failure::Watch(PathBuf::new(), error))?;
+        let inotify = Inotify::init().map_err(Failure::Inotify)?;
         let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO;
         for directory in directories {
             let watched = inotify.watches().add(directory, mask);
             watched.map_err(|error| Failure::Watch(directory.to_path_buf(), error))?;
         }
-        Ok(Self { inotify, followed })
+        Ok(Self { inotify, followed, begun })
     }
 
-    /// Hands over what is new: perhaps nothing. It waits for nothing.
-    pub(super) fn read(&mut self, mut each: impl FnMut(&Source, Line<'_>)) -> Result<(), Failure> {
+    /// When it began to follow.
+    pub(super) fn begun(&self) -> Timestamp {
+        self.begun
+    }
+
+    /// Hands over what is new: perhaps nothing. It waits for nothing. An error is a file's, and the
+    /// next one is of another, or after it could be read again.
+    pub(super) fn read(
+        &mut self,
+        mut each: impl FnMut(&Source, io::Result<Line<'_>>),
+    ) -> Result<(), Failure> {
         let mut buffer = [0; 4096];
         loop {
             match self.inotify.read_events(&mut buffer) {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Failure::Watch(PathBuf::new(), error)),
+                Err(error) => return Err(Failure::Inotify(error)),
             }
         }
         for followed in &mut self.followed {
             let read = followed.read(&mut each);
-            read.map_err(|error| Failure::Read(followed.path.display().to_string(), error))?;
+            let was_bad = std::mem::replace(&mut followed.is_bad, read.is_err());
+            if let Err(error) = read
+                && !was_bad
+            {
+                each(&followed.source, Err(error));
+            }
         }
         Ok(())
     }
@@ -91,12 +111,13 @@ impl Followed {
         if let Some(now) = &mut now {
             now.offset = now.file.metadata().map_err(failed)?.len();
         }
-        Ok(Self { source: source.clone(), path: path.to_path_buf(), before: None, now })
+        let (source, path) = (source.clone(), path.to_path_buf());
+        Ok(Self { source, path, before: None, now, is_bad: false })
     }
 
-    fn read(&mut self, each: &mut impl FnMut(&Source, Line<'_>)) -> io::Result<()> {
-        let Self { source, path, before, now } = self;
-        let mut each = |line: Line<'_>| each(source, line);
+    fn read(&mut self, each: &mut impl FnMut(&Source, io::Result<Line<'_>>)) -> io::Result<()> {
+        let Self { source, path, before, now, .. } = self;
+        let mut each = |line: Line<'_>| each(source, Ok(line));
         for open in [&mut *before, &mut *now].into_iter().flatten() {
             open.read(&mut each)?;
         }
@@ -108,8 +129,13 @@ impl Followed {
             if let Some(now) = now {
                 now.read(&mut each)?;
             }
-            next.read(&mut each)?;
-            *before = now.replace(next);
+            if before.as_ref().is_some_and(|before| before.is(&next)) {
+                // It has been given its name back, and has been read.
+                std::mem::swap(before, now);
+            } else {
+                next.read(&mut each)?;
+                *before = now.replace(next);
+            }
         }
         Ok(())
     }
@@ -155,6 +181,7 @@ impl Open {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::why::source::Origin;
     use std::ffi::OsStr;
     use std::fs;
     use std::io::Write;
@@ -165,6 +192,14 @@ mod tests {
     }
 
     impl Scene {
+        /// This node's records, with a line.
+        fn of_node() -> Self {
+            let mut scene = Self::new(&["records"]);
+            let own = Source::from(Origin::Node(scene.path("records")));
+            scene.follower = Follower::new(&[own]).unwrap();
+            scene
+        }
+
         /// Files of these names, each with a line.
         fn new(names: &[&str]) -> Self {
             let directory = tempfile::tempdir().unwrap();
@@ -193,7 +228,7 @@ mod tests {
             let mut seen = Vec::new();
             self.follower
                 .read(|_, line| match line {
-                    Line::Whole(line) => seen.push(String::from_utf8_lossy(line).into_owned()),
+                    Ok(Line::Whole(line)) => seen.push(String::from_utf8_lossy(line).into_owned()),
                     other => panic!("{other:?}"),
                 })
                 .unwrap();
@@ -217,6 +252,44 @@ mod tests {
         scene.append("records.1", "late\n");
         assert_eq!(scene.read(), ["late"]);
         assert!(scene.read().is_empty());
+    }
+
+    #[test]
+    fn what_has_been_read_is_not_read_again_under_its_old_name() {
+        let mut scene = Scene::of_node();
+        scene.append("records", "web1\n");
+        assert_eq!(scene.read(), ["web1"]);
+        fs::rename(scene.path("records"), scene.path("records.1")).unwrap();
+        scene.append("records", "web2\n");
+        assert_eq!(scene.read(), ["web2"]);
+        fs::rename(scene.path("records.1"), scene.path("records")).unwrap();
+        scene.append("records", "web3\n");
+        assert_eq!(scene.read(), ["web3"]);
+    }
+
+    /// A member of Ganeti's groups can put anything there.
+    #[test]
+    fn a_planted_file_is_told_of_once_and_the_records_are_followed_on() {
+        let mut scene = Scene::of_node();
+        fs::rename(scene.path("records"), scene.path("moved")).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, scene.path("records"), fifo, mode, 0).unwrap();
+        let mut told = Vec::new();
+        for name in ["web1", "web2"] {
+            scene.append("moved", &format!("{name}\n"));
+            let read = scene.follower.read(|_, line| match line {
+                Ok(line) => told.push(format!("{line:?}")),
+                Err(error) => told.push(error.to_string()),
+            });
+            read.unwrap();
+        }
+        let whole = |name: &str| format!("{:?}", Line::Whole(name.as_bytes()));
+        let fifo = "it is a FIFO, not a plain file; remove it".to_string();
+        assert_eq!(told, [whole("web1"), fifo, whole("web2")]);
+        fs::remove_file(scene.path("records")).unwrap();
+        scene.append("records", "web3\n");
+        assert_eq!(scene.read(), ["web3"]);
     }
 
     #[test]

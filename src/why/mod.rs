@@ -30,6 +30,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
+use rustix::io::Errno;
 
 use crate::sys::signal_descriptor::SignalDescriptor;
 use crate::wire::{Shown, Signal};
@@ -48,6 +49,8 @@ enum Failure {
     UnknownInstance(String, Known),
     NoMatch,
     Watch(PathBuf, io::Error),
+    Inotify(io::Error),
+    Wait(io::Error),
     Signals(io::Error),
     Untold(Untold),
 }
@@ -70,6 +73,15 @@ impl fmt::Display for Failure {
             }
             Self::NoMatch => f.write_str(NO_MATCH),
             Self::Watch(path, error) => write!(f, "Cannot watch {}: {error}", path.display()),
+            Self::Inotify(error) => {
+                write!(f, "Cannot watch files: {error}")?;
+                // So it says that the user has too many instances.
+                if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) {
+                    f.write_str("\nIs fs.inotify.max_user_instances high enough?")?;
+                }
+                Ok(())
+            }
+            Self::Wait(error) => write!(f, "Cannot wait for records: {error}"),
             Self::Signals(error) => write!(f, "Cannot wait for signals: {error}"),
             Self::Untold(Untold::Write(error)) => write!(f, "Cannot write: {error}"),
             Self::Untold(Untold::Page(path, error)) => {
