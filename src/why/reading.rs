@@ -77,14 +77,16 @@ pub(super) fn read_all(
 pub(super) struct Reader<'s> {
     source: &'s Source,
     now: Timestamp,
-    fleet: Fleet,
+    /// For what came through the pipe of many nodes, or may have.
+    fleet: Option<Fleet>,
     /// The node whose part this is said so.
     has_nothing: bool,
 }
 
 impl<'s> Reader<'s> {
     pub(super) fn new(source: &'s Source, now: Timestamp) -> Self {
-        Self { source, now, fleet: Fleet::default(), has_nothing: false }
+        let fleet = source.is_of_many().then(Fleet::default);
+        Self { source, now, fleet, has_nothing: false }
     }
 
     fn read(
@@ -113,7 +115,11 @@ impl<'s> Reader<'s> {
         let (Line::Whole(line) | Line::Unfinished(line)) = *line else {
             return unread.add_line(self.source, number, &"it is longer than 1 MiB", b"");
         };
-        match self.fleet.read(line) {
+        let said = match &mut self.fleet {
+            Some(fleet) => fleet.read(line),
+            None => Said::alone(line),
+        };
+        match said {
             Said::Object(brought, line) => match Outline::parse(line) {
                 Ok(outline) => {
                     let own = outline.node().map(String::from);
