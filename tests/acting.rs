@@ -170,6 +170,24 @@ fn what_somebody_has_put_in_the_place_of_the_records_runs_nothing() {
     assert_eq!((status.code(), complaints.len()), (Some(0), 0), "{complaints:?}");
 }
 
+/// It is counted and cut as any other line that is no record, and the next ones are run.
+#[test]
+fn a_record_that_is_well_formed_in_part_is_named() {
+    let mut follower = Follower::start(&[], "echo ran $KVMD_NAME");
+    let torn = format!(
+        "{{\"instance\":\"web1\",\"initiator\":\"crash\",\"evidence\":\"{}\"}}\n",
+        "x".repeat(10_000)
+    );
+    follower.append(&(torn.repeat(3) + &record("web2", "crashed", "crash")));
+    let complaint = follower.complaint();
+    assert!(complaint.ends_with("/records: 3 lines are no records:"), "{complaint}");
+    for _ in 0..3 {
+        let complaint = follower.complaint();
+        assert!(complaint.starts_with("  a new line: ") && complaint.len() < 400, "{complaint}");
+    }
+    assert_eq!(follower.complaint(), "ran web2");
+}
+
 #[test]
 fn a_command_that_fails_is_named_and_the_next_is_run() {
     let script = "case $KVMD_NAME in web1) exit 3;; web2) kill -KILL $$;; esac; echo done >&2";

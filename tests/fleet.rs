@@ -242,6 +242,16 @@ fn lines_that_cannot_be_read_are_counted_and_the_first_are_named() {
 }
 
 #[test]
+fn a_line_that_cannot_be_read_is_that_of_its_file() {
+    let nodes = Nodes::new();
+    nodes.add("node1", &[killed("03:00:01", "web1")]);
+    let rotated = nodes.write("roots/node1/var/log/ganeti/kvm-exits.jsonl.1", "nonsense\n");
+    let own = Command::new(KVMD_WHY).env("GANETI_ROOTDIR", nodes.root("node1")).output().unwrap();
+    let complaints = String::from_utf8(own.stderr).unwrap();
+    assert!(complaints.starts_with(&format!("{rotated}: 1 line is no record:")), "{complaints}");
+}
+
+#[test]
 fn a_file_that_cannot_be_read_costs_its_own_ends_only() {
     let nodes = Nodes::new();
     let a = nodes.write("a", killed("03:00:01", "web1"));

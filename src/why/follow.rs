@@ -36,8 +36,9 @@ pub(super) fn tell(
 ) -> Result<(), Failure> {
     let mut news = News::default();
     loop {
-        news.read(&mut follower, out, question, style, |_| {})?;
-        await_any(&mut [PollFd::new(&follower, PollFlags::IN)], None)?;
+        let is_more = news.read(&mut follower, out, question, style, |_| {})?;
+        let due = is_more.then(Instant::now);
+        await_any(&mut [PollFd::new(&follower, PollFlags::IN)], due)?;
     }
 }
 
@@ -55,8 +56,9 @@ pub(super) fn act(
     let oldest = follower.begun() - OLDER;
     let mut has_old = false;
     loop {
+        let mut is_more = false;
         if !is_ending {
-            news.read(&mut follower, &mut out, question, style, |new| {
+            is_more = news.read(&mut follower, &mut out, question, style, |new| {
                 // Records that somebody has put back: what they were recorded for has been done.
                 if new.is_nodes_own && new.ended.is_some_and(|ended| ended < oldest) {
                     if !std::mem::replace(&mut has_old, true) {
@@ -78,7 +80,7 @@ pub(super) fn act(
         let mut sources =
             [PollFd::new(signals, PollFlags::IN), PollFd::new(&follower, PollFlags::IN)];
         let sources = if is_ending { &mut sources[..1] } else { &mut sources[..] };
-        await_any(sources, acting.due())?;
+        await_any(sources, if is_more { Some(Instant::now()) } else { acting.due() })?;
         while let Some((signal, _)) = signals.read().map_err(Failure::Signals)? {
             if signal != Signal::CHLD && !is_ending {
                 is_ending = true;
@@ -105,7 +107,7 @@ struct News {
 }
 
 impl News {
-    /// Tells of the ends that have come, and hands each over.
+    /// Tells of the ends that have come, and hands each over. Says whether there are more already.
     fn read(
         &mut self,
         follower: &mut Follower,
@@ -113,16 +115,17 @@ impl News {
         question: &Question,
         style: Style,
         mut each: impl FnMut(New<'_>),
-    ) -> Result<(), Failure> {
+    ) -> Result<bool, Failure> {
         let mut told = Ok(());
-        let mut untold = None;
         let mut unread = Unread::default();
-        follower.read(|source, line| {
+        let is_more = follower.read(|source, line| {
             let line = match line {
                 Ok(line) => line,
                 Err(error) => return unread.add_source(&source.to_string(), error),
             };
-            let mut reader = Reader::new(source, Timestamp::now());
+            let name = source.to_string();
+            let mut malformed = None;
+            let mut reader = Reader::new(source, &name, Timestamp::now());
             reader.take(&line, None, &mut unread, &mut |found| {
                 if told.is_err() || !question.asks_for(found) {
                     return;
@@ -134,9 +137,13 @@ impl News {
                         let is_nodes_own = !source.is_chosen();
                         each(New { line, record: &record, ended: found.ended, is_nodes_own });
                     }
-                    Err(error) => untold = Some(error),
+                    Err(error) => malformed = Some(error),
                 }
             });
+            // What its outline has is well-formed, and the rest is not.
+            if let Some(error) = malformed {
+                unread.add_line(&name, None, &error, b"");
+            }
         })?;
         told.map_err(Untold::Write)?;
         out.flush()?;
@@ -144,10 +151,7 @@ impl News {
             self.complaints += 1;
             self.stderr.write(unread.to_string().as_bytes());
         }
-        if let Some(error) = untold {
-            self.stderr.write(format!("kvmd-why: {error}\n").as_bytes());
-        }
-        Ok(())
+        Ok(is_more)
     }
 }
 
