@@ -39,6 +39,17 @@ impl Follower {
         Self::start_as(program, directory, options, command)
     }
 
+    /// As whoever ignores SIGCHLD starts it.
+    fn start_ignoring_children(options: &[&str], command: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let records = directory.path().join("records");
+        File::create(&records).unwrap();
+        let mut program = Command::new("sh");
+        program.args(["-c", "trap '' CHLD; exec \"$0\" \"$@\"", KVMD_WHY]);
+        program.arg(format!("--file={}", records.display()));
+        Self::start_as(program, directory, options, command)
+    }
+
     fn start_as(
         mut program: Command,
         directory: tempfile::TempDir,
@@ -200,6 +211,46 @@ fn a_command_that_fails_is_named_and_the_next_is_run() {
 }
 
 #[test]
+fn the_end_of_a_command_is_seen_by_whoever_was_started_without() {
+    let mut follower = Follower::start_ignoring_children(&[], "exit 3");
+    follower.crash(&["web1"]);
+    assert_eq!(follower.complaint(), "kvmd-why: web1: the command failed: exit status: 3");
+}
+
+#[test]
+fn what_was_there_before_is_complained_of_before_it_follows() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("var/log/ganeti");
+    fs::create_dir_all(&log).unwrap();
+    fs::write(log.join("kvm-exits.jsonl"), "").unwrap();
+    fs::write(log.join("kvm-exits.jsonl.1.xz"), "").unwrap();
+    let mut program = Command::new(KVMD_WHY);
+    program.env("GANETI_ROOTDIR", directory.path());
+    let mut follower = Follower::start_as(program, directory, &[], "echo ran");
+    let complaint = follower.complaint();
+    assert!(complaint.contains("compressed in a way that is not supported"), "{complaint}");
+    let end = record("web1", "crashed", "crash").replace("2026", "2126");
+    fs::write(follower.path("var/log/ganeti/kvm-exits.jsonl"), end).unwrap();
+    assert_eq!(follower.complaint(), "ran");
+    follower.send(Signal::TERM);
+    assert_eq!(follower.end().0.code(), Some(0));
+}
+
+#[test]
+fn nobody_need_read_its_complaints() {
+    for (argument, code) in [("--nonsense", 2), ("--file=/nowhere", 1), ("--help", 0)] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = Command::new(KVMD_WHY)
+            .arg(argument)
+            .stdout(writer.try_clone().unwrap())
+            .stderr(writer)
+            .status();
+        assert_eq!(status.unwrap().code(), Some(code), "{argument}");
+    }
+}
+
+#[test]
 fn a_command_that_hangs_is_ended_with_all_that_it_has_started() {
     let script = "case $KVMD_NAME in web1) sleep 1000 & echo $! >$D/pid; wait;; web2) trap '' TERM; echo >$D/deaf; sleep 1000 & wait; wait;; esac; echo done >&2";
     let mut follower = Follower::start(&["--exec-jobs=1", "--exec-timeout=1"], script);
@@ -252,6 +303,27 @@ fn only_so_many_run_and_only_so_many_wait() {
     assert!(not_run >= ENDS - 1002, "{complaints:?}");
     assert_eq!(count(&follower, "begun") + not_run, ENDS, "{complaints:?}");
     assert!(count(&follower, "begun") <= 1002, "{complaints:?}");
+}
+
+#[test]
+fn names_that_wait_are_cut_and_what_finds_no_room_is_told_of_when_there_is_some() {
+    let script = "echo >>$D/begun; read line <$D/gate";
+    let options = ["--json", "--exec-jobs=1", "--exec-timeout=1000"];
+    let mut follower = Follower::start(&options, script);
+    let gate = follower.path("gate");
+    assert!(Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    let mut gate = File::options().read(true).write(true).open(gate).unwrap();
+    // Each name is escaped in six bytes; one runs, and as many wait as have 16 MiB.
+    let long = "\u{1b}".repeat(100_000);
+    follower.append(&record(&long, "crashed", "crash").repeat(30));
+    let complaint = follower.complaint();
+    assert!(complaint.contains(": too many ends wait for their command"), "{complaint}");
+    assert!(complaint.len() < 10_000, "{}", complaint.len());
+    await_that("one runs", || follower.read("begun").len() == 1);
+    gate.write_all(b"\n").unwrap();
+    // No further end has come.
+    let complaint = follower.complaint();
+    assert!(complaint.starts_with("kvmd-why: the command was not run for "), "{complaint}");
 }
 
 #[test]
