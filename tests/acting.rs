@@ -44,8 +44,8 @@ impl Follower {
         let directory = tempfile::tempdir().unwrap();
         let records = directory.path().join("records");
         File::create(&records).unwrap();
-        let mut program = Command::new("sh");
-        program.args(["-c", "trap '' CHLD; exec \"$0\" \"$@\"", KVMD_WHY]);
+        let mut program = Command::new("env");
+        program.args(["--ignore-signal=CHLD", KVMD_WHY]);
         program.arg(format!("--file={}", records.display()));
         Self::start_as(program, directory, options, command)
     }
