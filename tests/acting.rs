@@ -7,6 +7,8 @@ use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 
 use testbed::{Signal, await_that, has_ended, send_signal};
 
+const KVMD_WHY: &str = env!("CARGO_BIN_EXE_kvmd-why");
+
 /// A `kvmd-why` that follows a file of records; killed when dropped.
 struct Follower {
     directory: tempfile::TempDir,
@@ -21,8 +23,40 @@ impl Follower {
         let directory = tempfile::tempdir().unwrap();
         let records = directory.path().join("records");
         File::create(&records).unwrap();
-        let mut child = Command::new(env!("CARGO_BIN_EXE_kvmd-why"))
-            .arg(format!("--file={}", records.display()))
+        let mut program = Command::new(KVMD_WHY);
+        program.arg(format!("--file={}", records.display()));
+        Self::start_as(program, directory, options, command)
+    }
+
+    /// The same on the records of this node, which are in `var/log/ganeti`.
+    fn start_on_node(options: &[&str], command: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let log = directory.path().join("var/log/ganeti");
+        fs::create_dir_all(&log).unwrap();
+        File::create(log.join("kvm-exits.jsonl")).unwrap();
+        let mut program = Command::new(KVMD_WHY);
+        program.env("GANETI_ROOTDIR", directory.path());
+        Self::start_as(program, directory, options, command)
+    }
+
+    /// As whoever ignores SIGCHLD starts it.
+    fn start_ignoring_children(options: &[&str], command: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let records = directory.path().join("records");
+        File::create(&records).unwrap();
+        let mut program = Command::new("env");
+        program.args(["--ignore-signal=CHLD", KVMD_WHY]);
+        program.arg(format!("--file={}", records.display()));
+        Self::start_as(program, directory, options, command)
+    }
+
+    fn start_as(
+        mut program: Command,
+        directory: tempfile::TempDir,
+        options: &[&str],
+        command: &str,
+    ) -> Self {
+        let mut child = program
             .arg("--follow")
             .arg(format!("--exec={command}"))
             .args(options)
@@ -117,6 +151,54 @@ fn a_command_has_the_record_and_nothing_of_it_is_a_command() {
     assert!(line.contains("(pid 4242)") && !line.contains('\u{1b}'), "{line}");
 }
 
+/// Members of Ganeti's groups can rename files where the node's records are, and make some.
+#[test]
+fn what_somebody_has_put_in_the_place_of_the_records_runs_nothing() {
+    let mut follower = Follower::start_on_node(&[], "echo ran $KVMD_NAME");
+    let log = follower.path("var/log/ganeti");
+    let records = log.join("kvm-exits.jsonl");
+    let put = |name: &str, text: &str| {
+        let new = log.join("new");
+        fs::write(&new, text).unwrap();
+        if name == "forged" {
+            // Another name makes it as little the daemon's as another owner.
+            fs::hard_link(&new, log.join("other")).unwrap();
+        }
+        fs::rename(&new, &records).unwrap();
+    };
+    put("forged", &record("forged", "crashed", "crash").replace("2026", "2126"));
+    let complaint = follower.complaint();
+    assert!(complaint.ends_with("it has other names as well; remove it"), "{complaint}");
+    // What was recorded before it began.
+    put("replayed", &record("replayed", "crashed", "crash"));
+    let complaint = follower.complaint();
+    assert!(complaint.starts_with("kvmd-why: replayed: its end is older than"), "{complaint}");
+    put("new", &record("new", "crashed", "crash").replace("2026", "2126"));
+    assert_eq!(follower.complaint(), "ran new");
+    await_that("the command has ended", || follower.children().is_empty());
+    follower.send(Signal::TERM);
+    let (status, complaints) = follower.end();
+    assert_eq!((status.code(), complaints.len()), (Some(0), 0), "{complaints:?}");
+}
+
+/// It is counted and cut as any other line that is no record, and the next ones are run.
+#[test]
+fn a_record_that_is_well_formed_in_part_is_named() {
+    let mut follower = Follower::start(&[], "echo ran $KVMD_NAME");
+    let torn = format!(
+        "{{\"instance\":\"web1\",\"initiator\":\"crash\",\"evidence\":\"{}\"}}\n",
+        "x".repeat(10_000)
+    );
+    follower.append(&(torn.repeat(3) + &record("web2", "crashed", "crash")));
+    let complaint = follower.complaint();
+    assert!(complaint.ends_with("/records: 3 lines are no records:"), "{complaint}");
+    for _ in 0..3 {
+        let complaint = follower.complaint();
+        assert!(complaint.starts_with("  a new line: ") && complaint.len() < 400, "{complaint}");
+    }
+    assert_eq!(follower.complaint(), "ran web2");
+}
+
 #[test]
 fn a_command_that_fails_is_named_and_the_next_is_run() {
     let script = "case $KVMD_NAME in web1) exit 3;; web2) kill -KILL $$;; esac; echo done >&2";
@@ -126,6 +208,46 @@ fn a_command_that_fails_is_named_and_the_next_is_run() {
     assert_eq!(follower.complaint(), "kvmd-why: web2: the command failed: signal: 9 (SIGKILL)");
     assert_eq!(follower.complaint(), "done");
     await_that("no zombie is left", || follower.children().is_empty());
+}
+
+#[test]
+fn the_end_of_a_command_is_seen_by_whoever_was_started_without() {
+    let mut follower = Follower::start_ignoring_children(&[], "exit 3");
+    follower.crash(&["web1"]);
+    assert_eq!(follower.complaint(), "kvmd-why: web1: the command failed: exit status: 3");
+}
+
+#[test]
+fn what_was_there_before_is_complained_of_before_it_follows() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("var/log/ganeti");
+    fs::create_dir_all(&log).unwrap();
+    fs::write(log.join("kvm-exits.jsonl"), "").unwrap();
+    fs::write(log.join("kvm-exits.jsonl.1.xz"), "").unwrap();
+    let mut program = Command::new(KVMD_WHY);
+    program.env("GANETI_ROOTDIR", directory.path());
+    let mut follower = Follower::start_as(program, directory, &[], "echo ran");
+    let complaint = follower.complaint();
+    assert!(complaint.contains("compressed in a way that is not supported"), "{complaint}");
+    let end = record("web1", "crashed", "crash").replace("2026", "2126");
+    fs::write(follower.path("var/log/ganeti/kvm-exits.jsonl"), end).unwrap();
+    assert_eq!(follower.complaint(), "ran");
+    follower.send(Signal::TERM);
+    assert_eq!(follower.end().0.code(), Some(0));
+}
+
+#[test]
+fn nobody_need_read_its_complaints() {
+    for (argument, code) in [("--nonsense", 2), ("--file=/nowhere", 1), ("--help", 0)] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let status = Command::new(KVMD_WHY)
+            .arg(argument)
+            .stdout(writer.try_clone().unwrap())
+            .stderr(writer)
+            .status();
+        assert_eq!(status.unwrap().code(), Some(code), "{argument}");
+    }
 }
 
 #[test]
@@ -181,6 +303,27 @@ fn only_so_many_run_and_only_so_many_wait() {
     assert!(not_run >= ENDS - 1002, "{complaints:?}");
     assert_eq!(count(&follower, "begun") + not_run, ENDS, "{complaints:?}");
     assert!(count(&follower, "begun") <= 1002, "{complaints:?}");
+}
+
+#[test]
+fn names_that_wait_are_cut_and_what_finds_no_room_is_told_of_when_there_is_some() {
+    let script = "echo >>$D/begun; read line <$D/gate";
+    let options = ["--json", "--exec-jobs=1", "--exec-timeout=1000"];
+    let mut follower = Follower::start(&options, script);
+    let gate = follower.path("gate");
+    assert!(Command::new("mkfifo").arg(&gate).status().unwrap().success());
+    let mut gate = File::options().read(true).write(true).open(gate).unwrap();
+    // Each name is escaped in six bytes; one runs, and as many wait as have 16 MiB.
+    let long = "\u{1b}".repeat(100_000);
+    follower.append(&record(&long, "crashed", "crash").repeat(30));
+    let complaint = follower.complaint();
+    assert!(complaint.contains(": too many ends wait for their command"), "{complaint}");
+    assert!(complaint.len() < 10_000, "{}", complaint.len());
+    await_that("one runs", || follower.read("begun").len() == 1);
+    gate.write_all(b"\n").unwrap();
+    // No further end has come.
+    let complaint = follower.complaint();
+    assert!(complaint.starts_with("kvmd-why: the command was not run for "), "{complaint}");
 }
 
 #[test]

@@ -242,6 +242,16 @@ fn lines_that_cannot_be_read_are_counted_and_the_first_are_named() {
 }
 
 #[test]
+fn a_line_that_cannot_be_read_is_that_of_its_file() {
+    let nodes = Nodes::new();
+    nodes.add("node1", &[killed("03:00:01", "web1")]);
+    let rotated = nodes.write("roots/node1/var/log/ganeti/kvm-exits.jsonl.1", "nonsense\n");
+    let own = Command::new(KVMD_WHY).env("GANETI_ROOTDIR", nodes.root("node1")).output().unwrap();
+    let complaints = String::from_utf8(own.stderr).unwrap();
+    assert!(complaints.starts_with(&format!("{rotated}: 1 line is no record:")), "{complaints}");
+}
+
+#[test]
 fn a_file_that_cannot_be_read_costs_its_own_ends_only() {
     let nodes = Nodes::new();
     let a = nodes.write("a", killed("03:00:01", "web1"));
@@ -285,6 +295,21 @@ fn a_forged_record_speaks_for_no_other_node() {
     assert_eq!(column(&table, 1), ["node1"]);
     let json = answer(&["--file=-", "--json"], &format!("node1: {forged}"));
     assert!(json.contains("\"node\":\"node1\"") && !json.contains("victim"), "{json}");
+    let nodes = Nodes::new();
+    // A file that the user says is a node's is that node's: not what stands in it.
+    let prefixed = format!("victim: {}return code = 0\n", killed("03:00:02", "web2"));
+    let file = nodes.write("a", forged.clone() + &prefixed);
+    let (table, complaints, code) = told(&[&format!("--file=node1={file}")], "");
+    assert_eq!((column(&table, 1), column(&table, 2), code), (vec!["node1"], vec!["web1"], 0));
+    assert!(complaints.contains("2 lines are no records"), "{complaints}");
+    // Neither does one of the node's own speak for others.
+    nodes.add("node2", &[prefixed, killed("03:00:03", "web3")]);
+    let own = Command::new(KVMD_WHY).env("GANETI_ROOTDIR", nodes.root("node2")).output().unwrap();
+    let table = String::from_utf8(own.stdout).unwrap();
+    assert!(!table.contains("victim") && !table.contains("NODE"), "{table}");
+    // What was collected from many may.
+    let collected = nodes.write("b", format!("node1: {}", killed("03:00:02", "web2")));
+    assert_eq!(column(&answer(&[&format!("--file={collected}")], ""), 1), ["node1"]);
     // Without a better word, it is shown, escaped.
     assert!(!answer(&["--file=-"], &forged).contains('\x1b'));
 }

@@ -64,7 +64,7 @@ pub(super) fn kind(kind: FileType) -> &'static str {
 }
 
 /// Opens the file at `path` for reading.
-pub fn open_to_read(path: &Path) -> io::Result<File> {
+fn open_to_read(path: &Path) -> io::Result<File> {
     open_plain(path, OFlags::RDONLY, Mode::empty())
 }
 
@@ -91,7 +91,12 @@ pub fn read_end(path: impl AsRef<Path>, most: usize) -> io::Result<Vec<u8>> {
 
 /// As [`read`], of a file that nobody else can have made: see [`open_own`].
 pub fn read_own(path: impl AsRef<Path>, most: usize) -> io::Result<Vec<u8>> {
-    read_from(&open_own(path.as_ref(), OFlags::RDONLY, Mode::empty())?, most)
+    read_from(&open_own_to_read(path.as_ref())?, most)
+}
+
+/// Opens a file for reading that nobody else can have made: see [`open_own`].
+pub fn open_own_to_read(path: &Path) -> io::Result<File> {
+    open_own(path, OFlags::RDONLY, Mode::empty())
 }
 
 /// Opens a file of this program's own in a directory where others may write, with these flags. It

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, ExitStatus, Stdio};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use super::child::{Environment, shell};
@@ -38,8 +39,11 @@ impl ProcessGroup {
         Ok(Self { leader: shell.spawn()?, is_over: false })
     }
 
-    /// Sends a signal to every process of the group.
+    /// Sends a signal to every process of the group, unless it is over.
     pub fn send(&self, signal: Signal) -> io::Result<()> {
+        if self.is_over {
+            return Err(io::ErrorKind::NotFound.into());
+        }
         let signal = rustix::process::Signal::from_named_raw(signal.0);
         Ok(kill_process_group(self.number()?, signal.ok_or(io::ErrorKind::InvalidInput)?)?)
     }
@@ -47,8 +51,14 @@ impl ProcessGroup {
     /// How the command ended, if it has; then whatever it has left behind in the group is killed.
     pub fn try_end(&mut self) -> io::Result<Option<ExitStatus>> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-        if waitid(WaitId::Pid(self.number()?), options)?.is_none() {
-            return Ok(None);
+        match waitid(WaitId::Pid(self.number()?), options) {
+            Ok(None) => return Ok(None),
+            Ok(Some(_)) => {}
+            Err(error) => {
+                // Somebody else has waited for it: by now the number may be another group's.
+                self.is_over |= error == Errno::CHILD;
+                return Err(error.into());
+            }
         }
         // Often nobody is left.
         let _ = self.send(Signal::KILL);
@@ -96,6 +106,18 @@ mod tests {
     fn a_command_has_its_input_and_its_environment() {
         let mut group = start("read line && [ \"$line\" = \"$WORD\" ] && exit 7", b"a b\n");
         assert_eq!(until_end(&mut group).code(), Some(7));
+    }
+
+    /// As if it had been reaped by the kernel, which does so where SIGCHLD is ignored.
+    #[test]
+    fn a_group_that_somebody_else_has_waited_for_gets_no_signal_any_more() {
+        let mut group = start("exit 0", b"");
+        let pidfd = open_pidfd(group.leader.id()).unwrap();
+        assert!(await_end(&pidfd, Duration::from_secs(60)));
+        waitid(WaitId::Pid(group.number().unwrap()), WaitIdOptions::EXITED).unwrap();
+        assert_eq!(group.try_end().unwrap_err().raw_os_error(), Some(libc::ECHILD));
+        assert!(group.is_over);
+        assert_eq!(group.send(Signal::KILL).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     /// The pid of a process that the command leaves behind, which it writes to a file.

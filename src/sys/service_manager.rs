@@ -50,8 +50,8 @@ impl ServiceManager {
         };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None);
-        // Half of the time after which it would take this process for stuck (`WatchdogSec=`). None
-        // at all is no time, but "off".
+        // Half of the time after which it would take this process for stuck (`WatchdogSec=`). Zero
+        // means off.
         let interval = watchdog_enabled().filter(|limit| !limit.is_zero()).map(|limit| limit / 2);
         Some(Self { socket: socket.ok()?, address: address.ok()?, interval })
     }

@@ -68,6 +68,16 @@ impl SignalMask {
     }
 }
 
+/// Gives a signal its default action: whoever started this process may have ignored it. With SIGCHLD
+/// ignored, the kernel forgets how children end, and the numbers that they had (wait(2)).
+pub fn restore_default(signal: Signal) -> io::Result<()> {
+    // SAFETY: the default action is no function of this program.
+    match unsafe { libc::signal(signal.0, libc::SIG_DFL) } {
+        libc::SIG_ERR => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// Who sent a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {

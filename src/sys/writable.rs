@@ -12,7 +12,10 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 /// Whether something can be written without waiting; waits for that for `longest`.
 #[must_use]
 pub fn takes_more(output: BorrowedFd<'_>, longest: Duration) -> bool {
-    let timeout = Timespec { tv_sec: longest.as_secs().cast_signed(), tv_nsec: 0 };
+    let timeout = Timespec {
+        tv_sec: longest.as_secs().cast_signed(),
+        tv_nsec: longest.subsec_nanos().into(),
+    };
     loop {
         match poll(&mut [PollFd::from_borrowed_fd(output, PollFlags::OUT)], Some(&timeout)) {
             Ok(ready) => return ready > 0,

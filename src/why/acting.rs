@@ -16,10 +16,10 @@ use crate::log::StderrOutput;
 use crate::sys::child::memory_file;
 use crate::sys::process_group::ProcessGroup;
 use crate::sys::signal_descriptor::SignalMask;
+use crate::wire::Signal;
 use crate::wire::record::Record;
-use crate::wire::{Shown, Signal};
 
-/// So many ends wait at most, and so many bytes of their records.
+/// So many ends wait at most, and so many bytes of their records and environments.
 const WAITING: usize = 1000;
 const WAITING_BYTES: usize = 16 << 20;
 
@@ -50,7 +50,6 @@ pub(super) struct Acting {
 
 /// An end for which the command is to be run.
 struct End {
-    name: String,
     line: Vec<u8>,
     environment: Vec<(&'static str, String)>,
 }
@@ -79,6 +78,21 @@ enum Why {
     AllEnds,
 }
 
+impl End {
+    fn new(line: Vec<u8>, record: &Record) -> Self {
+        Self { line, environment: record.environment() }
+    }
+
+    /// The instance, cut and fit to print.
+    fn name(&self) -> &str {
+        self.environment.iter().find(|(key, _)| *key == "KVMD_NAME").map_or("", |(_, name)| name)
+    }
+
+    fn bytes(&self) -> usize {
+        self.line.len() + self.environment.iter().map(|(_, value)| value.len()).sum::<usize>()
+    }
+}
+
 impl Acting {
     pub(super) fn new(command: Command, mask: SignalMask) -> Self {
         Self {
@@ -94,9 +108,10 @@ impl Acting {
 
     /// Has the command run for this end, as soon as it is its turn.
     pub(super) fn add(&mut self, line: Vec<u8>, record: &Record) {
-        let name = Shown(&record.instance).to_string();
-        if self.waiting.len() >= WAITING || self.waiting_bytes + line.len() > WAITING_BYTES {
+        let end = End::new(line, record);
+        if self.waiting.len() >= WAITING || self.waiting_bytes + end.bytes() > WAITING_BYTES {
             if self.dropped == 0 {
+                let name = end.name();
                 self.say(format_args!(
                     "{name}: too many ends wait for their command; from this one on it is not run until there is room"
                 ));
@@ -105,8 +120,8 @@ impl Acting {
             return;
         }
         self.say_dropped();
-        self.waiting_bytes += line.len();
-        self.waiting.push_back(End { name, line, environment: record.environment() });
+        self.waiting_bytes += end.bytes();
+        self.waiting.push_back(end);
     }
 
     /// Does what is due: notes which commands have ended, ends those that take too long, starts others.
@@ -115,8 +130,9 @@ impl Acting {
         while self.running.len() < self.command.at_once
             && let Some(end) = self.waiting.pop_front()
         {
-            self.waiting_bytes -= end.line.len();
+            self.waiting_bytes -= end.bytes();
             self.start(end, now);
+            self.say_dropped();
         }
     }
 
@@ -131,6 +147,7 @@ impl Acting {
             let count = self.waiting.len();
             self.say(format_args!("ending; the command is not run for {count} more that wait"));
             self.waiting.clear();
+            self.waiting_bytes = 0;
         }
         self.say_dropped();
         for running in &mut self.running {
@@ -157,6 +174,7 @@ impl Acting {
     }
 
     fn start(&mut self, end: End, now: Instant) {
+        let name = end.name().to_string();
         let start = || {
             let input = memory_file(&end.line)?;
             ProcessGroup::start(&self.command.words, end.environment, input, self.mask)
@@ -164,10 +182,10 @@ impl Acting {
         match start() {
             Ok(group) => {
                 let stage = Stage::Free(now + self.command.at_most);
-                self.running.push(Running { name: end.name, group, stage });
+                self.running.push(Running { name, group, stage });
             }
             Err(error) => {
-                self.say(format_args!("{}: cannot start the command: {error}", end.name));
+                self.say(format_args!("{name}: cannot start the command: {error}"));
             }
         }
     }

@@ -51,7 +51,7 @@ impl Answer {
         };
         match question {
             Question { html: Some(file), .. } => {
-                Self::Page(Latest::new(page::MOST_ENDS), file.clone())
+                Self::Page(Latest::within(page::MOST_ENDS, page::MOST_BYTES), file.clone())
             }
             Question { summary: true, .. } => Self::Summary(Box::default()),
             Question { json: true, .. } => Self::Records(Latest::new(most)),
@@ -63,9 +63,9 @@ impl Answer {
     /// Takes an end that was asked for.
     pub(super) fn add(&mut self, found: &Found<'_>) {
         match self {
-            Self::Table(rows) => rows.offer(found.ended, || Row::new(found)),
+            Self::Table(rows) => rows.offer(found.ended, 0, || Row::new(found)),
             Self::Story(lines) | Self::Records(lines) | Self::Page(lines, _) => {
-                lines.offer(found.ended, || found.to_line());
+                lines.offer(found.ended, found.line.len(), || found.to_line());
             }
             Self::Summary(summary) => summary.add(found),
         }

@@ -1,7 +1,7 @@
 //! The files of records: the one that grows, and those that it was rotated to.
 //!
-//! Beside the daemon's records a member of Ganeti's groups may have put anything: there only plain
-//! files are read. A file that the user has chosen may be a pipe.
+//! Where the daemon's records are, a member of Ganeti's groups may have put anything: only what the
+//! daemon itself would write to is read there. A file that the user has chosen may be a pipe.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -46,7 +46,7 @@ pub(super) fn rotated(path: &Path) -> Vec<PathBuf> {
 }
 
 pub(super) fn open(path: &Path, is_chosen: bool) -> io::Result<File> {
-    if is_chosen { File::open(path) } else { plain_file::open_to_read(path) }
+    if is_chosen { File::open(path) } else { plain_file::open_own_to_read(path) }
 }
 
 /// What is in the file, unpacked.
@@ -118,6 +118,25 @@ mod tests {
         let errors = texts(&own).1;
         let [error] = &*errors else { panic!("{errors:?}") };
         assert!(error.to_string().contains("a FIFO, not a plain file; remove it"), "{error}");
+    }
+
+    /// They can give a file of theirs, or another name of root's, the name of the records.
+    #[test]
+    fn what_others_have_made_or_named_is_no_record_of_the_nodes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("records");
+        let own = Source::from(Origin::Node(path.clone()));
+        fs::write(&path, "web1").unwrap();
+        fs::hard_link(&path, directory.path().join("other")).unwrap();
+        let said = texts(&own).1.remove(0).to_string();
+        assert_eq!(said, "it has other names as well; remove it");
+        fs::remove_file(directory.path().join("other")).unwrap();
+        assert_eq!(texts(&own).0, ["web1"]);
+        // Only root can give a file away.
+        if std::os::unix::fs::chown(&path, Some(12345), None).is_ok() {
+            let said = texts(&own).1.remove(0).to_string();
+            assert_eq!(said, "it belongs to user 12345 and not to root; remove it");
+        }
     }
 
     #[test]

@@ -1,10 +1,9 @@
 //! Telling of ends as they come, and having a command run for each.
 
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::io::Write;
 use std::time::Instant;
 
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 
@@ -18,11 +17,15 @@ use super::telling::Style;
 use super::unread::Unread;
 use crate::log::StderrOutput;
 use crate::sys::signal_descriptor::SignalDescriptor;
-use crate::wire::Signal;
 use crate::wire::record::Record;
+use crate::wire::{Printable, Signal};
 
 /// So often it is said that lines cannot be read.
 const COMPLAINTS: u32 = 10;
+
+/// An end may be so much older than this program for the command to be run for it: the daemon records
+/// an end when it knows enough of it, and the clock may have been set.
+const OLDER: SignedDuration = SignedDuration::from_mins(5);
 
 /// Tells of the ends that come, for ever.
 pub(super) fn tell(
@@ -33,8 +36,9 @@ pub(super) fn tell(
 ) -> Result<(), Failure> {
     let mut news = News::default();
     loop {
-        news.read(&mut follower, out, question, style, |_, _| {})?;
-        await_any(&mut [PollFd::new(&follower, PollFlags::IN)], None)?;
+        let is_more = news.read(&mut follower, out, question, style, |_| {})?;
+        let due = is_more.then(Instant::now);
+        await_any(&mut [PollFd::new(&follower, PollFlags::IN)], due)?;
     }
 }
 
@@ -49,10 +53,23 @@ pub(super) fn act(
     let mut news = News::default();
     let mut out = Unhurried::new();
     let mut is_ending = false;
+    let oldest = follower.begun() - OLDER;
+    let mut has_old = false;
     loop {
+        let mut is_more = false;
         if !is_ending {
-            news.read(&mut follower, &mut out, question, style, |line, record| {
-                acting.add(line, record);
+            is_more = news.read(&mut follower, &mut out, question, style, |new| {
+                // Records that somebody has put back: what they were recorded for has been done.
+                if new.is_nodes_own && new.ended.is_some_and(|ended| ended < oldest) {
+                    if !std::mem::replace(&mut has_old, true) {
+                        let name = Printable(new.record.instance.as_bytes());
+                        acting.say(format_args!(
+                            "{name}: its end is older than this program; for such ends the command is not run"
+                        ));
+                    }
+                } else {
+                    acting.add(new.line, new.record);
+                }
             })?;
         }
         acting.turn(Instant::now());
@@ -63,7 +80,7 @@ pub(super) fn act(
         let mut sources =
             [PollFd::new(signals, PollFlags::IN), PollFd::new(&follower, PollFlags::IN)];
         let sources = if is_ending { &mut sources[..1] } else { &mut sources[..] };
-        await_any(sources, acting.due())?;
+        await_any(sources, if is_more { Some(Instant::now()) } else { acting.due() })?;
         while let Some((signal, _)) = signals.read().map_err(Failure::Signals)? {
             if signal != Signal::CHLD && !is_ending {
                 is_ending = true;
@@ -71,6 +88,15 @@ pub(super) fn act(
             }
         }
     }
+}
+
+/// An end that has come.
+struct New<'a> {
+    line: Vec<u8>,
+    record: &'a Record,
+    ended: Option<Timestamp>,
+    /// It is from where the daemon of this node writes, with this machine's clock.
+    is_nodes_own: bool,
 }
 
 /// What is new, and what could not be read of it.
@@ -81,20 +107,25 @@ struct News {
 }
 
 impl News {
-    /// Tells of the ends that have come, and hands each over.
+    /// Tells of the ends that have come, and hands each over. Says whether there are more already.
     fn read(
         &mut self,
         follower: &mut Follower,
         out: &mut impl Write,
         question: &Question,
         style: Style,
-        mut each: impl FnMut(Vec<u8>, &Record),
-    ) -> Result<(), Failure> {
+        mut each: impl FnMut(New<'_>),
+    ) -> Result<bool, Failure> {
         let mut told = Ok(());
-        let mut untold = None;
         let mut unread = Unread::default();
-        follower.read(|source, line| {
-            let mut reader = Reader::new(source, Timestamp::now());
+        let is_more = follower.read(|source, line| {
+            let line = match line {
+                Ok(line) => line,
+                Err(error) => return unread.add_source(&source.to_string(), error),
+            };
+            let name = source.to_string();
+            let mut malformed = None;
+            let mut reader = Reader::new(source, &name, Timestamp::now());
             reader.take(&line, None, &mut unread, &mut |found| {
                 if told.is_err() || !question.asks_for(found) {
                     return;
@@ -103,22 +134,24 @@ impl News {
                 match Record::parse(&line) {
                     Ok(record) => {
                         told = tell_at_once(out, &line, &record, question, style);
-                        each(line, &record);
+                        let is_nodes_own = !source.is_chosen();
+                        each(New { line, record: &record, ended: found.ended, is_nodes_own });
                     }
-                    Err(error) => untold = Some(error),
+                    Err(error) => malformed = Some(error),
                 }
             });
+            // What its outline has is well-formed, and the rest is not.
+            if let Some(error) = malformed {
+                unread.add_line(&name, None, &error, b"");
+            }
         })?;
         told.map_err(Untold::Write)?;
         out.flush()?;
-        if unread.has_lines() && self.complaints < COMPLAINTS {
+        if (unread.has_lines() || unread.is_incomplete()) && self.complaints < COMPLAINTS {
             self.complaints += 1;
             self.stderr.write(unread.to_string().as_bytes());
         }
-        if let Some(error) = untold {
-            self.stderr.write(format!("kvmd-why: {error}\n").as_bytes());
-        }
-        Ok(())
+        Ok(is_more)
     }
 }
 
@@ -131,6 +164,6 @@ fn await_any(sources: &mut [PollFd<'_>], due: Option<Instant>) -> Result<(), Fai
     });
     match poll(sources, left.as_ref()) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(error) => Err(Failure::Watch(PathBuf::new(), io::Error::from(error))),
+        Err(error) => Err(Failure::Wait(error.into())),
     }
 }

@@ -120,7 +120,7 @@ impl<T: Default> Frequent<T> {
 }
 
 /// What a key is known by. Of a longer one the rest is not told apart.
-fn beginning(key: &str) -> &str {
+pub(super) fn beginning(key: &str) -> &str {
     if key.len() <= LONGEST_KEY {
         return key;
     }

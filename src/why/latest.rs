@@ -1,4 +1,4 @@
-//! The latest ends of all that go by: as many are kept as are shown.
+//! The latest ends of all that go by: as many are kept as are shown, and as there is room for.
 //!
 //! Clocks of nodes differ, and nothing in a record says by how much. So ends are in the order of the
 //! times that their nodes gave them, and those of one time as they were read; one without a time comes
@@ -11,32 +11,52 @@ use jiff::Timestamp;
 
 pub(super) struct Latest<T> {
     most: usize,
+    most_bytes: usize,
     /// The earliest on top.
     kept: BinaryHeap<Reverse<Kept<T>>>,
+    bytes: usize,
+    /// The latest that had no room: whatever is earlier has none either, however small it is.
+    left_out: Option<Order>,
     offered: u64,
 }
 
+/// When it ended, and its place in the order of reading.
+type Order = (Option<Timestamp>, u64);
+
 struct Kept<T> {
-    /// When it ended, and the how manieth it was.
-    order: (Option<Timestamp>, u64),
+    order: Order,
+    bytes: usize,
     what: T,
 }
 
 impl<T> Latest<T> {
     pub(super) fn new(most: usize) -> Self {
-        Self { most, kept: BinaryHeap::new(), offered: 0 }
+        Self::within(most, usize::MAX)
     }
 
-    /// `make` is called if it is among the latest so far.
-    pub(super) fn offer(&mut self, ended: Option<Timestamp>, make: impl FnOnce() -> T) {
+    /// No more than so many, and so many bytes.
+    pub(super) fn within(most: usize, most_bytes: usize) -> Self {
+        Self { most, most_bytes, kept: BinaryHeap::new(), bytes: 0, left_out: None, offered: 0 }
+    }
+
+    /// `make` is called if it may be among the latest so far; what it makes has so many bytes.
+    pub(super) fn offer(
+        &mut self,
+        ended: Option<Timestamp>,
+        bytes: usize,
+        make: impl FnOnce() -> T,
+    ) {
         let order = (ended, self.offered);
         self.offered += 1;
-        if self.kept.len() < self.most {
-            self.kept.push(Reverse(Kept { order, what: make() }));
-        } else if let Some(mut earliest) = self.kept.peek_mut()
-            && earliest.0.order < order
-        {
-            *earliest = Reverse(Kept { order, what: make() });
+        if self.left_out.is_some_and(|left_out| order < left_out) {
+            return;
+        }
+        self.bytes += bytes;
+        self.kept.push(Reverse(Kept { order, bytes, what: make() }));
+        while self.kept.len() > self.most || self.bytes > self.most_bytes {
+            let Some(Reverse(earliest)) = self.kept.pop() else { return };
+            self.bytes -= earliest.bytes;
+            self.left_out = Some(earliest.order);
         }
     }
 
@@ -80,18 +100,23 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_kept_is_the_end_of_a_stable_sort(
-            times in prop::collection::vec(prop::option::of(0_i64..20), 0..60), most in 0_usize..70
+            times in prop::collection::vec((prop::option::of(0_i64..20), 0_usize..9), 0..60),
+            most in 0_usize..70, most_bytes in 0_usize..300
         ) {
             let time = |second: i64| Timestamp::from_second(second).unwrap();
-            let mut latest = Latest::new(most);
-            for (i, ended) in times.iter().enumerate() {
-                latest.offer(ended.map(time), || (*ended, i));
-                prop_assert!(latest.kept.len() <= most);
+            let mut latest = Latest::within(most, most_bytes);
+            for (i, (ended, bytes)) in times.iter().enumerate() {
+                latest.offer(ended.map(time), *bytes, || ((*ended, *bytes), i));
+                prop_assert!(latest.kept.len() <= most && latest.bytes <= most_bytes);
             }
             prop_assert_eq!(latest.offered(), times.len() as u64);
             let mut all: Vec<_> = times.iter().copied().zip(0..).collect();
-            all.sort_by_key(|(ended, _)| *ended);
-            prop_assert_eq!(latest.into_vec(), &all[all.len().saturating_sub(most)..]);
+            all.sort_by_key(|((ended, _), _)| *ended);
+            let fit = (0..=all.len()).find(|&first| {
+                let bytes: usize = all[first..].iter().map(|((_, bytes), _)| bytes).sum();
+                all.len() - first <= most && bytes <= most_bytes
+            });
+            prop_assert_eq!(latest.into_vec(), &all[fit.unwrap()..]);
         }
     }
 }

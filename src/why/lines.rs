@@ -4,7 +4,7 @@
 use std::io::{self, BufRead, BufReader, Read};
 
 /// The longest line that is looked at, in bytes: a record is far shorter.
-const LONGEST: usize = 1 << 20;
+pub(super) const LONGEST: usize = 1 << 20;
 
 /// What is read at once, in bytes.
 const AT_ONCE: usize = 1 << 17;
@@ -28,17 +28,23 @@ pub(super) struct Lines<R> {
     /// The bytes of the line that was handed out from the buffer.
     handed_out: usize,
     whole: u64,
+    unfinished: u64,
 }
 
 impl<R: Read> Lines<R> {
     pub(super) fn new(text: R) -> Self {
         let text = BufReader::with_capacity(AT_ONCE, text);
-        Self { text, line: Vec::new(), handed_out: 0, whole: 0 }
+        Self { text, line: Vec::new(), handed_out: 0, whole: 0, unfinished: 0 }
     }
 
     /// How many bytes the whole lines had that have been handed out, with their line feeds.
     pub(super) fn whole(&self) -> u64 {
         self.whole
+    }
+
+    /// How many bytes came after those, if they have been handed out.
+    pub(super) fn unfinished(&self) -> u64 {
+        self.unfinished
     }
 
     pub(super) fn next(&mut self) -> io::Result<Option<Line<'_>>> {
@@ -59,6 +65,8 @@ impl<R: Read> Lines<R> {
             self.fill()?;
             let part = self.text.buffer();
             if part.is_empty() {
+                // It may be asked for once more.
+                self.unfinished = self.unfinished.max(length as u64);
                 return Ok(match length {
                     0 => None,
                     _ if length > LONGEST => Some(Line::TooLong { is_whole: false }),

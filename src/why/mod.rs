@@ -2,7 +2,7 @@
 //!
 //! Tells from the exit records what the daemon made of it, whether or not the daemon runs, as
 //! whoever may read the file. It decides nothing, and changes nothing but by the command that `--exec`
-//! names.
+//! names, and the file that `--html` does.
 
 mod acting;
 mod answer;
@@ -30,8 +30,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use jiff::Timestamp;
+use rustix::io::Errno;
 
-use crate::sys::signal_descriptor::SignalDescriptor;
+use crate::log::StderrOutput;
+use crate::sys::signal_descriptor::{SignalDescriptor, restore_default};
 use crate::wire::{Shown, Signal};
 use acting::Acting;
 use answer::{Answer, Untold};
@@ -48,6 +50,8 @@ enum Failure {
     UnknownInstance(String, Known),
     NoMatch,
     Watch(PathBuf, io::Error),
+    Inotify(io::Error),
+    Wait(io::Error),
     Signals(io::Error),
     Untold(Untold),
 }
@@ -70,6 +74,15 @@ impl fmt::Display for Failure {
             }
             Self::NoMatch => f.write_str(NO_MATCH),
             Self::Watch(path, error) => write!(f, "Cannot watch {}: {error}", path.display()),
+            Self::Inotify(error) => {
+                write!(f, "Cannot watch files: {error}")?;
+                // So it says that the user has too many instances.
+                if error.raw_os_error() == Some(Errno::MFILE.raw_os_error()) {
+                    f.write_str("\nIs fs.inotify.max_user_instances high enough?")?;
+                }
+                Ok(())
+            }
+            Self::Wait(error) => write!(f, "Cannot wait for records: {error}"),
             Self::Signals(error) => write!(f, "Cannot wait for signals: {error}"),
             Self::Untold(Untold::Write(error)) => write!(f, "Cannot write: {error}"),
             Self::Untold(Untold::Page(path, error)) => {
@@ -99,22 +112,22 @@ impl From<io::Error> for Failure {
 pub fn main() -> ExitCode {
     let question = match arguments::parse(std::env::args_os().skip(1), Timestamp::now()) {
         Ok(Invocation::Help) => {
-            print!("{}", help::HELP);
+            let _ = write!(io::stdout(), "{}", help::HELP);
             return ExitCode::SUCCESS;
         }
         Ok(Invocation::Version) => {
-            println!("kvmd-why {}", env!("CARGO_PKG_VERSION"));
+            let _ = writeln!(io::stdout(), "kvmd-why {}", env!("CARGO_PKG_VERSION"));
             return ExitCode::SUCCESS;
         }
         Ok(Invocation::Tell(question)) => question,
         Err(error) => {
-            eprintln!("kvmd-why: {error}\nTry 'kvmd-why --help'.");
+            complain(format_args!("kvmd-why: {error}\nTry 'kvmd-why --help'.\n"));
             return ExitCode::from(2);
         }
     };
     let mut unread = Unread::default();
     let answered = answer(&question, &mut unread);
-    eprint!("{unread}");
+    complain(format_args!("{unread}"));
     match answered {
         Ok(()) if unread.is_incomplete() => ExitCode::from(INCOMPLETE),
         Ok(()) => ExitCode::SUCCESS,
@@ -123,10 +136,15 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(failure) => {
-            eprintln!("kvmd-why: {failure}");
+            complain(format_args!("kvmd-why: {failure}\n"));
             ExitCode::from(NO_ANSWER)
         }
     }
+}
+
+/// Says it on stderr. Nobody need be there to read it.
+fn complain(text: fmt::Arguments<'_>) {
+    let _ = io::stderr().write_all(text.to_string().as_bytes());
 }
 
 fn answer(question: &Question, unread: &mut Unread) -> Result<(), Failure> {
@@ -150,10 +168,14 @@ fn answer(question: &Question, unread: &mut Unread) -> Result<(), Failure> {
     let mut out = BufWriter::new(io::stdout().lock());
     answer.tell(&mut out, style)?;
     out.flush()?;
-    match (follower, &question.exec) {
-        (None, _) => Ok(()),
-        (Some(follower), None) => follow::tell(follower, &mut out, question, style),
-        (Some(follower), Some(command)) => {
+    let Some(follower) = follower else { return Ok(()) };
+    // Of what was there before. What comes is waited for all the same, by whoever runs this unseen.
+    StderrOutput::default().write(std::mem::take(unread).to_string().as_bytes());
+    match &question.exec {
+        None => follow::tell(follower, &mut out, question, style),
+        Some(command) => {
+            // Whoever ignored it would never hear of the end of a command.
+            restore_default(Signal::CHLD).map_err(Failure::Signals)?;
             let signals = [Signal::TERM, Signal::INT, Signal::HUP, Signal::CHLD];
             let signals = SignalDescriptor::open(signals).map_err(Failure::Signals)?;
             let acting = Acting::new(command.clone(), signals.mask_before());
@@ -171,9 +193,9 @@ fn no_end(question: &Question, known: Known, unread: &mut Unread) -> Result<(), 
         Some(name) if !known.has_the_asked => Err(Failure::UnknownInstance(name.clone(), known)),
         None if known.is_empty() && question.files.is_empty() && !unread.has_lines() => {
             if question.json {
-                eprintln!("kvmd-why: {NONE_YET}");
+                complain(format_args!("kvmd-why: {NONE_YET}\n"));
             } else {
-                println!("{NONE_YET}");
+                writeln!(io::stdout(), "{NONE_YET}")?;
             }
             Ok(())
         }

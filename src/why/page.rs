@@ -22,6 +22,10 @@ use crate::wire::record::{Evidence, Record};
 /// With more than this many ends a page takes long to open. The latest are in it.
 pub(super) const MOST_ENDS: usize = 20_000;
 
+/// Records of so many bytes are in it at most: far more than so many ends have, where nobody has made up
+/// lines of a megabyte.
+pub(super) const MOST_BYTES: usize = 64 << 20;
+
 /// For its owner and his group, as the records are: command lines may hold secrets.
 const MODE: u32 = 0o640;
 

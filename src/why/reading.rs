@@ -57,7 +57,7 @@ pub(super) fn read_all(
     each: &mut impl FnMut(&Found<'_>),
 ) {
     let mut read = |source: &Source, name: &str, text: io::Result<Box<dyn Read>>| {
-        let mut reader = Reader::new(source, now);
+        let mut reader = Reader::new(source, name, now);
         if let Err(error) = text.and_then(|text| reader.read(text, unread, each)) {
             unread.add_source(name, error);
         }
@@ -73,18 +73,22 @@ pub(super) fn read_all(
     }
 }
 
-/// Reads the lines of one source.
+/// Reads the lines of one file of a source.
 pub(super) struct Reader<'s> {
     source: &'s Source,
+    /// What the file is called.
+    name: &'s str,
     now: Timestamp,
-    fleet: Fleet,
-    /// The node whose part this is said so.
+    /// For what came through the pipe of many nodes, or may have.
+    fleet: Option<Fleet>,
+    /// This node said that it has no end to tell of.
     has_nothing: bool,
 }
 
 impl<'s> Reader<'s> {
-    pub(super) fn new(source: &'s Source, now: Timestamp) -> Self {
-        Self { source, now, fleet: Fleet::default(), has_nothing: false }
+    pub(super) fn new(source: &'s Source, name: &'s str, now: Timestamp) -> Self {
+        let fleet = source.is_of_many().then(Fleet::default);
+        Self { source, name, now, fleet, has_nothing: false }
     }
 
     fn read(
@@ -111,9 +115,13 @@ impl<'s> Reader<'s> {
         each: &mut impl FnMut(&Found<'_>),
     ) {
         let (Line::Whole(line) | Line::Unfinished(line)) = *line else {
-            return unread.add_line(self.source, number, &"it is longer than 1 MiB", b"");
+            return unread.add_line(self.name, number, &"it is longer than 1 MiB", b"");
         };
-        match self.fleet.read(line) {
+        let said = match &mut self.fleet {
+            Some(fleet) => fleet.read(line),
+            None => Said::alone(line),
+        };
+        match said {
             Said::Object(brought, line) => match Outline::parse(line) {
                 Ok(outline) => {
                     let own = outline.node().map(String::from);
@@ -124,10 +132,10 @@ impl<'s> Reader<'s> {
                     }
                     each(&Found { outline, ended, node, line });
                 }
-                Err(why) => unread.add_line(self.source, number, &why, b""),
+                Err(why) => unread.add_line(self.name, number, &why, b""),
             },
             Said::Text(_, text) if says_nothing(text) => self.has_nothing = true,
-            Said::Text(..) => unread.add_line(self.source, number, &"it is not a record", line),
+            Said::Text(..) => unread.add_line(self.name, number, &"it is not a record", line),
             Said::Ended(node, code) => {
                 let has_nothing = std::mem::take(&mut self.has_nothing);
                 if code != 0 && !(has_nothing && code == i32::from(NO_ANSWER)) {

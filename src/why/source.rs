@@ -52,15 +52,21 @@ impl Source {
         self
     }
 
-    /// The node of a record. What comes first knows best: whoever brought the line says which node it
-    /// is from, the user which the file is, and only then the record itself; else a node whose
+    /// Whether its lines may name their nodes. What is one node's, by its place or by the user's word,
+    /// says nothing of others.
+    pub(super) fn is_of_many(&self) -> bool {
+        self.is_chosen() && self.node.is_none()
+    }
+
+    /// The node of a record. What comes first knows best: the user says which node the file is of,
+    /// whoever brought the line which it is from, and only then the record itself; else a node whose
     /// records somebody has forged would speak for others.
     pub(super) fn node<'a>(
         &'a self,
         brought: Option<&'a str>,
         own: Option<&'a str>,
     ) -> Option<&'a str> {
-        brought.or(self.node.as_deref()).or(own).or(self.supposed.as_deref())
+        self.node.as_deref().or(brought).or(own).or(self.supposed.as_deref())
     }
 
     /// The file, if it is one.
@@ -123,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn who_brings_a_line_knows_best_whose_it_is() {
+    fn the_user_and_then_who_brings_a_line_know_best_whose_it_is() {
         let one = source("a.jsonl");
         assert_eq!(one.node(None, None), None);
         let several = one.among_others();
@@ -132,8 +138,18 @@ mod tests {
         assert_eq!(node(None, Some("own")), Some("own"));
         assert_eq!(node(None, None), Some("a"));
         let named = source("said=a.jsonl").among_others();
-        assert_eq!(named.node(Some("brought"), None), Some("brought"));
+        assert_eq!(named.node(Some("brought"), Some("own")), Some("said"));
         assert_eq!(named.node(None, None), Some("said"));
+    }
+
+    #[test]
+    fn what_is_of_one_node_speaks_for_no_other() {
+        for (text, is_of_many) in
+            [("-", true), ("a.jsonl", true), ("n1=a.jsonl", false), ("n1=-", false)]
+        {
+            assert_eq!(source(text).is_of_many(), is_of_many, "{text}");
+        }
+        assert!(!Source::from(Origin::Node("a".into())).is_of_many());
     }
 
     #[test]

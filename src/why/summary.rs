@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use jiff::Timestamp;
 
-use super::frequent::Frequent;
+use super::frequent::{Frequent, beginning};
 use super::reading::Found;
 use crate::wire::record::SenderOutline;
 
@@ -35,7 +35,7 @@ pub(super) struct Span(Option<(Timestamp, Timestamp)>);
 #[derive(Debug, Default)]
 pub(super) struct Repeated {
     pub(super) span: Span,
-    /// What is to be said of the last time.
+    /// What is to be said of the last time: names that are cut as the keys are.
     pub(super) last: Box<str>,
 }
 
@@ -74,24 +74,24 @@ impl Summary {
         self.causes.count(&outline.cause, note);
         self.initiators.count(&outline.initiator, note);
         self.instances.count(&outline.instance, note);
-        let on = || found.node.map_or_else(String::new, |node| format!(" on {node}"));
+        let on = || found.node.map_or_else(String::new, |node| format!(" on {}", beginning(node)));
         if let Some(node) = found.node {
             self.nodes.count(node, note);
         }
         if let Some(sender) = outline.sender.as_ref().filter(|sender| !sender.kernel) {
             name(sender, &mut self.name);
             self.senders.count(&self.name, |known| {
-                known.note(ended, || format!("{}{}", outline.instance, on()));
+                known.note(ended, || format!("{}{}", beginning(&outline.instance), on()));
             });
         }
         if outline.initiator == "crash" {
             self.broken.count(&outline.instance, |known| {
-                known.note(ended, || format!("{}{}", outline.cause, on()));
+                known.note(ended, || format!("{}{}", beginning(&outline.cause), on()));
             });
         }
         if outline.cause == "out-of-memory" {
             self.short_of_memory.count(found.node.unwrap_or_default(), |known| {
-                known.note(ended, || outline.instance.to_string());
+                known.note(ended, || beginning(&outline.instance).into());
             });
         }
     }
@@ -107,5 +107,33 @@ fn name(sender: &SenderOutline<'_>, text: &mut String) {
             let _ = write!(text, ", logged in as uid {login}");
         }
         text.push(')');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::record::Outline;
+
+    #[test]
+    fn a_long_name_takes_no_more_than_its_share() {
+        let long = "x".repeat(100_000);
+        let line = format!(
+            r#"{{"instance":"{long}","cause":"{long}","initiator":"crash","node":"{long}","sender":{{"pid":1}}}}"#
+        );
+        let outline = Outline::parse(line.as_bytes()).unwrap();
+        let mut summary = Summary::default();
+        summary.add(&Found { outline, ended: None, node: Some(&long), line: b"" });
+        let outline = Outline {
+            cause: "out-of-memory".into(),
+            instance: (&*long).into(),
+            ..Outline::default()
+        };
+        summary.add(&Found { outline, ended: None, node: Some(&long), line: b"" });
+        let known = [&summary.senders, &summary.broken, &summary.short_of_memory];
+        for (_, tally) in known.iter().flat_map(|known| known.top(9)) {
+            assert!((1..1000).contains(&tally.known.last.len()));
+        }
+        assert!(known.iter().all(|known| known.total() == 1));
     }
 }

@@ -7,7 +7,6 @@ use std::io;
 
 use jiff::{SignedDuration, Timestamp};
 
-use super::source::Source;
 use crate::wire::Printable;
 
 /// So many of a kind are named.
@@ -34,7 +33,7 @@ struct Few<T> {
     others: u64,
 }
 
-/// Lines of one source that are no records.
+/// Lines of one file that are no records.
 #[derive(Debug)]
 struct LinesOf {
     source: String,
@@ -52,19 +51,18 @@ struct Ahead {
 }
 
 impl Unread {
-    /// A line that is no record: which one, and why. `text` is an excerpt of it.
+    /// A line that is no record: of which file, which one, and why. `text` is an excerpt of it.
     pub(super) fn add_line(
         &mut self,
-        source: &Source,
+        source: &str,
         number: Option<u64>,
         why: &dyn Display,
         text: &[u8],
     ) {
         self.line_count += 1;
-        let name = source.to_string();
-        let is_known = self.lines.named.last().is_some_and(|last| last.source == name);
+        let is_known = self.lines.named.last().is_some_and(|last| last.source == source);
         if !is_known {
-            self.lines.add(LinesOf { source: name, count: 0, first: Vec::new() });
+            self.lines.add(LinesOf { source: source.into(), count: 0, first: Vec::new() });
         }
         // Sources are read one after the other.
         let Some(lines) = self.lines.named.last_mut().filter(|_| self.lines.others == 0) else {

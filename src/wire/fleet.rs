@@ -26,6 +26,14 @@ pub enum Said<'a> {
     Nothing,
 }
 
+impl<'a> Said<'a> {
+    /// What a line is that no fleet's command has brought: nothing in it names a node.
+    #[must_use]
+    pub fn alone(line: &'a [u8]) -> Self {
+        said(None, line.trim_ascii())
+    }
+}
+
 /// Where in the output of `gnt-cluster command` a line is.
 #[derive(Debug, Default)]
 pub struct Fleet {
@@ -183,6 +191,14 @@ mod tests {
     fn records_alone_are_nobodys() {
         let text = "{}\r\nnode: -\na b: {}\na:b: {}\n{}\n";
         assert_eq!(all(text), ["? {}", "node says -", "? says a b: {}", "? says a:b: {}", "? {}"]);
+    }
+
+    #[test]
+    fn a_line_that_comes_alone_names_nobody() {
+        assert_eq!(Said::alone(b" {}\r\n"), Said::Object(None, b"{}"));
+        assert_eq!(Said::alone(b"n1: {}"), Said::Text(None, b"n1: {}"));
+        assert_eq!(Said::alone(b"return code = 1"), Said::Text(None, b"return code = 1"));
+        assert_eq!(Said::alone(b"\n"), Said::Nothing);
     }
 
     #[test]
