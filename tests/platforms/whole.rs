@@ -94,7 +94,8 @@ impl Said {
 
     fn result(&self, seconds: u64, log: &Path) -> String {
         if !self.is_success {
-            return format!("{WRONG}: {} (see {})", self.last_line, log.display());
+            let log = log.file_name().unwrap_or_default().display();
+            return format!("{WRONG}: {} (see target/platforms/{log})", self.last_line);
         }
         let tests = match self.tests_passed {
             0 => String::new(),
