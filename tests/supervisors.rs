@@ -187,7 +187,7 @@ impl Service {
 
     /// What journalctl(1) says in the systemd that runs it.
     fn journal(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(script!("journalctl"));
+        let mut command = Command::new(script!("systemd/journalctl"));
         let output = command.arg(self.directory()).args(arguments).output().unwrap();
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
