@@ -8,12 +8,10 @@ use super::PROGRAM;
 use super::stderr::StderrOutput;
 use crate::sys::append_file::AppendFile;
 use crate::sys::daemonize;
+use crate::wire::journal::{DAEMON, Level};
 
 /// The syslog's socket.
 const SYSLOG: &str = "/dev/log";
-
-/// The facility DAEMON, as a part of a message's priority (`syslog(3)`).
-const DAEMON: u8 = 3 << 3;
 
 #[derive(Debug, Default)]
 pub(super) struct Outputs {
@@ -94,13 +92,14 @@ fn level_and_text(line: &[u8]) -> Option<(&str, &[u8])> {
 
 /// Facility and severity (`syslog(3)`); nothing for what does not go there.
 fn priority(level: &str) -> Option<u8> {
-    match level {
-        "ERROR" => Some(DAEMON | 3),
-        "WARNING" => Some(DAEMON | 4),
-        "NOTICE" => Some(DAEMON | 5),
-        "INFO" => Some(DAEMON | 6),
-        _ => None,
-    }
+    let level = match level {
+        "ERROR" => Level::Error,
+        "WARNING" => Level::Warning,
+        "NOTICE" => Level::Notice,
+        "INFO" => Level::Info,
+        _ => return None,
+    };
+    Some(DAEMON << 3 | level as u8)
 }
 
 #[cfg(test)]

@@ -110,7 +110,8 @@ impl Answer {
     }
 }
 
-/// What is told of an end that comes while it is waited for.
+/// What is told of an end that comes while it is waited for, in one piece: a reader who stalls misses
+/// whole ends.
 pub(super) fn tell_at_once(
     out: &mut impl Write,
     line: &[u8],
@@ -120,7 +121,11 @@ pub(super) fn tell_at_once(
 ) -> io::Result<()> {
     match question {
         Question { json: true, .. } => out.write_all(line),
-        Question { instance: Some(_), all: false, .. } => style.story(out, record),
-        _ => writeln!(out, "{}", style.sentence(record)),
+        Question { instance: Some(_), all: false, .. } => {
+            let mut story = Vec::new();
+            style.story(&mut story, record)?;
+            out.write_all(&story)
+        }
+        _ => out.write_all(format!("{}\n", style.sentence(record)).as_bytes()),
     }
 }

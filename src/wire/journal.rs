@@ -13,15 +13,16 @@ use super::Shown;
 /// 4096 bytes in JSON, its name included.
 const LONGEST: usize = 4000;
 
-/// The facility DAEMON (`syslog(3)`), for a syslog that the journal forwards to.
-const DAEMON: u8 = 3;
+/// The facility DAEMON (`syslog(3)`): the syslog's, and that of an entry which the journal forwards there.
+pub const DAEMON: u8 = 3;
 
-/// How much an entry matters: syslog(3)'s numbers.
+/// How much an entry, or a line of the syslog, matters: syslog(3)'s numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Level {
     Error = 3,
     Warning = 4,
     Notice = 5,
+    Info = 6,
 }
 
 /// An entry.

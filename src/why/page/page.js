@@ -119,6 +119,10 @@
   // The table.
   function list() {
     by("rows").replaceChildren(...shown.slice(0, rowsShown).map(row));
+    offerMore();
+  }
+
+  function offerMore() {
     const left = shown.length - rowsShown;
     by("more").hidden = left <= 0;
     by("more").textContent = `Show ${Math.min(PAGE, left)} more of ${left.toLocaleString("en")}`;
@@ -143,9 +147,7 @@
     const first = rowsShown;
     rowsShown += PAGE;
     by("rows").append(...shown.slice(first, rowsShown).map(row));
-    const left = shown.length - rowsShown;
-    by("more").hidden = left <= 0;
-    by("more").textContent = `Show ${Math.min(PAGE, left)} more of ${left.toLocaleString("en")}`;
+    offerMore();
     by("rows").children[first]?.querySelector("button").focus();
   });
 
