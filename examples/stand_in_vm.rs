@@ -77,9 +77,11 @@ fn main() {
     // Caught, and never looked at.
     let _hangups = has("--deaf-to-hup").then(|| Signals::new([libc::SIGHUP]).unwrap());
     let (sender, happenings) = mpsc::channel();
+    // Caught before anybody can send it.
+    let sigterm = Signals::new([libc::SIGTERM]).unwrap();
     thread::spawn({
         let sender = sender.clone();
-        move || await_sigterm(&sender)
+        move || await_sigterm(sigterm, &sender)
     });
     let descriptor = rustix::net::socket(AddressFamily::UNIX, SocketType::STREAM, None).unwrap();
     if has("--ready") {
@@ -153,8 +155,7 @@ fn listen(listener: UnixListener, never_accept: bool, sender: Sender<Happening>)
     });
 }
 
-fn await_sigterm(sender: &Sender<Happening>) {
-    let mut signals = Signals::new([libc::SIGTERM]).unwrap();
+fn await_sigterm(mut signals: Signals, sender: &Sender<Happening>) {
     let mut poll = mio::Poll::new().unwrap();
     poll.registry().register(&mut signals, mio::Token(0), mio::Interest::READABLE).unwrap();
     let mut events = mio::Events::with_capacity(1);

@@ -323,6 +323,29 @@ fn the_live_connector_tells_of_the_watched_and_of_nobody_else() {
     watched.wait().unwrap();
 }
 
+/// A daemon that is killed when it has read, and not written down, has taken nothing away.
+#[test]
+fn what_was_peeked_at_is_there_for_whoever_has_the_socket_then() {
+    needs!(Root);
+    let _machine = whole_machine();
+    let mut watched = waiting_process();
+    let mut connector = listening(&[watched.id()]);
+    let mut kept = Connector::adopt(connector.as_fd().try_clone_to_owned().unwrap(), true);
+    connector.leave_open();
+    watched.kill().unwrap();
+    let (pid, status) = (watched.id(), WaitStatus(Signal::KILL.0));
+    let expected = Received::Message(ProcMessage::Exit { pid, tgid: pid, status });
+    watched.wait().unwrap();
+    for _ in 0..2 {
+        assert_eq!(connector.peek().unwrap(), Some(expected));
+    }
+    drop(connector);
+    assert_eq!(kept.peek().unwrap(), Some(expected));
+    kept.take();
+    assert_eq!(kept.peek().unwrap(), None);
+    kept.close_with_this();
+}
+
 #[test]
 fn the_filter_is_replaced_while_it_listens() {
     needs!(Root);

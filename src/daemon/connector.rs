@@ -1,4 +1,7 @@
 //! The proc connector: whether the kernel tells how processes end, and what it tells.
+//!
+//! What it says of a watched process is not taken from it until it is written down: if this daemon
+//! ends before that, another goes on with the socket, and reads it.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -24,6 +27,10 @@ pub(super) struct ConnectorSource {
     precision: Precision,
     /// How often the kernel had more to report than the socket could hold.
     losses: LossCount,
+    /// How a watched process ended was read, and is yet to be taken from the socket.
+    has_peeked: bool,
+    /// There may be more to be read, though nothing will wake the loop for that.
+    has_more: bool,
 }
 
 impl ConnectorSource {
@@ -34,6 +41,8 @@ impl ConnectorSource {
             state: String::new(),
             precision: Precision::Exact,
             losses: LossCount::default(),
+            has_peeked: false,
+            has_more: false,
         }
     }
 
@@ -82,7 +91,7 @@ impl ConnectorSource {
             watchlist.request_update();
         }
         match asked {
-            Ok(()) => self.read(now, registry, events),
+            Ok(()) => self.read(now, registry, watchlist, events),
             Err(reason) => self.lose(&reason, registry, events),
         }
     }
@@ -103,7 +112,7 @@ impl ConnectorSource {
             Ok(connector) => {
                 self.connector = Some(connector);
                 self.have_kept(keep);
-                self.read(now, registry, events);
+                self.read(now, registry, watchlist, events);
             }
             Err(reason) => self.lose(&reason, registry, events),
         }
@@ -128,17 +137,42 @@ impl ConnectorSource {
         }
     }
 
-    /// Takes in everything that the kernel has reported so far.
-    pub(super) fn read(&mut self, now: Moment, registry: &Registry, events: &mut VecDeque<Event>) {
+    /// Reads what the kernel has reported, as far as the next thing that it says of a watched
+    /// process. That stays in the socket until [`ConnectorSource::take_peeked`].
+    pub(super) fn read(
+        &mut self,
+        now: Moment,
+        registry: &Registry,
+        watchlist: &Watchlist,
+        events: &mut VecDeque<Event>,
+    ) {
         let mut lost = false;
-        while let Some(connector) = &mut self.connector {
-            match connector.receive() {
-                Ok(None) => break,
-                Ok(Some(Received::Listening)) => self.announce(events),
-                Ok(Some(Received::Message(message))) => events.extend(event(message)),
-                Ok(Some(Received::Lost)) => lost = true,
-                Ok(Some(Received::Foreign)) => debug!("Foreign message at the proc connector"),
-                Err(reason) => self.lose(&reason, registry, events),
+        while let Some(connector) = self.connector.as_mut().filter(|_| !self.has_peeked) {
+            let received = match connector.peek() {
+                Ok(Some(received)) => received,
+                Ok(None) => {
+                    self.has_more = false;
+                    break;
+                }
+                Err(reason) => {
+                    self.lose(&reason, registry, events);
+                    break;
+                }
+            };
+            let event = match received {
+                Received::Message(message) => event(message),
+                _ => None,
+            };
+            self.has_peeked = event.as_ref().is_some_and(|(pid, _)| watchlist.contains(*pid));
+            if !self.has_peeked && received != Received::Lost {
+                connector.take();
+            }
+            events.extend(event.map(|(_, event)| event));
+            match received {
+                Received::Listening => self.announce(events),
+                Received::Lost => lost = true,
+                Received::Foreign => debug!("Foreign message at the proc connector"),
+                Received::Message(_) => {}
             }
         }
         if lost {
@@ -147,6 +181,21 @@ impl ConnectorSource {
             }
             events.push_back(Event::Rescan);
         }
+    }
+
+    /// Takes from the socket what was read.
+    pub(super) fn take_peeked(&mut self) {
+        if std::mem::take(&mut self.has_peeked)
+            && let Some(connector) = &mut self.connector
+        {
+            connector.take();
+            self.has_more = true;
+        }
+    }
+
+    /// Whether there may be more to be read, though nothing will wake the loop for that.
+    pub(super) fn has_more(&self) -> bool {
+        self.has_more
     }
 
     /// A listener that gets no answer has been refused, or switched off: Linux 6.6.13 to 6.6.17
@@ -175,6 +224,7 @@ impl ConnectorSource {
         if let Some(connector) = self.connector.take() {
             wake::deregister(registry, &connector);
         }
+        (self.has_peeked, self.has_more) = (false, false);
         self.log_state(&format!(
             "The kernel's proc connector is not available: {reason}. Exit statuses are taken from /proc instead, as root, or from the pidfd, from Linux 6.15 on; users' shutdowns are still detected"
         ));
@@ -225,12 +275,14 @@ impl ConnectorSource {
     }
 }
 
-/// What a message says of the end of a process; nothing if it says nothing of that. A range of the
-/// filter may let strangers pass: the node does not know them.
-fn event(message: ProcMessage) -> Option<Event> {
+/// What a message says of the end of a process, and of which; nothing if it says nothing of that. A
+/// range of the filter may let strangers pass: the node does not know them.
+fn event(message: ProcMessage) -> Option<(u32, Event)> {
     match message {
-        ProcMessage::Exit { pid, tgid, status } if pid == tgid => Some(Event::Exit { pid, status }),
-        ProcMessage::CoreDump { tgid } => Some(Event::CoreDump { pid: tgid }),
+        ProcMessage::Exit { pid, tgid, status } if pid == tgid => {
+            Some((pid, Event::Exit { pid, status }))
+        }
+        ProcMessage::CoreDump { tgid } => Some((tgid, Event::CoreDump { pid: tgid })),
         _ => None,
     }
 }
@@ -243,10 +295,10 @@ mod tests {
     #[test]
     fn the_end_of_a_thread_is_not_that_of_its_process() {
         let end = |pid, tgid| event(ProcMessage::Exit { pid, tgid, status: WaitStatus(9) });
-        assert!(matches!(end(7, 7), Some(Event::Exit { pid: 7, status: WaitStatus(9) })));
+        assert!(matches!(end(7, 7), Some((7, Event::Exit { pid: 7, status: WaitStatus(9) }))));
         assert!(end(8, 7).is_none());
         let dumps = event(ProcMessage::CoreDump { tgid: 7 });
-        assert!(matches!(dumps, Some(Event::CoreDump { pid: 7 })));
+        assert!(matches!(dumps, Some((7, Event::CoreDump { pid: 7 }))));
         assert!(event(ProcMessage::Other).is_none());
     }
 

@@ -2,9 +2,9 @@
 //!
 //! One thread and one `epoll`, which waits for nothing else: what has to be written to a disk or a
 //! pipe goes to the writer, a thread of its own, and what may hang whoever reads it is read by those
-//! of `lookup`. Every source is edge-triggered and is read until it
-//! is empty, but for a connection that has more to say than its fair share: that one waits for the
-//! others.
+//! of `lookup`. Every source is edge-triggered and is read until it is empty, but for a connection
+//! that has more to say than its fair share, which waits for the others, and for the proc connector,
+//! whose every word is written down before the next is read.
 //! Nothing is decided here. What an action brings about goes back to the node as an event
 //! before the next source is looked at (see [`settle`]).
 //!
@@ -288,12 +288,16 @@ impl Daemon {
         self.pace.look(clock::now());
     }
 
-    /// Reads from those who had more to say than their share, each once.
+    /// Reads from those who had more to say than their share, each once, and from the connector,
+    /// which says one thing at a time.
     fn read_on(&mut self, now: Moment) {
         for _ in 0..self.sources.connections.unread() {
             if let Some(incarnation) = self.sources.connections.next_unread() {
                 self.read_qmp(now, incarnation);
             }
+        }
+        if self.sources.connector.has_more() {
+            self.woken_by(now, Wake::Connector);
         }
     }
 

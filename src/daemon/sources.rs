@@ -48,7 +48,7 @@ pub(super) struct Sources {
 impl Sources {
     /// Whether there is work to be done even if no source wakes the loop.
     pub(super) fn are_behind(&self) -> bool {
-        self.connections.unread() > 0 || self.reports.are_behind()
+        self.connections.unread() > 0 || self.connector.has_more() || self.reports.are_behind()
     }
 
     /// When there will be, if nothing comes before that.
@@ -77,7 +77,7 @@ impl Sources {
     }
 
     pub(super) fn read_connector(&mut self, now: Moment, events: &mut VecDeque<Event>) {
-        self.connector.read(now, self.poll.registry(), events);
+        self.connector.read(now, self.poll.registry(), &self.watchlist, events);
     }
 
     pub(super) fn read_trace(&mut self, now: Moment, events: &mut VecDeque<Event>) {
@@ -121,6 +121,7 @@ impl Sources {
     pub(super) fn write_down(&mut self, now: Moment, node: &mut Node) {
         self.save(now, node);
         self.connections.take_peeked();
+        self.connector.take_peeked();
         if let Some(pids) = self.watchlist.take_update() {
             self.trace.watch(&pids);
             self.connector.watch(&pids);

@@ -86,6 +86,8 @@ pub struct Connector {
     request: u32,
     answer_due: Option<Moment>,
     is_listening: bool,
+    /// The kernel had more to say than the socket could hold, and nobody was told.
+    has_lost: bool,
     /// Somebody else keeps the socket for a later daemon.
     is_kept: bool,
     /// How long a filter the kernel took last, if not one of full length.
@@ -107,6 +109,7 @@ impl Connector {
             request: 0,
             answer_due: None,
             is_listening: false,
+            has_lost: false,
             is_kept: false,
             room: LONGEST,
         };
@@ -123,7 +126,15 @@ impl Connector {
     pub fn adopt(socket: OwnedFd, is_kept: bool) -> Self {
         // SAFETY: the descriptor is owned, and given away here.
         let socket = unsafe { Socket::from_raw_fd(socket.into_raw_fd()) };
-        Self { socket, request: 0, answer_due: None, is_listening: true, is_kept, room: LONGEST }
+        Self {
+            socket,
+            request: 0,
+            answer_due: None,
+            is_listening: true,
+            has_lost: false,
+            is_kept,
+            room: LONGEST,
+        }
     }
 
     /// Has the kernel tell of exactly these pids from now on, in one step.
@@ -214,14 +225,41 @@ impl Connector {
 
     /// The next message; nothing if there is none.
     pub fn receive(&mut self) -> Result<Option<Received>, Unavailable> {
+        self.next(0)
+    }
+
+    /// The same. The message stays where it is until [`Connector::take`], for whoever has the
+    /// socket then.
+    pub fn peek(&mut self) -> Result<Option<Received>, Unavailable> {
+        self.next(libc::MSG_PEEK)
+    }
+
+    /// Takes the message away that was peeked at.
+    pub fn take(&mut self) {
+        let mut nothing: [u8; 0] = [];
+        while let Err(error) = self.socket.recv_from(&mut &mut nothing[..], 0) {
+            match error.raw_os_error() {
+                // That comes before the message.
+                Some(libc::ENOBUFS) => self.has_lost = true,
+                Some(libc::EINTR) => {}
+                // It is there. If not, it is received twice, which changes no verdict.
+                _ => return,
+            }
+        }
+    }
+
+    fn next(&mut self, flags: i32) -> Result<Option<Received>, Unavailable> {
+        if std::mem::take(&mut self.has_lost) {
+            return Ok(Some(Received::Lost));
+        }
         let mut datagram = [0; proc_event::LONGEST];
-        let received = self.socket.recv_from(&mut &mut datagram[..], libc::MSG_TRUNC);
+        let received = self.socket.recv_from(&mut &mut datagram[..], libc::MSG_TRUNC | flags);
         let (length, sender) = match received {
             Ok(received) => received,
             Err(error) => {
                 return match error.raw_os_error() {
                     Some(libc::EAGAIN) => Ok(None),
-                    Some(libc::EINTR) => self.receive(),
+                    Some(libc::EINTR) => self.next(flags),
                     Some(libc::ENOBUFS) => Ok(Some(Received::Lost)),
                     _ => Err(Unavailable::Socket(error)),
                 };

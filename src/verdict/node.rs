@@ -60,8 +60,9 @@ impl Node {
     /// What has to outlive the daemon.
     #[must_use]
     pub fn to_memory(&self) -> Memory {
-        let lives = self.lives.keys().filter_map(|&incarnation| self.remembered(incarnation));
-        let lives = lives.chain(self.untold.values().cloned());
+        let alive = self.lives.keys().filter(|life| !self.untold.contains_key(life));
+        let lives = alive.chain(self.untold.keys());
+        let lives = lives.filter_map(|&incarnation| self.remembered(incarnation));
         let lives = lives.map(|life| (life.incarnation, life));
         Memory { last: self.last, lives: lives.collect() }
     }
@@ -106,8 +107,11 @@ impl Node {
         self.over.push(incarnation);
     }
 
+    /// One that has ended is remembered as it ended until that is told.
     fn remembered(&self, incarnation: Incarnation) -> Option<Remembered> {
-        self.lives.get(&incarnation)?.to_remember(incarnation)
+        let untold = || self.untold.get(&incarnation).cloned();
+        let life = self.lives.get(&incarnation);
+        life.and_then(|life| life.to_remember(incarnation)).or_else(untold)
     }
 
     /// How many lives there are.

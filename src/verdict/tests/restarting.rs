@@ -420,6 +420,23 @@ fn an_end_is_remembered_until_it_is_told() {
     assert_eq!(world.journal.lives().count(), 0);
 }
 
+/// A daemon that was stopped for a moment, or has much to do, learns all of an end at once. What it
+/// took from the kernel, nobody else can learn there.
+#[test]
+fn how_a_life_ended_is_remembered_until_it_is_told_even_if_that_was_learnt_at_once() {
+    let mut world = world();
+    world.holds_records = true;
+    (world.socket, world.process_lives) = (None, false);
+    let incarnation = world.connected.unwrap();
+    world.events.push_back(Event::Exit { pid: PID, status: WaitStatus(9) });
+    world.events.push_back(Event::Of(incarnation, Said::Closed));
+    world.happens(Event::Of(incarnation, Said::Died));
+    assert_eq!(world.deaths.len(), 1);
+    restarted(&mut world, false);
+    world.passes(Duration::from_secs(60));
+    assert_eq!(world.deaths[1].verdict.cause, Cause::Killed, "{}", world.deaths[1]);
+}
+
 #[test]
 fn an_end_that_is_told_is_remembered_no_more_though_its_file_is_still_to_be_written() {
     let mut world = world();
