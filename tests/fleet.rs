@@ -371,12 +371,12 @@ fn a_summary_says_first_what_is_unusual() {
     let said = nodes.command(&["node1", "node2", "node3"], true, ALL);
     let summary = answer(&["--file=-", "--summary"], &said);
     let expected = "\
-9 ends of 3 instances on 3 nodes from 2026-11-21 03:00:00 to 2026-11-21 03:02:02.
+9 ends of 3 instances on 3 nodes from 2026-11-21 03:00:00 to 2026-11-21 03:02:02 UTC.
 
 UNUSUAL
-  web1 broke 4 times from 2026-11-21 03:01:00 to 2026-11-21 03:01:03; the last: crashed on node1
-  db1 broke 3 times from 2026-11-21 03:02:00 to 2026-11-21 03:02:02; the last: out-of-memory on node2
-  node2 ran out of memory 3 times from 2026-11-21 03:02:00 to 2026-11-21 03:02:02; the last: db1
+  web1 broke 4 times from 2026-11-21 03:01:00 to 2026-11-21 03:01:03 UTC; the last: crashed on node1
+  db1 broke 3 times from 2026-11-21 03:02:00 to 2026-11-21 03:02:02 UTC; the last: out-of-memory on node2
+  node2 ran out of memory 3 times from 2026-11-21 03:02:00 to 2026-11-21 03:02:02 UTC; the last: db1
   no senders of signals that ended instances 10 times or more
 ";
     assert!(summary.starts_with(expected), "{summary}");

@@ -134,6 +134,8 @@ fn what_the_connector_has_lost_is_made_good() {
         assert_eq!((&*death.cause, &*death.initiator), ("killed", "admin"), "{}", death.line);
     }
     assert_eq!(node.shutdown_files(), 0);
+    // Asked whether it still tells, the kernel found room for the answer.
+    assert_eq!(daemon.count("proc connector is not available"), 0);
     figure(
         &format!("{INSTANCES} killed, no room in the connector's buffer"),
         &format!("{} verdicts right", deaths.len()),

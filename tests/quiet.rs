@@ -99,10 +99,13 @@ fn an_idle_daemon_sleeps_between_its_checks() {
         drop(std::os::unix::net::UnixListener::bind(node.socket(format!("stale{i}"))).unwrap());
     }
     let trace = node.path("trace");
-    let daemon = node.start_wrapped(
-        &["strace", "-f", "-r", "-o", trace.to_str().unwrap(), "--trace=epoll_pwait,?epoll_wait"],
-        &[],
-    );
+    // strace makes each look at everything so long that it would use up the time at real-time
+    // priority, and then wake up once more to regain it.
+    let setpriv = ["setpriv", "--bounding-set=-sys_nice"];
+    let output = trace.to_str().unwrap();
+    let strace = ["strace", "-f", "-r", "-o", output, "--trace=epoll_pwait,?epoll_wait"];
+    let daemon = node.start_wrapped(&[&setpriv[..], &strace].concat(), &[]);
+    daemon.await_line("No real-time priority");
     let _stand_in = node.stand_in("web1").connected();
     daemon.await_lines("Stop monitor", 200);
     // From here on it is idle. The next thing that it does is the check; wait for two of them.

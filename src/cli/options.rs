@@ -149,9 +149,10 @@ pub(super) static OURS: [Opt; 8] = [
         effect: Effect::With(Value::Seconds(|reading, seconds| {
             reading.options.settings.doubt_window = Duration::from_secs(seconds);
         })),
-        help: "For how long after a time when nobody listened (the daemon was down, or another client \
-               held the connection) a guest's shutdown is not attributed to its user, because it may \
-               answer a request that went unheard; 0: it is, and the record says so [0]",
+        help: "For how long after nobody was listening (the daemon was down, or another client held \
+               the connection) a guest's shutdown is not put down to its user: it may be the answer \
+               to a request that was not heard. With 0 it always is the user's, and the record says \
+               what was not heard [0]",
     },
     Opt {
         short: None,

@@ -29,7 +29,7 @@ pub(super) struct ConnectorSource {
     losses: LossCount,
     /// How a watched process ended was read, and is yet to be taken from the socket.
     has_peeked: bool,
-    /// There may be more to be read, though nothing will wake the loop for that.
+    /// There may be something to be read, though nothing will wake the loop for that.
     has_more: bool,
 }
 
@@ -68,12 +68,15 @@ impl ConnectorSource {
         self.losses.total()
     }
 
-    /// When silence becomes a refusal: see [`ConnectorSource::give_up_waiting`].
+    /// When silence becomes a refusal: see [`ConnectorSource::give_up_waiting`]. It is none while
+    /// there is something to be read.
     pub(super) fn deadline(&self) -> Option<Moment> {
-        self.connector.as_ref().and_then(Connector::deadline)
+        let connector = self.connector.as_ref().filter(|_| !self.has_more);
+        connector.and_then(Connector::deadline)
     }
 
-    /// Opens one where there is none, and asks the one that there is whether it still listens.
+    /// Opens one where there is none, and asks the one that there is whether it still listens. The
+    /// answer is to be read.
     pub(super) fn check(
         &mut self,
         now: Moment,
@@ -91,7 +94,8 @@ impl ConnectorSource {
             watchlist.request_update();
         }
         match asked {
-            Ok(()) => self.read(now, registry, watchlist, events),
+            // The answer is there, behind what came before it.
+            Ok(()) => self.has_more = true,
             Err(reason) => self.lose(&reason, registry, events),
         }
     }
@@ -112,7 +116,7 @@ impl ConnectorSource {
             Ok(connector) => {
                 self.connector = Some(connector);
                 self.have_kept(keep);
-                self.read(now, registry, watchlist, events);
+                self.has_more = true;
             }
             Err(reason) => self.lose(&reason, registry, events),
         }
@@ -146,14 +150,12 @@ impl ConnectorSource {
         watchlist: &Watchlist,
         events: &mut VecDeque<Event>,
     ) {
+        self.has_more = false;
         let mut lost = false;
         while let Some(connector) = self.connector.as_mut().filter(|_| !self.has_peeked) {
             let received = match connector.peek() {
                 Ok(Some(received)) => received,
-                Ok(None) => {
-                    self.has_more = false;
-                    break;
-                }
+                Ok(None) => break,
                 Err(reason) => {
                     self.lose(&reason, registry, events);
                     break;
@@ -163,16 +165,18 @@ impl ConnectorSource {
                 Received::Message(message) => event(message),
                 _ => None,
             };
-            self.has_peeked = event.as_ref().is_some_and(|(pid, _)| watchlist.contains(*pid));
+            lost |= received == Received::Lost;
+            // A socket that has been full takes nothing in before it is empty.
+            let is_watched = |(pid, _): &(u32, Event)| watchlist.contains(*pid);
+            self.has_peeked = !lost && event.as_ref().is_some_and(is_watched);
             if !self.has_peeked && received != Received::Lost {
                 connector.take();
             }
             events.extend(event.map(|(_, event)| event));
             match received {
                 Received::Listening => self.announce(events),
-                Received::Lost => lost = true,
                 Received::Foreign => debug!("Foreign message at the proc connector"),
-                Received::Message(_) => {}
+                Received::Message(_) | Received::Lost => {}
             }
         }
         if lost {
@@ -183,17 +187,17 @@ impl ConnectorSource {
         }
     }
 
-    /// Takes from the socket what was read.
-    pub(super) fn take_peeked(&mut self) {
-        if std::mem::take(&mut self.has_peeked)
-            && let Some(connector) = &mut self.connector
-        {
+    /// Takes from the socket what was read, and says whether anything was.
+    pub(super) fn take_peeked(&mut self) -> bool {
+        let has_peeked = std::mem::take(&mut self.has_peeked);
+        if has_peeked && let Some(connector) = &mut self.connector {
             connector.take();
             self.has_more = true;
         }
+        has_peeked
     }
 
-    /// Whether there may be more to be read, though nothing will wake the loop for that.
+    /// Whether there may be something to be read, though nothing will wake the loop for that.
     pub(super) fn has_more(&self) -> bool {
         self.has_more
     }

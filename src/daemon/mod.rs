@@ -71,8 +71,9 @@ use wake::Wake;
 use watchlist::Watchlist;
 use writer::Writer;
 
-/// How many ends are reported (a record, a line in the log) before the sources are read again: a
-/// guest that is just being powered off cannot wait, those that are gone can.
+/// How many ends are read from the proc connector, or reported (a record, a line in the log), before
+/// the other sources are read again: a guest that is just being powered off cannot wait, those that
+/// are gone can.
 const ENDS_AT_ONCE: usize = 16;
 
 /// For so long the daemon runs on when it is asked to end, until every end is written down. A disk
@@ -288,17 +289,27 @@ impl Daemon {
         self.pace.look(clock::now());
     }
 
-    /// Reads from those who had more to say than their share, each once, and from the connector,
-    /// which says one thing at a time.
+    /// Reads from those who had more to say than their share, each once.
     fn read_on(&mut self, now: Moment) {
         for _ in 0..self.sources.connections.unread() {
             if let Some(incarnation) = self.sources.connections.next_unread() {
                 self.read_qmp(now, incarnation);
             }
         }
-        if self.sources.connector.has_more() {
-            self.woken_by(now, Wake::Connector);
+    }
+
+    /// Reads what the kernel says of how processes end. Each is written down, with all that comes
+    /// of it, before it is taken from the socket; after some of them the others have their turn.
+    fn read_connector(&mut self, now: Moment) {
+        for _ in 0..ENDS_AT_ONCE {
+            self.sources.read_connector(now, &mut self.events);
+            self.settle(now);
+            self.sources.save(now, &mut self.node);
+            if !self.sources.connector.take_peeked() || self.node.has_changes() {
+                break;
+            }
         }
+        self.pace.look(clock::now());
     }
 
     /// Looks at every other source.
@@ -308,7 +319,7 @@ impl Daemon {
             Wake::Qmp(_) => {}
             Wake::Signals => self.take_signals(),
             Wake::Directory => self.sources.read_directory(now, &mut self.events),
-            Wake::Connector => self.sources.read_connector(now, &mut self.events),
+            Wake::Connector => self.read_connector(now),
             Wake::Trace => self.sources.read_trace(now, &mut self.events),
             Wake::Writer => self.sources.reports.acknowledge(&mut self.node),
             Wake::Lookup => self.sources.read_lookup(now, &mut self.events),
@@ -326,6 +337,10 @@ impl Daemon {
         if self.node.deadline() <= now {
             self.events.push_back(Event::Tick);
             self.settle(now);
+        }
+        // Asked whether it still listens, the kernel has answered.
+        if self.sources.connector.has_more() {
+            self.read_connector(now);
         }
     }
 
@@ -360,7 +375,8 @@ impl Daemon {
             reports.end_within(LAST_WORDS);
             now + if self.is_asked_to_hand_over { BEFORE_HANDOVER } else { LAST_WORDS }
         });
-        if now < leave_by && !reports.are_written() {
+        let has_to_read = self.sources.connector.has_more();
+        if now < leave_by && (has_to_read || !reports.are_written()) {
             return;
         }
         self.leave_by = None;

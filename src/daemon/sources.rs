@@ -121,7 +121,6 @@ impl Sources {
     pub(super) fn write_down(&mut self, now: Moment, node: &mut Node) {
         self.save(now, node);
         self.connections.take_peeked();
-        self.connector.take_peeked();
         if let Some(pids) = self.watchlist.take_update() {
             self.trace.watch(&pids);
             self.connector.watch(&pids);

@@ -27,8 +27,8 @@ Usage: kvmd-run [OPTION...] [--] QEMU [ARGUMENT...]
                        then: the next one [after powerdown quit, after quit
                        kill]; again: what to do if the same signal comes again
       --stop-timeout=SECONDS
-                       How long a stop may take altogether [120]. Of that, the
-                       guest has all but the last 15 seconds, at least half
+                       How long a stop may take altogether [120]. The guest
+                       gets all but the last 15 seconds, at least half
       --continue-to-stop
                        Let a paused guest go on to obey; otherwise it gets quit
       --reboot=WHAT    When the guest reboots: 'qemu' leaves it to QEMU, 'exit'
@@ -61,9 +61,9 @@ Exit status:
   34   the guest panicked            36  its watchdog fired: start it again
   40   an administrator ended it at its monitor or with a signal: leave it down
   41   it was asked to end, and had to be forced: leave it down
-  42   its supervisor ended, and it had to (--end-with-parent): start it again
-  50   it is not known why
-  64   the command line is wrong     71  QEMU did not start
+  42   its supervisor ended, so it was ended (--end-with-parent): start it again
+  50   it is not known why: start it again
+  64   the command line is wrong  71  QEMU did not start: start it again later
 
 Examples:
   kvmd-run qemu-system-x86_64 -name web1 -m 1G -drive file=web1.qcow2

@@ -88,6 +88,8 @@ pub struct Connector {
     is_listening: bool,
     /// The kernel had more to say than the socket could hold, and nobody was told.
     has_lost: bool,
+    /// What was peeked at last is taken already.
+    is_taken: bool,
     /// Somebody else keeps the socket for a later daemon.
     is_kept: bool,
     /// How long a filter the kernel took last, if not one of full length.
@@ -110,6 +112,7 @@ impl Connector {
             answer_due: None,
             is_listening: false,
             has_lost: false,
+            is_taken: false,
             is_kept: false,
             room: LONGEST,
         };
@@ -132,6 +135,7 @@ impl Connector {
             answer_due: None,
             is_listening: true,
             has_lost: false,
+            is_taken: false,
             is_kept,
             room: LONGEST,
         }
@@ -231,11 +235,21 @@ impl Connector {
     /// The same. The message stays where it is until [`Connector::take`], for whoever has the
     /// socket then.
     pub fn peek(&mut self) -> Result<Option<Received>, Unavailable> {
-        self.next(libc::MSG_PEEK)
+        match self.next(libc::MSG_PEEK) {
+            // To look at it may take a copy, for which there is no memory. To take it does not.
+            Err(Unavailable::Socket(error)) if error.raw_os_error() == Some(libc::ENOMEM) => {
+                self.is_taken = true;
+                self.next(0)
+            }
+            peeked => peeked,
+        }
     }
 
     /// Takes the message away that was peeked at.
     pub fn take(&mut self) {
+        if std::mem::take(&mut self.is_taken) {
+            return;
+        }
         let mut nothing: [u8; 0] = [];
         while let Err(error) = self.socket.recv_from(&mut &mut nothing[..], 0) {
             match error.raw_os_error() {

@@ -113,7 +113,11 @@ impl Life {
     pub(super) fn finish_if_complete(&mut self, context: &mut Context<'_>) {
         let is_closed = self.link.was_up() && !self.link.is_up();
         let is_out_of_time = self.stage >= Stage::OutOfTime;
-        let is_complete = is_closed && self.watched.is_dead_or_unknown();
+        let is_process_over = match self.watched.process() {
+            Some(_) => self.watched.died().is_some(),
+            None => !self.link.is_looked_for(),
+        };
+        let is_complete = is_closed && is_process_over;
         if self.stage >= Stage::Finished || !(is_out_of_time || is_complete) {
             return;
         }

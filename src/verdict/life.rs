@@ -307,6 +307,7 @@ impl Life {
             if error == ConnectError::Gone {
                 self.advance(Stage::Gone);
             }
+            self.finish_if_complete(context);
         }
     }
 

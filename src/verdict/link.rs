@@ -27,6 +27,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 pub(super) struct Link {
     state: State,
     was_up: bool,
+    /// An earlier daemon was connected, and this one has not been.
+    is_lost: bool,
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -48,17 +50,21 @@ enum State {
 impl Link {
     /// To a socket that has just been seen.
     pub(super) fn new(now: Moment) -> Self {
-        Self { state: State::Down { tries: 0, next: Some(now) }, was_up: false }
+        Self::down(0, Some(now))
     }
 
     /// To a socket behind which somebody may still be: tried at the next rescan.
     pub(super) fn at_rest() -> Self {
-        Self { state: State::Down { tries: 0, next: None }, was_up: false }
+        Self::down(0, None)
     }
 
     /// To a socket at which nobody listens any more, most likely.
     pub(super) fn stale() -> Self {
-        Self { state: State::Down { tries: MOST_REFUSALS, next: None }, was_up: false }
+        Self::down(MOST_REFUSALS, None)
+    }
+
+    fn down(tries: u32, next: Option<Moment>) -> Self {
+        Self { state: State::Down { tries, next }, was_up: false, is_lost: false }
     }
 
     /// One that an earlier daemon made, and that outlived it if it `is_kept`. `is_silent` if QEMU had
@@ -70,7 +76,7 @@ impl Link {
         } else {
             State::Down { tries: 0, next: Some(now) }
         };
-        Self { state, was_up: true }
+        Self { state, was_up: true, is_lost: !is_kept }
     }
 
     /// Begins an attempt, unless one is under way or there is nothing to try for.
@@ -86,7 +92,7 @@ impl Link {
         let unheard_since = Some(if self.was_up { Moment::START } else { began });
         let warn_at = Some(now + ANSWER_WITHIN);
         self.state = State::Up { warn_at, awaits: None, unheard_since };
-        self.was_up = true;
+        (self.was_up, self.is_lost) = (true, false);
     }
 
     /// The attempt has failed; `is_dead` if there is nobody left to listen. Says whether there was
@@ -182,6 +188,13 @@ impl Link {
 
     pub(super) fn was_up(&self) -> bool {
         self.was_up
+    }
+
+    /// An earlier daemon was connected, and this one still tries to be.
+    pub(super) fn is_looked_for(&self) -> bool {
+        let is_tried =
+            matches!(self.state, State::Trying { .. } | State::Down { next: Some(_), .. });
+        self.is_lost && is_tried
     }
 
     /// It is not connected, and nothing is under way.

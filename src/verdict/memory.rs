@@ -92,10 +92,13 @@ impl Life {
     }
 
     /// Differs from what it was where there is something new to remember.
-    pub(super) fn mark(&self) -> (u32, Voice, Option<Decision>, [bool; 2]) {
+    pub(super) fn mark(&self) -> (u32, Voice, Option<Decision>, [bool; 3]) {
         let verdicts = [self.file.verdict_at_close(), self.file.proposed()];
-        let are_there = verdicts.map(|verdict| verdict.is_some());
-        (self.case.turns(), self.voice, self.file.to_remember(), are_there)
+        let [at_close, proposed] = verdicts.map(|verdict| verdict.is_some());
+        // Its case has gone into the record then.
+        let is_recorded = self.stage >= Stage::Recorded;
+        let flags = [at_close, proposed, is_recorded];
+        (self.case.turns(), self.voice, self.file.to_remember(), flags)
     }
 }
 

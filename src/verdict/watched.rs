@@ -44,11 +44,6 @@ impl Watched {
         self.died
     }
 
-    /// Nothing more is to be expected of it. One that nobody knows cannot be waited for.
-    pub(super) fn is_dead_or_unknown(&self) -> bool {
-        self.died.is_some() || self.process.is_none()
-    }
-
     /// Where its end, and what the kernel keeps of it, is learnt from.
     pub(super) fn source(&self) -> Source {
         if self.has_pidfd { Source::Pidfd } else { Source::Process }

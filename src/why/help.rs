@@ -24,7 +24,7 @@ name of an instance it explains the last end of that one, with the evidence.
       --exec=COMMAND   With --follow: run this with /bin/sh for each further end,
                        with its record on stdin, and KVMD_NAME, KVMD_CAUSE and
                        others in the environment
-      --exec-jobs=N    So many run at once; up to 1000 wait [4]
+      --exec-jobs=N    Run at most N at once [4]; up to 1000 more wait
       --exec-timeout=SECONDS
                        How long one may take [60]
       --file=[NODE=]PATH
@@ -48,5 +48,5 @@ that is set) and in the rotated files next to it, including .gz. ganeti-kvmd
 writes them; this program only needs permission to read them.
 
 Exit status: 0 if there is an answer, 1 if there is none, 2 for a bad command line,
-3 if there is an answer without a source or a node that could not be read.
+3 if there is an answer, but a source or a node could not be read.
 ";

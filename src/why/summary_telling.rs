@@ -169,14 +169,14 @@ impl<T> fmt::Display for Times<'_, T> {
     }
 }
 
-/// ` from 2026-11-14 03:00:01 to 2026-11-21 02:14:07`
+/// ` from 2026-11-14 03:00:01 to 2026-11-21 02:14:07 UTC`
 struct Between(Span);
 
 impl fmt::Display for Between {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.bounds() {
-            Some((first, last)) if first == last => write!(f, " at {}", clock(first)),
-            Some((first, last)) => write!(f, " from {} to {}", clock(first), clock(last)),
+            Some((first, last)) if first == last => write!(f, " at {} UTC", clock(first)),
+            Some((first, last)) => write!(f, " from {} to {} UTC", clock(first), clock(last)),
             None => Ok(()),
         }
     }
@@ -231,12 +231,12 @@ mod tests {
         }));
         let text = told(&ends);
         let expected = "\
-19 ends of 16 instances on 1 node from 2026-11-21 02:14:00 to 2026-11-21 02:14:31.
+19 ends of 16 instances on 1 node from 2026-11-21 02:14:00 to 2026-11-21 02:14:31 UTC.
 
 UNUSUAL
-  web1 broke 4 times from 2026-11-21 02:14:00 to 2026-11-21 02:14:03; the last: crashed on node1
-  node1 ran out of memory 3 times from 2026-11-21 02:14:10 to 2026-11-21 02:14:12; the last: db2
-  kill (uid 0, logged in as uid 7) ended instances 12 times from 2026-11-21 02:14:20 to 2026-11-21 02:14:31; the last: app11 on node1
+  web1 broke 4 times from 2026-11-21 02:14:00 to 2026-11-21 02:14:03 UTC; the last: crashed on node1
+  node1 ran out of memory 3 times from 2026-11-21 02:14:10 to 2026-11-21 02:14:12 UTC; the last: db2
+  kill (uid 0, logged in as uid 7) ended instances 12 times from 2026-11-21 02:14:20 to 2026-11-21 02:14:31 UTC; the last: app11 on node1
 
 ENDS  FIRST (UTC)          LAST (UTC)           CAUSE
   12  2026-11-21 02:14:20  2026-11-21 02:14:31  killed
@@ -254,7 +254,7 @@ ENDS  FIRST (UTC)          LAST (UTC)           CAUSE
     #[test]
     fn nothing_unusual_is_said_too() {
         let text = told(&[end(0, "web1", "guest-shutdown", "user")]);
-        assert!(text.starts_with("1 end of 1 instance on 1 node at 2026-11-21 02:14:00.\n\nNothing unusual:\n  no instances that broke 3 times or more\n"), "{text}");
+        assert!(text.starts_with("1 end of 1 instance on 1 node at 2026-11-21 02:14:00 UTC.\n\nNothing unusual:\n  no instances that broke 3 times or more\n"), "{text}");
         assert!(!text.contains("SENDER"), "{text}");
     }
 

@@ -73,7 +73,7 @@ pub struct Record {
 pub struct Run {
     /// The code that it exited with.
     pub exit_code: u8,
-    /// What that code was chosen for: the cause, `requested` or `forced`.
+    /// What that code was chosen for: the cause, `requested`, `forced` or `orphaned`.
     pub why: String,
 }
 

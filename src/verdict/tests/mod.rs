@@ -9,6 +9,7 @@ mod file;
 mod inquiry;
 mod interleavings;
 mod order_in_time;
+mod remembering;
 mod restarting;
 mod table;
 mod watched;
@@ -65,6 +66,18 @@ fn dies(world: &mut World, status: WaitStatus) {
     world.said(Said::Closed);
     world.happens(Event::Exit { pid: PID, status });
     world.said(Said::Died);
+}
+
+/// One daemon ends, and another goes on with what was written down.
+fn restarted(world: &mut World, is_held: bool) {
+    let mut memory = Memory::default();
+    for entry in world.journal.clone().entries() {
+        let text = serde_json::to_vec(&entry).unwrap();
+        memory.read(serde_json::from_slice(&text).unwrap());
+    }
+    world.resumes(memory, is_held);
+    world.happens(Event::Exits { are_told: true });
+    world.passes(Duration::ZERO);
 }
 
 /// A node and what is around it.
