@@ -100,6 +100,8 @@ impl Cluster {
             "--master-netdev=br0",
             "--nic-parameters=link=br0",
             "--user-shutdown=yes",
+            // Every story's instance counts, those that are down as well.
+            "--ipolicy-vcpu-ratio=100",
             "--ipolicy-bounds-specs=min:memory-size=16,cpu-count=1,disk-count=0,disk-size=1,nic-count=0,spindle-use=1/max:memory-size=8192,cpu-count=8,disk-count=16,disk-size=1048576,nic-count=8,spindle-use=12",
             &format!("--hypervisor-parameters={PARAMETERS}"),
             &cluster.name,

@@ -4,7 +4,7 @@ use testbed::{Signal, await_that, send_signal};
 
 use crate::cluster::{Cluster, Subject};
 use crate::node::{Failed, Node, Result};
-use crate::story::{AGAIN, Chapter, PLAIN, Scene, State, Story, USER, story};
+use crate::story::{AGAIN, Chapter, USER, story};
 
 const KVMD: &str = "ganeti-kvmd";
 

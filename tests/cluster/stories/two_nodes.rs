@@ -4,18 +4,15 @@ use std::process::{Child, Stdio};
 
 use testbed::{Signal, await_that, send_signal};
 
-use crate::cluster::{Shape, Subject};
+use crate::cluster::{Cluster, Shape, Subject};
 use crate::instance::Instance;
 use crate::node::{Failed, Result};
 use crate::stories::daemon::let_it_be_started;
-use crate::story::{AGAIN, Chapter, PLAIN, RUNS, Scene, State, Story, USER, story};
+use crate::story::{AGAIN, Chapter, PLAIN, RUNS, Scene, Story, USER, story};
 
 pub(crate) const MOVES: Chapter = Chapter {
     title: "migration and failover, on two nodes",
-    before: |cluster| {
-        let_it_be_started(cluster)?;
-        cluster.add_node()
-    },
+    before: with_a_second_node,
     stories: &[
         story("live", "live migration", RUNS, |scene| {
             scene.instance();
@@ -83,6 +80,7 @@ fn is_found_from_the_master(scene: &Scene) -> Result<()> {
 pub(crate) const FAILURES: Chapter = Chapter {
     title: "migrations that fail, on two nodes",
     before: |cluster| {
+        with_a_second_node(cluster)?;
         let bandwidth = "--hypervisor-parameters=kvm:migration_bandwidth=1";
         cluster.run(&["gnt-cluster", "modify", bandwidth]).map(drop)
     },
@@ -109,6 +107,11 @@ pub(crate) const FAILURES: Chapter = Chapter {
         })),
     ],
 };
+
+fn with_a_second_node(cluster: &mut Cluster) -> Result<()> {
+    let_it_be_started(cluster)?;
+    if cluster.nodes.len() == 1 { cluster.add_node() } else { Ok(()) }
+}
 
 const fn large(story: Story) -> Story {
     Story { shape: Shape { memory: 2048, ..PLAIN }, ..story }
