@@ -92,11 +92,12 @@ impl Row {
     }
 
     /// What it is only if the status is known.
-    fn is_by_status(self, cause: Cause, initiator: Initiator) -> Self {
+    fn by_status(self, cause: Cause, initiator: Initiator) -> Self {
         Self { cause, initiator, ..self }
     }
 }
 
+#[expect(clippy::too_many_lines, reason = "it is a table")]
 pub(crate) fn all() -> Vec<Row> {
     use Cause::{
         Crashed, Exited, Failed, GuestPanic, GuestShutdown, Host, HostError, HostSignal, Killed,
@@ -194,7 +195,7 @@ pub(crate) fn all() -> Vec<Row> {
             .is(Watchdog, Crash, Never),
         Row::new("host-error", [by(Reason::HostError)], 0).is(HostError, Crash, Never),
         Row::new("SIGKILL", [], 9).traced(Signal::KILL).is(Killed, Admin, Never),
-        Row::new("SIGKILL that nobody traced", [], 9).is_by_status(Killed, Admin),
+        Row::new("SIGKILL that nobody traced", [], 9).by_status(Killed, Admin),
         Row {
             out_of_memory: OutOfMemory::Traced,
             ..Row::new("OOM, by the trace", [], 9).traced(Signal::KILL)
@@ -206,9 +207,9 @@ pub(crate) fn all() -> Vec<Row> {
             Never,
         ),
         Row { dumps_core: true, ..Row::new("SIGSEGV", [], 0x8b) }
-            .is_by_status(Crashed(Signal(11)), Crash),
-        Row::new("exit code", [], 0x700).is_by_status(Failed(7), Crash),
-        Row::new("exit without a word", [], 0).is_by_status(Exited, Unknown),
+            .by_status(Crashed(Signal(11)), Crash),
+        Row::new("exit code", [], 0x700).by_status(Failed(7), Crash),
+        Row::new("exit without a word", [], 0).by_status(Exited, Unknown),
         Row::new("2.10, power-off", [guest(true)], 0).is(GuestShutdown, User, AtTheEvent),
         Row::new("2.10, SIGTERM", [guest(false)], 0).traced(Signal::TERM).is(
             term.clone(),
