@@ -73,6 +73,10 @@ fn is_found_from_the_master(scene: &Scene) -> Result<()> {
     // On the first node Ganeti has ended the QEMU that the guest had left.
     let summary = ask("--summary")?;
     assert!(summary.starts_with("2 ends of 1 instance on 2 nodes from "), "{summary}");
+    // The page has both, and names each node.
+    let page = ask("--html=-")?;
+    let nodes = cluster.nodes.iter().map(|node| &node.name);
+    assert!(page.contains(name) && nodes.clone().all(|node| page.contains(node)), "{page}");
     Ok(())
 }
 
