@@ -238,8 +238,9 @@ impl Connector {
         match self.next(libc::MSG_PEEK) {
             // To look at it may take a copy, for which there is no memory. To take it does not.
             Err(Unavailable::Socket(error)) if error.raw_os_error() == Some(libc::ENOMEM) => {
-                self.is_taken = true;
-                self.next(0)
+                let received = self.next(0);
+                self.is_taken = matches!(received, Ok(Some(it)) if it != Received::Lost);
+                received
             }
             peeked => peeked,
         }

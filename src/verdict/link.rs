@@ -28,7 +28,7 @@ pub(super) struct Link {
     state: State,
     was_up: bool,
     /// An earlier daemon was connected, and this one has not been.
-    is_lost: bool,
+    is_sought: bool,
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -64,7 +64,7 @@ impl Link {
     }
 
     fn down(tries: u32, next: Option<Moment>) -> Self {
-        Self { state: State::Down { tries, next }, was_up: false, is_lost: false }
+        Self { state: State::Down { tries, next }, was_up: false, is_sought: false }
     }
 
     /// One that an earlier daemon made, and that outlived it if it `is_kept`. `is_silent` if QEMU had
@@ -76,7 +76,7 @@ impl Link {
         } else {
             State::Down { tries: 0, next: Some(now) }
         };
-        Self { state, was_up: true, is_lost: !is_kept }
+        Self { state, was_up: true, is_sought: !is_kept }
     }
 
     /// Begins an attempt, unless one is under way or there is nothing to try for.
@@ -92,7 +92,7 @@ impl Link {
         let unheard_since = Some(if self.was_up { Moment::START } else { began });
         let warn_at = Some(now + ANSWER_WITHIN);
         self.state = State::Up { warn_at, awaits: None, unheard_since };
-        (self.was_up, self.is_lost) = (true, false);
+        (self.was_up, self.is_sought) = (true, false);
     }
 
     /// The attempt has failed; `is_dead` if there is nobody left to listen. Says whether there was
@@ -194,7 +194,7 @@ impl Link {
     pub(super) fn is_looked_for(&self) -> bool {
         let is_tried =
             matches!(self.state, State::Trying { .. } | State::Down { next: Some(_), .. });
-        self.is_lost && is_tried
+        self.is_sought && is_tried
     }
 
     /// It is not connected, and nothing is under way.

@@ -60,8 +60,7 @@ impl Node {
     /// What has to outlive the daemon.
     #[must_use]
     pub fn to_memory(&self) -> Memory {
-        let alive = self.lives.keys().filter(|life| !self.untold.contains_key(life));
-        let lives = alive.chain(self.untold.keys());
+        let lives = self.lives.keys().chain(self.untold.keys());
         let lives = lives.filter_map(|&incarnation| self.remembered(incarnation));
         let lives = lives.map(|life| (life.incarnation, life));
         Memory { last: self.last, lives: lives.collect() }

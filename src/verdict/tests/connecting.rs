@@ -221,10 +221,7 @@ fn an_instance_whose_name_is_taken_while_it_is_connected_to_is_judged() {
 
 #[test]
 fn a_life_that_is_recorded_is_not_connected_to_again() {
-    let mut world = World::new(Settings::default());
-    world.peer = Peer { process: None, has_pidfd: false, age: None };
-    world.binds(Inode(1));
-    world.answers();
+    let mut world = World::with_unknown_process();
     world.file_errors = 3;
     world.said(heard(shutdown(Reason::GuestShutdown)));
     let before = world.connects;

@@ -189,10 +189,7 @@ fn without_a_pidfd_a_process_that_lives_on_is_looked_at_ever_less_often() {
 
 #[test]
 fn a_peer_that_nobody_knows_ends_with_its_connection() {
-    let mut world = World::new(Settings::default());
-    world.peer = Peer { process: None, has_pidfd: false, age: None };
-    world.binds(Inode(1));
-    world.answers();
+    let mut world = World::with_unknown_process();
     world.said(heard(shutdown_without_data()));
     world.socket = None;
     world.said(Said::Closed);

@@ -198,6 +198,15 @@ impl World {
         world
     }
 
+    /// The same, and nobody can tell which process it is.
+    fn with_unknown_process() -> Self {
+        let mut world = Self::new(Settings::default());
+        world.peer = Peer { process: None, has_pidfd: false, age: None };
+        world.binds(Inode(1));
+        world.answers();
+        world
+    }
+
     fn binds(&mut self, inode: Inode) {
         self.socket = Some(inode);
         self.happens(Event::Created { name: Self::name(), inode });

@@ -240,10 +240,7 @@ fn an_end_that_is_told_is_remembered_no_more_though_its_file_is_still_to_be_writ
 
 #[test]
 fn a_life_of_which_a_later_daemon_finds_nothing_is_forgotten() {
-    let mut world = World::new(Settings::default());
-    world.peer = Peer { process: None, has_pidfd: false, age: None };
-    world.binds(Inode(1));
-    world.answers();
+    let mut world = World::with_unknown_process();
     assert_eq!(world.journal.lives().count(), 1);
     world.socket = None;
     restarted(&mut world, false);
@@ -255,10 +252,7 @@ fn a_life_of_which_a_later_daemon_finds_nothing_is_forgotten() {
 #[test]
 fn a_life_that_a_later_daemon_cannot_find_again_is_forgotten() {
     for successor in [None, Some(Inode(2))] {
-        let mut world = World::new(Settings::default());
-        world.peer = Peer { process: None, has_pidfd: false, age: None };
-        world.binds(Inode(1));
-        world.answers();
+        let mut world = World::with_unknown_process();
         world.connect_errors = vec![ConnectError::Refused; 9];
         let memory = world.journal.clone();
         world.resumes(memory, false);

@@ -222,10 +222,7 @@ fn who_asked_an_old_qemu_to_end_is_remembered_beyond_a_restart() {
 /// will be told of exits.
 #[test]
 fn a_life_that_is_still_being_looked_for_has_not_ended() {
-    let mut world = World::new(Settings::default());
-    world.peer = Peer { process: None, has_pidfd: false, age: None };
-    world.binds(Inode(1));
-    world.answers();
+    let mut world = World::with_unknown_process();
     world.connect_errors = vec![ConnectError::Refused; 3];
     let memory = world.journal.clone();
     world.resumes(memory, false);
@@ -242,10 +239,7 @@ fn a_life_that_is_still_being_looked_for_has_not_ended() {
 #[test]
 fn a_life_at_whose_socket_nobody_listens_any_more_has_ended() {
     for errors in [vec![ConnectError::Refused; 100], vec![ConnectError::Unfit]] {
-        let mut world = World::new(Settings::default());
-        world.peer = Peer { process: None, has_pidfd: false, age: None };
-        world.binds(Inode(1));
-        world.answers();
+        let mut world = World::with_unknown_process();
         world.connect_errors = errors;
         let memory = world.journal.clone();
         world.resumes(memory, false);
@@ -259,10 +253,7 @@ fn a_life_at_whose_socket_nobody_listens_any_more_has_ended() {
 /// Another client held the connection, so that QEMU said nothing to the next daemon.
 #[test]
 fn a_life_that_was_found_again_ends_with_its_connection() {
-    let mut world = World::new(Settings::default());
-    world.peer = Peer { process: None, has_pidfd: false, age: None };
-    world.binds(Inode(1));
-    world.answers();
+    let mut world = World::with_unknown_process();
     let memory = world.journal.clone();
     world.resumes(memory, false);
     world.socket = None;
