@@ -11,7 +11,7 @@ ORIGINAL = '/usr/lib/ganeti/*/usr/sbin/ganeti-kvmd:^ganeti-haskell-3.[01]$$'
 GANETI = '/usr/share/ganeti/*/ganeti/backend.py:^ganeti-3.[01]$$'
 
 # Ganeti depends on some of these.
-CLUSTER = sshd:openssh-server socat:socat fping:fping arping:iputils-arping ip:iproute2 nsenter:util-linux /usr/lib/python3/dist-packages/yaml:python3-yaml
+CLUSTER = journalctl:systemd sshd:openssh-server socat:socat fping:fping arping:iputils-arping ip:iproute2 nsenter:util-linux /usr/lib/python3/dist-packages/yaml:python3-yaml
 DEBIANS = debootstrap:debootstrap cpio:cpio xz:xz-utils
 ARM64 = qemu-system-aarch64:qemu-system-arm
 
@@ -120,6 +120,7 @@ test-deb: deb
 cluster: deb
 	@tests/install-packages $(QEMU) $(ORIGINAL) $(GANETI) $(CLUSTER)
 	@tests/cluster/packages target/cluster/packages
+	@tests/prometheus target/prometheus prometheus promtool prometheus-node-exporter
 	CLUSTER_PACKAGE=$$(realpath $(DEB)) CLUSTER_KVMD_WHY=$$(realpath $(DEB_WHY)) $(CARGO) test --locked --test cluster -- $(CLUSTER_PLAY)
 
 # The QEMU and the kernel of each Debian: guests of the one end in every way, and the other boots in an

@@ -123,6 +123,11 @@ impl Cluster {
         say(self.subject, text);
     }
 
+    /// The directory that the nodes are built in: not on any of them.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.top
+    }
+
     pub(crate) fn master(&self) -> &Node {
         &self.nodes[0]
     }

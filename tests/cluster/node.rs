@@ -12,6 +12,8 @@ use std::process::{Child, Command, Stdio};
 
 /// How long a command on a node may take, in seconds.
 const LONGEST: u32 = 100;
+/// How long one may take that stays until the test ends: what `timeout` takes for no limit.
+const FOREVER: u32 = 0;
 
 /// A command on a node failed; with everything that it has printed.
 #[derive(Clone, Debug)]
@@ -125,6 +127,21 @@ impl Node {
         finish(&mut self.command_in(&["--mount", "--uts"], LONGEST, words), words)
     }
 
+    /// Runs a program of this machine in the node's network; what it has printed.
+    pub(crate) fn run_beside(&self, words: &[&str]) -> Result<String> {
+        finish(&mut self.command_in(&["--net"], LONGEST, words), words)
+    }
+
+    /// Starts a program of this machine in the node's network, until the test ends.
+    pub(crate) fn serve(&self, words: &[&str]) -> Result<()> {
+        start(&mut self.command_in(&["--net"], FOREVER, words))
+    }
+
+    /// Starts a program on the node, until the test ends.
+    pub(crate) fn serve_inside(&self, words: &[&str]) -> Result<()> {
+        start(&mut self.command_in(&["--mount", "--net", "--uts"], FOREVER, words))
+    }
+
     /// Installs Debian packages, as an administrator does.
     pub(crate) fn install(&self, packages: &[&Path]) -> Result<()> {
         let mut words = ["apt-get", "install", "-q", "-y"].map(ToString::to_string).to_vec();
@@ -150,6 +167,13 @@ impl Node {
     pub(crate) fn daemon_util(&self, verb: &str, daemon: &str) -> Result<()> {
         self.run(&["/usr/lib/ganeti/daemon-util", verb, daemon]).map(drop)
     }
+}
+
+/// Starts a program whose end is the business of `containment`.
+#[allow(clippy::zombie_processes)] // nothing ends before the test does
+fn start(command: &mut Command) -> Result<()> {
+    let started = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    started.map(drop).map_err(|error| Failed(format!("nsenter: {error}")))
 }
 
 fn finish(command: &mut Command, words: &[&str]) -> Result<String> {

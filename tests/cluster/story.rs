@@ -57,6 +57,8 @@ pub(crate) const fn story(
 /// Stories that are played side by side.
 pub(crate) struct Chapter {
     pub(crate) title: &'static str,
+    /// It is about what the original does not do.
+    pub(crate) is_ours_alone: bool,
     /// What is done to the cluster before its instances are started.
     pub(crate) before: fn(&mut Cluster) -> Result<()>,
     pub(crate) stories: &'static [Story],

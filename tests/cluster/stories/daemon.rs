@@ -6,10 +6,11 @@ use crate::cluster::{Cluster, Subject};
 use crate::node::{Failed, Node, Result};
 use crate::story::{AGAIN, Chapter, USER, story};
 
-const KVMD: &str = "ganeti-kvmd";
+pub(crate) const KVMD: &str = "ganeti-kvmd";
 
 pub(crate) const RESTARTS: Chapter = Chapter {
     title: "the daemon is upgraded or restarted",
+    is_ours_alone: false,
     before: |_| Ok(()),
     stories: &[
         story("upgraded", "the daemon's package is upgraded", USER, |scene| {
@@ -48,6 +49,7 @@ pub(crate) const RESTARTS: Chapter = Chapter {
 /// By itself, as the watcher comes within the story.
 pub(crate) const KILLED: Chapter = Chapter {
     title: "the daemon is killed",
+    is_ours_alone: false,
     before: |_| Ok(()),
     stories: &[story("killed", "the daemon is killed, the watcher starts it", USER, |scene| {
         let instance = scene.instance();
@@ -63,6 +65,7 @@ pub(crate) const KILLED: Chapter = Chapter {
 
 pub(crate) const SWITCHED_OFF: Chapter = Chapter {
     title: "enabled_user_shutdown is switched off",
+    is_ours_alone: false,
     before: |cluster| {
         let node = cluster.master();
         let_it_be_started(cluster)?;
@@ -78,6 +81,7 @@ pub(crate) const SWITCHED_OFF: Chapter = Chapter {
 
 pub(crate) const SWITCHED_ON: Chapter = Chapter {
     title: "enabled_user_shutdown is switched on",
+    is_ours_alone: false,
     before: |cluster| {
         switch(cluster, "--user-shutdown=yes")?;
         let node = cluster.master();

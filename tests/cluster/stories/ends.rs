@@ -9,6 +9,7 @@ use crate::story::{ADMIN, AGAIN, Chapter, PLAIN, RUNS, Scene, Story, USER, story
 
 pub(crate) const CHAPTER: Chapter = Chapter {
     title: "every way to end, on one node",
+    is_ours_alone: false,
     before: |cluster| cluster.run(&["gnt-cluster", "modify", "--add-uids=41000-41002"]).map(drop),
     stories: STORIES,
 };

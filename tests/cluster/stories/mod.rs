@@ -2,6 +2,7 @@
 
 pub(crate) mod daemon;
 pub(crate) mod ends;
+pub(crate) mod fleet;
 pub(crate) mod memory_cgroup;
 pub(crate) mod qa;
 pub(crate) mod two_nodes;

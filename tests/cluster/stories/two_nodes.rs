@@ -12,6 +12,7 @@ use crate::story::{AGAIN, Chapter, PLAIN, RUNS, Scene, Story, USER, story};
 
 pub(crate) const MOVES: Chapter = Chapter {
     title: "migration and failover, on two nodes",
+    is_ours_alone: false,
     before: with_a_second_node,
     stories: &[
         story("live", "live migration", RUNS, |scene| {
@@ -34,16 +35,6 @@ pub(crate) const MOVES: Chapter = Chapter {
             scene.instance_at_target().power_off();
             Ok(())
         }),
-        story("fleet", "live migration, and the master finds its record there", USER, |scene| {
-            scene.instance();
-            scene.gnt_instance(&["migrate", "--force"])?;
-            scene.instance_at_target().power_off();
-            if scene.cluster.subject == Subject::Ours {
-                is_found_from_the_master(scene)
-            } else {
-                Ok(())
-            }
-        }),
         story("failover", "failover", RUNS, |scene| {
             scene.instance();
             scene.gnt_instance(&["failover", "--force"])?;
@@ -59,30 +50,10 @@ pub(crate) const MOVES: Chapter = Chapter {
     ],
 };
 
-/// What `kvmd-why` on the master says of an instance that ended on the other node.
-fn is_found_from_the_master(scene: &Scene) -> Result<()> {
-    let Scene { cluster, name } = scene;
-    let all = format!("gnt-cluster command -M kvmd-why --json --all {name} | kvmd-why --file=- ");
-    let ask = |what: &str| cluster.run(&["sh", "-c", &format!("{all}{what}")]);
-    let there = format!(" on {}) ", cluster.nodes[1].name);
-    // The record is written right after the end.
-    await_that("the record is there", || ask(name).is_ok_and(|told| told.contains(&there)));
-    let told = ask(name)?;
-    let is_told = told.starts_with(&format!("{name} (pid ")) && told.contains(&there);
-    assert!(is_told && told.contains("; its user did it."), "{told}");
-    // On the first node Ganeti has ended the QEMU that the guest had left.
-    let summary = ask("--summary")?;
-    assert!(summary.starts_with("2 ends of 1 instance on 2 nodes from "), "{summary}");
-    // The page has both, and names each node.
-    let page = ask("--html=-")?;
-    let nodes = cluster.nodes.iter().map(|node| &node.name);
-    assert!(page.contains(name) && nodes.clone().all(|node| page.contains(node)), "{page}");
-    Ok(())
-}
-
 /// With so much memory and so little bandwidth that a migration lasts.
 pub(crate) const FAILURES: Chapter = Chapter {
     title: "migrations that fail, on two nodes",
+    is_ours_alone: false,
     before: |cluster| {
         with_a_second_node(cluster)?;
         let bandwidth = "--hypervisor-parameters=kvm:migration_bandwidth=1";
@@ -112,7 +83,7 @@ pub(crate) const FAILURES: Chapter = Chapter {
     ],
 };
 
-fn with_a_second_node(cluster: &mut Cluster) -> Result<()> {
+pub(crate) fn with_a_second_node(cluster: &mut Cluster) -> Result<()> {
     let_it_be_started(cluster)?;
     if cluster.nodes.len() == 1 { cluster.add_node() } else { Ok(()) }
 }
