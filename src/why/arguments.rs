@@ -5,7 +5,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use jiff::civil::Date;
+use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 use jiff::{Span, Timestamp};
 use lexopt::prelude::{Long, Short, Value};
@@ -189,10 +189,11 @@ fn number(option: &str, text: &OsStr, most: u64) -> Result<u64, UsageError> {
 
 /// A time ago, a day or a time, in UTC.
 fn since(text: &str, now: Timestamp) -> Result<Timestamp, UsageError> {
-    let midnight = |day: Date| day.to_zoned(TimeZone::UTC).ok().map(|day| day.timestamp());
+    // A day alone is its midnight.
+    let in_utc = |time: DateTime| time.to_zoned(TimeZone::UTC).ok().map(|time| time.timestamp());
     let ago = |span: Span| now.to_zoned(TimeZone::UTC).checked_sub(span.abs()).ok();
     None.or_else(|| text.parse().ok())
-        .or_else(|| text.parse().ok().and_then(midnight))
+        .or_else(|| text.parse().ok().and_then(in_utc))
         .or_else(|| text.parse().ok().and_then(ago).map(|time| time.timestamp()))
         .ok_or_else(|| {
             UsageError(format!(
@@ -219,14 +220,18 @@ mod tests {
     }
 
     #[test]
-    fn a_time_can_be_told_in_three_ways() {
+    fn a_time_can_be_told_in_several_ways() {
         for (told, meant) in [
             ("2h", "2026-11-21T06:00:00Z"),
             ("1d", "2026-11-20T08:00:00Z"),
             ("2026-11-20", "2026-11-20T00:00:00Z"),
+            // As this program prints it.
+            ("2026-11-20 15:00:00", "2026-11-20T15:00:00Z"),
+            ("2026-11-20T15:00", "2026-11-20T15:00:00Z"),
             ("2026-11-20T03:00:00+01:00", "2026-11-20T02:00:00Z"),
         ] {
-            let since = question(&format!("--since={told}")).since.unwrap();
+            let now = "2026-11-21T08:00:00Z".parse().unwrap();
+            let since = super::since(told, now).unwrap();
             assert_eq!(since.to_string(), meant, "{told}");
         }
         assert!(read("--since=yesterday").unwrap_err().to_string().contains("2026-11-20"));

@@ -3,6 +3,7 @@
 //! Where the daemon's records are, a member of Ganeti's groups may have put anything: only what the
 //! daemon itself would write to is read there. A file that the user has chosen may be a pipe.
 
+use std::cmp::Reverse;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
@@ -26,24 +27,56 @@ pub(super) fn files_of(source: &Source) -> Vec<PathBuf> {
     }
 }
 
-/// Files beside this one whose names go on where its ends: `.1`, `.2.gz`, `-20261120`.
+/// Files beside this one to which it was rotated, the oldest first: `.2.gz`, `.1`, `-20261120`. What
+/// somebody has copied it to (`.bak`) is none of them.
 pub(super) fn rotated(path: &Path) -> Vec<PathBuf> {
     let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else {
         return Vec::new();
     };
     let name = name.to_string_lossy().into_owned();
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut found: Vec<PathBuf> = entries
-        .filter(|entry| {
+    let found = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
+    let mut found: Vec<(Age, bool, PathBuf)> = found
+        .filter_map(|entry| {
             let other = entry.file_name().to_string_lossy().into_owned();
-            other.strip_prefix(&name).is_some_and(|rest| rest.starts_with(['.', '-']))
-                && entry.file_type().is_ok_and(|kind| kind.is_file())
+            let (age, is_packed) = Age::of(other.strip_prefix(&name)?)?;
+            Some((age, is_packed, entry.path()))
         })
-        .map(|entry| entry.path())
         .collect();
     found.sort();
-    found
+    // While one is being packed, it is there twice, and the packed one is not whole.
+    found.dedup_by(|later, earlier| later.0 == earlier.0);
+    found.into_iter().map(|(.., path)| path).collect()
 }
+
+/// When a file was rotated away, as logrotate says it: the oldest is the least.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Age {
+    /// So many rotations ago.
+    Rotations(Reverse<u32>),
+    Date(String),
+}
+
+impl Age {
+    /// By how its name goes on, and whether it is packed.
+    fn of(rest: &str) -> Option<(Self, bool)> {
+        let is_of_date = |byte: u8| byte.is_ascii_digit() || byte == b'-';
+        let when = rest.strip_prefix(['.', '-'])?;
+        let (when, packed) = when.split_once('.').map_or((when, None), |(a, b)| (a, Some(b)));
+        let is_when =
+            when.starts_with(|c: char| c.is_ascii_digit()) && when.bytes().all(is_of_date);
+        if !is_when || packed.is_some_and(|it| it != "gz" && !UNSUPPORTED.contains(&it)) {
+            return None;
+        }
+        // As long as a day, or longer, it is no number.
+        let number = if when.len() < "20261120".len() { when.parse().ok() } else { None };
+        let age = number.map_or_else(|| Self::Date(when.into()), |it| Self::Rotations(Reverse(it)));
+        Some((age, packed.is_some()))
+    }
+}
+
+/// The names of files that logrotate can pack, and this cannot unpack, end so.
+const UNSUPPORTED: [&str; 4] = ["xz", "zst", "bz2", "lz4"];
 
 pub(super) fn open(path: &Path, is_chosen: bool) -> io::Result<File> {
     if is_chosen { File::open(path) } else { plain_file::open_own_to_read(path) }
@@ -54,7 +87,7 @@ pub(super) fn text(path: &Path, is_chosen: bool) -> io::Result<Box<dyn Read>> {
     let file = open(path, is_chosen)?;
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("gz") => Ok(Box::new(MultiGzDecoder::new(file))),
-        Some("xz" | "zst" | "bz2" | "lz4") => {
+        Some(extension) if UNSUPPORTED.contains(&extension) => {
             let text =
                 "compressed in a way that is not supported; unpack it and pass it with --file";
             Err(io::Error::new(io::ErrorKind::Unsupported, text))
@@ -92,11 +125,33 @@ mod tests {
         let mut old = flate2::write::GzEncoder::new(old, flate2::Compression::fast());
         old.write_all(b"long ago").unwrap();
         old.finish().unwrap();
-        assert_eq!(texts(&own).0, ["yesterday", "long ago", "now"]);
+        // Being packed, and copied by somebody.
+        fs::write(directory.path().join("kvm-exits.jsonl.1.gz"), "half").unwrap();
+        for copy in ["bak", "1.bak", "2.gz.part", "1~", "old"] {
+            fs::write(directory.path().join(format!("kvm-exits.jsonl.{copy}")), "copy").unwrap();
+        }
+        let (there, errors) = texts(&own);
+        assert_eq!(
+            (&*there, errors.len()),
+            (&["long ago", "yesterday", "now"].map(String::from)[..], 0)
+        );
         assert_eq!(texts(&Source::from(Origin::File(path.clone()))).0, ["now"]);
         fs::remove_file(&path).unwrap();
         let (there, errors) = texts(&own);
         assert_eq!((there.len(), errors.len()), (2, 0));
+    }
+
+    #[test]
+    fn files_are_in_the_order_in_which_they_were_rotated() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("a");
+        let names = ["a.10.gz", "a.2.xz", "a.1", "a-20251231.gz", "a-20260101", "a-20260101-2"];
+        for name in names {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        let found = rotated(&path);
+        let found: Vec<_> = found.iter().map(|it| it.file_name().unwrap()).collect();
+        assert_eq!(found, names);
     }
 
     /// Members of Ganeti's groups can write where the records are.
