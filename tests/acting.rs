@@ -368,3 +368,21 @@ fn a_stdout_that_nobody_reads_keeps_no_command_from_running() {
     follower.send(Signal::TERM);
     assert_eq!(follower.end().0.code(), Some(0));
 }
+
+/// Of `gnt-cluster command`, whose output is appended to a file every day.
+#[test]
+fn what_many_nodes_said_is_told_of_the_node_that_said_it() {
+    let mut follower = Follower::start(&[], "echo $KVMD_NODE $KVMD_NAME");
+    let rule = "-".repeat(48);
+    let said = |node: &str, name: &str| {
+        format!("{rule}\nnode: {node}\n{}\nreturn code = 0\n", record(name, "crashed", "crash"))
+    };
+    follower.append(&said("node1", "web1"));
+    assert_eq!(follower.complaint(), "node1 web1");
+    // In pieces: what came first says whose the rest is.
+    let text = said("node2", "web2");
+    let (one, other) = text.split_at(60);
+    follower.append(one);
+    follower.append(other);
+    assert_eq!(follower.complaint(), "node2 web2");
+}

@@ -199,10 +199,46 @@ fn a_node_that_fails_is_named_and_the_others_answer() {
     );
     assert_eq!(lines[1], "standard input: 1 line is no record:");
     assert!(
-        lines[2].starts_with("  line 6: it is not a record: node4: sh: 1: kvmd-which: "),
+        lines[2].starts_with("  line 6 of node4: it is not a record: sh: 1: kvmd-which: "),
         "{complaints}"
     );
     assert_eq!(lines.len(), 3, "{complaints}");
+}
+
+/// What its outline has is well-formed, and the rest is not.
+#[test]
+fn a_record_that_is_half_formed_hides_no_other() {
+    let half = killed("23:59:59", "web1").replace("\"evidence\":[", "\"evidence\":[7,");
+    let said = format!("node1: {half}node2: {}", killed("03:00:01", "web1"));
+    let (story, complaints, code) = told(&["--file=-", "web1"], &said);
+    assert!(story.starts_with("web1 (pid 4242 on node2) ended"), "{story}");
+    assert_eq!(code, 0, "{complaints}");
+    let complaint = "  line 1 of node1: it is not a record: ";
+    assert_eq!(complaints.lines().next(), Some("standard input: 1 line is no record:"));
+    assert!(complaints.lines().nth(1).unwrap().starts_with(complaint), "{complaints}");
+}
+
+/// Whoever is sent the page has not seen what the program complained of.
+#[test]
+fn a_page_says_which_nodes_are_missing() {
+    let nodes = three_nodes();
+    let said =
+        nodes.command(&["node1"], true, ALL) + &nodes.command(&["node4"], true, "kvmd-which");
+    let (page, _, code) = told(&["--file=-", "--html=-"], &said);
+    assert!(
+        page.contains("Not there: 1 node on which the command failed (exit code): node4 (127)")
+    );
+    assert_eq!(code, 3);
+}
+
+#[test]
+fn a_page_has_so_much_evidence_of_an_end_and_counts_the_rest() {
+    let piece = "{\"at\":-0.5,\"source\":\"qmp\",\"what\":\"connected\"}";
+    let pieces = vec![piece; 1000].join(",");
+    let record = killed("03:00:01", "web1").replace(piece, &pieces);
+    let page = answer(&["--file=-", "--html=-"], &record);
+    assert_eq!(page.matches("\"what\":\"connected\"").count(), 64);
+    assert!(page.contains("\"omitted\":936"));
 }
 
 #[test]

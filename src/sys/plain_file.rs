@@ -99,6 +99,12 @@ pub fn open_own_to_read(path: &Path) -> io::Result<File> {
     open_own(path, OFlags::RDONLY, Mode::empty())
 }
 
+/// Opens a file for reading that the user has chosen, and may have reached by a link.
+pub fn open_linked_to_read(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDONLY | CAREFULLY.difference(OFlags::NOFOLLOW);
+    only_plain(open(path, flags, Mode::empty())?.into())
+}
+
 /// Opens a file of this program's own in a directory where others may write, with these flags. It
 /// has to belong to root or to this process's user, and to have one name only: then nobody else has
 /// planted it.
@@ -136,8 +142,12 @@ fn open_plain(path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
         Err(Errno::LOOP) => return Err(Unfit::NotPlain(FileType::Symlink).into()),
         opened => opened?,
     };
+    only_plain(file.into())
+}
+
+fn only_plain(file: File) -> io::Result<File> {
     match FileType::from_raw_mode(fstat(&file)?.st_mode) {
-        FileType::RegularFile => Ok(file.into()),
+        FileType::RegularFile => Ok(file),
         other => Err(Unfit::NotPlain(other).into()),
     }
 }

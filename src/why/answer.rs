@@ -11,6 +11,7 @@ use super::summary::Summary;
 use super::summary_telling;
 use super::table::{self, Row};
 use super::telling::Style;
+use super::unread::Missing;
 use crate::wire::record::{NotARecord, Record};
 
 /// As many ends are told of where nothing else was asked for.
@@ -20,11 +21,11 @@ const LATEST: usize = 20;
 pub(super) enum Answer {
     Table(Latest<Row>),
     /// The last end of one instance.
-    Story(Latest<Vec<u8>>),
+    Story(Latest<Record>),
     Records(Latest<Vec<u8>>),
     Summary(Box<Summary>),
     /// For a browser, in this file.
-    Page(Latest<Vec<u8>>, PathBuf),
+    Page(Latest<page::End>, PathBuf),
 }
 
 /// Why an answer that is there is not told.
@@ -32,8 +33,6 @@ pub(super) enum Answer {
 pub(super) enum Untold {
     Write(io::Error),
     Page(PathBuf, io::Error),
-    /// What a row shows of it is well-formed, and the rest is not.
-    Malformed(NotARecord),
 }
 
 impl From<io::Error> for Untold {
@@ -60,28 +59,42 @@ impl Answer {
         }
     }
 
-    /// Takes an end that was asked for.
-    pub(super) fn add(&mut self, found: &Found<'_>) {
+    /// Takes an end that was asked for. What its outline has is well-formed; the rest of it need not be,
+    /// and does not hide another that is.
+    pub(super) fn add(&mut self, found: &Found<'_>) -> Result<(), NotARecord> {
+        let Found { ended, line, .. } = *found;
+        let record = || Record::parse(&found.to_line());
         match self {
-            Self::Table(rows) => rows.offer(found.ended, 0, || Row::new(found)),
-            Self::Story(lines) | Self::Records(lines) | Self::Page(lines, _) => {
-                lines.offer(found.ended, found.line.len(), || found.to_line());
+            Self::Table(rows) => rows.offer(ended, 0, || Ok(Row::new(found))),
+            Self::Story(records) => records.offer(ended, line.len(), record),
+            Self::Records(lines) => lines.offer(ended, line.len(), || Ok(found.to_line())),
+            Self::Page(ends, _) => {
+                ends.offer(ended, line.len(), || record().map(|it| page::End::new(&it)))
             }
-            Self::Summary(summary) => summary.add(found),
+            Self::Summary(summary) => {
+                summary.add(found);
+                Ok(())
+            }
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         match self {
             Self::Table(rows) => rows.offered() == 0,
-            Self::Story(lines) | Self::Records(lines) | Self::Page(lines, _) => {
-                lines.offered() == 0
-            }
+            Self::Story(records) => records.offered() == 0,
+            Self::Records(lines) => lines.offered() == 0,
+            Self::Page(ends, _) => ends.offered() == 0,
             Self::Summary(summary) => summary.ends == 0,
         }
     }
 
-    pub(super) fn tell(self, out: &mut impl Write, style: Style) -> Result<(), Untold> {
+    /// `missing`: what could not be read, for whoever sees the page alone.
+    pub(super) fn tell(
+        self,
+        out: &mut impl Write,
+        style: Style,
+        missing: &Missing<'_>,
+    ) -> Result<(), Untold> {
         match self {
             Self::Table(rows) => {
                 let offered = rows.offered();
@@ -92,19 +105,14 @@ impl Answer {
                     writeln!(out, "({earlier} earlier ones; --all shows them)")?;
                 }
             }
-            Self::Story(lines) => {
-                for line in lines.into_vec() {
-                    style.story(out, &Record::parse(&line).map_err(Untold::Malformed)?)?;
-                }
+            Self::Story(records) => {
+                records.into_vec().iter().try_for_each(|record| style.story(out, record))?;
             }
             Self::Records(lines) => {
                 lines.into_vec().iter().try_for_each(|line| out.write_all(line))?;
             }
             Self::Summary(summary) => summary_telling::tell(out, &summary, style)?,
-            Self::Page(lines, file) => {
-                let offered = lines.offered();
-                page::make(out, &lines.into_vec(), offered, &file)?;
-            }
+            Self::Page(ends, file) => page::make(out, ends, missing, &file)?,
         }
         Ok(())
     }

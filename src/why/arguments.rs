@@ -197,7 +197,7 @@ fn since(text: &str, now: Timestamp) -> Result<Timestamp, UsageError> {
         .or_else(|| text.parse().ok().and_then(ago).map(|time| time.timestamp()))
         .ok_or_else(|| {
             UsageError(format!(
-                "invalid value '{text}' for --since; pass how long ago (2h, 3 days), a day (2026-11-20) or a time (2026-11-20T03:00:00Z)"
+                "invalid value '{text}' for --since; pass how long ago (2h, 3 days), a day (2026-11-20) or a time (2026-11-20 03:00), in UTC"
             ))
         })
 }
@@ -231,7 +231,7 @@ mod tests {
             ("2026-11-20T03:00:00+01:00", "2026-11-20T02:00:00Z"),
         ] {
             let now = "2026-11-21T08:00:00Z".parse().unwrap();
-            let since = super::since(told, now).unwrap();
+            let since = since(told, now).unwrap();
             assert_eq!(since.to_string(), meant, "{told}");
         }
         assert!(read("--since=yesterday").unwrap_err().to_string().contains("2026-11-20"));

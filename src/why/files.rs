@@ -78,13 +78,17 @@ impl Age {
 /// The names of files that logrotate can pack, and this cannot unpack, end so.
 const UNSUPPORTED: [&str; 4] = ["xz", "zst", "bz2", "lz4"];
 
-pub(super) fn open(path: &Path, is_chosen: bool) -> io::Result<File> {
-    if is_chosen { File::open(path) } else { plain_file::open_own_to_read(path) }
+/// Opens what will be read as it grows: a plain file, by whatever link it is reached. Nobody is waited
+/// for.
+pub(super) fn open_to_follow(path: &Path, is_chosen: bool) -> io::Result<File> {
+    let open =
+        if is_chosen { plain_file::open_linked_to_read } else { plain_file::open_own_to_read };
+    open(path)
 }
 
 /// What is in the file, unpacked.
 pub(super) fn text(path: &Path, is_chosen: bool) -> io::Result<Box<dyn Read>> {
-    let file = open(path, is_chosen)?;
+    let file = if is_chosen { File::open(path) } else { plain_file::open_own_to_read(path) }?;
     match path.extension().and_then(|extension| extension.to_str()) {
         Some("gz") => Ok(Box::new(MultiGzDecoder::new(file))),
         Some(extension) if UNSUPPORTED.contains(&extension) => {

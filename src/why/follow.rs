@@ -1,7 +1,7 @@
 //! Telling of ends as they come, and having a command run for each.
 
 use std::io::Write;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,8 +11,7 @@ use super::Failure;
 use super::acting::{Acting, Unhurried};
 use super::answer::{Untold, tell_at_once};
 use super::arguments::Question;
-use super::follower::Follower;
-use super::reading::Reader;
+use super::follower::{Follower, LOOK};
 use super::telling::Style;
 use super::unread::Unread;
 use crate::log::StderrOutput;
@@ -20,8 +19,8 @@ use crate::sys::signal_descriptor::SignalDescriptor;
 use crate::wire::record::Record;
 use crate::wire::{Printable, Signal};
 
-/// So often it is said that lines cannot be read.
-const COMPLAINTS: u32 = 10;
+/// So often at most it is said what cannot be read: all that has come up since the last time.
+const COMPLAINT: Duration = Duration::from_secs(60);
 
 /// An end may be so much older than this program for the command to be run for it: the daemon records
 /// an end when it knows enough of it, and the clock may have been set.
@@ -37,7 +36,7 @@ pub(super) fn tell(
     let mut news = News::default();
     loop {
         let is_more = news.read(&mut follower, out, question, style, |_| {})?;
-        let due = is_more.then(Instant::now);
+        let due = if is_more { Instant::now() } else { Instant::now() + LOOK };
         await_any(&mut [PollFd::new(&follower, PollFlags::IN)], due)?;
     }
 }
@@ -53,11 +52,11 @@ pub(super) fn act(
     let mut news = News::default();
     let mut out = Unhurried::new();
     let mut is_ending = false;
-    let oldest = follower.begun() - OLDER;
     let mut has_old = false;
     loop {
         let mut is_more = false;
         if !is_ending {
+            let oldest = follower.begun() - OLDER;
             is_more = news.read(&mut follower, &mut out, question, style, |new| {
                 // Records that somebody has put back: what they were recorded for has been done.
                 if new.is_nodes_own && new.ended.is_some_and(|ended| ended < oldest) {
@@ -80,7 +79,9 @@ pub(super) fn act(
         let mut sources =
             [PollFd::new(signals, PollFlags::IN), PollFd::new(&follower, PollFlags::IN)];
         let sources = if is_ending { &mut sources[..1] } else { &mut sources[..] };
-        await_any(sources, if is_more { Some(Instant::now()) } else { acting.due() })?;
+        let now = Instant::now();
+        let due = acting.due().unwrap_or(now + LOOK).min(now + LOOK);
+        await_any(sources, if is_more { now } else { due })?;
         while let Some((signal, _)) = signals.read().map_err(Failure::Signals)? {
             if signal != Signal::CHLD && !is_ending {
                 is_ending = true;
@@ -102,7 +103,8 @@ struct New<'a> {
 /// What is new, and what could not be read of it.
 #[derive(Default)]
 struct News {
-    complaints: u32,
+    unread: Unread,
+    complained: Option<Instant>,
     stderr: StderrOutput,
 }
 
@@ -117,52 +119,46 @@ impl News {
         mut each: impl FnMut(New<'_>),
     ) -> Result<bool, Failure> {
         let mut told = Ok(());
-        let mut unread = Unread::default();
-        let is_more = follower.read(|source, line| {
+        let unread = &mut self.unread;
+        let now = Timestamp::now();
+        let is_more = follower.read(|reader, line| {
             let line = match line {
                 Ok(line) => line,
-                Err(error) => return unread.add_source(&source.to_string(), error),
+                Err(error) => return unread.add_source(reader.name(), error),
             };
-            let name = source.to_string();
-            let mut malformed = None;
-            let mut reader = Reader::new(source, &name, Timestamp::now());
-            reader.take(&line, None, &mut unread, &mut |found| {
+            let is_nodes_own = !reader.source().is_chosen();
+            reader.take(&line, None, now, unread, &mut |found| {
                 if told.is_err() || !question.asks_for(found) {
-                    return;
+                    return Ok(());
                 }
                 let line = found.to_line();
-                match Record::parse(&line) {
-                    Ok(record) => {
-                        told = tell_at_once(out, &line, &record, question, style);
-                        let is_nodes_own = !source.is_chosen();
-                        each(New { line, record: &record, ended: found.ended, is_nodes_own });
-                    }
-                    Err(error) => malformed = Some(error),
-                }
+                let record = Record::parse(&line)?;
+                told = tell_at_once(out, &line, &record, question, style);
+                each(New { line, record: &record, ended: found.ended, is_nodes_own });
+                Ok(())
             });
-            // What its outline has is well-formed, and the rest is not.
-            if let Some(error) = malformed {
-                unread.add_line(&name, None, &error, b"");
-            }
         })?;
         told.map_err(Untold::Write)?;
         out.flush()?;
-        if (unread.has_lines() || unread.is_incomplete()) && self.complaints < COMPLAINTS {
-            self.complaints += 1;
-            self.stderr.write(unread.to_string().as_bytes());
-        }
+        self.complain();
         Ok(is_more)
+    }
+
+    fn complain(&mut self) {
+        let is_due = self.complained.is_none_or(|then| then.elapsed() >= COMPLAINT);
+        if is_due && (self.unread.has_lines() || self.unread.is_incomplete()) {
+            self.complained = Some(Instant::now());
+            self.stderr.write(std::mem::take(&mut self.unread).to_string().as_bytes());
+        }
     }
 }
 
 /// Waits for one of these, until it is due.
-fn await_any(sources: &mut [PollFd<'_>], due: Option<Instant>) -> Result<(), Failure> {
-    let left = due.map(|due| due.saturating_duration_since(Instant::now()));
-    let left = left.map(|left| Timespec {
-        tv_sec: left.as_secs().cast_signed(),
-        tv_nsec: left.subsec_nanos().into(),
-    });
-    match poll(sources, left.as_ref()) {
+fn await_any(sources: &mut [PollFd<'_>], due: Instant) -> Result<(), Failure> {
+    let left = due.saturating_duration_since(Instant::now());
+    let left =
+        Timespec { tv_sec: left.as_secs().cast_signed(), tv_nsec: left.subsec_nanos().into() };
+    match poll(sources, Some(&left)) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(Failure::Wait(error.into())),
     }

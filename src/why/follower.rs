@@ -4,38 +4,52 @@
 //! whoever writes it goes on doing so until it is told of the rotation. A file that cannot be read is
 //! told of once, and what else there is goes on. However much is in a file, a look at it is short.
 
-use std::collections::BTreeSet;
-use std::fs::File;
+use std::collections::{BTreeSet, VecDeque};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use inotify::{Inotify, WatchMask};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use super::Failure;
 use super::files;
 use super::lines::{LONGEST, Line, Lines};
+use super::reading::Reader;
 use super::source::Source;
 
 /// So much of a file is read before its reader sees to something else, in bytes. The longest line has
 /// room in it.
 const AT_ONCE: u64 = 4 * LONGEST as u64;
 
+/// So often it looks whether or not it was told of anything: of what is behind a link, or on another
+/// machine's disk, the kernel tells nobody.
+pub(super) const LOOK: Duration = Duration::from_secs(30);
+
+/// Of so many files that have had one name it is known how far they were read. Whoever has more of them
+/// take turns has them read again.
+const REMEMBERED: usize = 256;
+
 pub(super) struct Follower {
     inotify: Inotify,
     followed: Vec<Followed>,
-    begun: Timestamp,
+    /// By the clock as it was then, and by one that nobody sets.
+    begun: (Timestamp, Instant),
+    watched: Instant,
 }
 
 /// A source that is followed.
 struct Followed {
-    source: Source,
+    reader: Reader,
     path: PathBuf,
     /// What the path led to before, and what it leads to.
     before: Option<Open>,
     now: Option<Open>,
+    /// How far others were read to which it led.
+    earlier: VecDeque<(Identity, Place)>,
     /// It could not be read the last time, and that has been told.
     is_bad: bool,
 }
@@ -43,6 +57,21 @@ struct Followed {
 /// A file, and how far it has been read.
 struct Open {
     file: File,
+    identity: Identity,
+    place: Place,
+}
+
+/// Tells a file from all others, and from one that gets its number when it is gone.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Identity {
+    device: u64,
+    inode: u64,
+    /// Not every file system knows.
+    born: Option<SystemTime>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Place {
     offset: u64,
     /// In a line that is too long: the rest of it is passed over.
     is_passing_over: bool,
@@ -51,24 +80,37 @@ struct Open {
 impl Follower {
     /// Tells of what is appended from now on. Standard input cannot be followed: it is passed over.
     pub(super) fn new(sources: &[Source]) -> Result<Self, Failure> {
-        let begun = Timestamp::now();
+        let begun = (Timestamp::now(), Instant::now());
         let paths = sources.iter().filter_map(|source| Some((source, source.path()?)));
         let followed: Vec<Followed> =
             paths.map(|(source, path)| Followed::new(source, path)).collect::<Result<_, _>>()?;
-        let directories: BTreeSet<&Path> =
-            followed.iter().map(|it| directory_of(&it.path)).collect();
         let inotify = Inotify::init().map_err(Failure::Inotify)?;
-        let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO;
-        for directory in directories {
-            let watched = inotify.watches().add(directory, mask);
-            watched.map_err(|error| Failure::Watch(directory.to_path_buf(), error))?;
+        let mut follower = Self { inotify, followed, begun, watched: begun.1 };
+        for directory in follower.directories() {
+            let watched = follower.watch(&directory);
+            watched.map_err(|error| Failure::Watch(directory, error))?;
         }
-        Ok(Self { inotify, followed, begun })
+        Ok(follower)
     }
 
-    /// When it began to follow.
+    /// Where the files are, and where those are to which they are links.
+    fn directories(&self) -> BTreeSet<PathBuf> {
+        let paths = self.followed.iter().map(|it| it.path.clone());
+        let linked = self.followed.iter().filter_map(|it| fs::canonicalize(&it.path).ok());
+        paths.chain(linked).map(|path| directory_of(&path).to_path_buf()).collect()
+    }
+
+    fn watch(&mut self, directory: &Path) -> io::Result<()> {
+        let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO;
+        self.inotify.watches().add(directory, mask).map(drop)
+    }
+
+    /// When it began to follow, by the clock as it is now or was then, whichever is earlier: if the clock
+    /// has been set, so have the times of ends.
     pub(super) fn begun(&self) -> Timestamp {
-        self.begun
+        let (then, instant) = self.begun;
+        let elapsed = SignedDuration::try_from(instant.elapsed()).unwrap_or(SignedDuration::MAX);
+        Timestamp::now().checked_sub(elapsed).unwrap_or(then).min(then)
     }
 
     /// Hands over what is new: perhaps nothing. It waits for nothing. An error is a file's, and the
@@ -77,8 +119,15 @@ impl Follower {
     /// Says whether there is more already, of which no event will tell.
     pub(super) fn read(
         &mut self,
-        mut each: impl FnMut(&Source, io::Result<Line<'_>>),
+        mut each: impl FnMut(&mut Reader, io::Result<Line<'_>>),
     ) -> Result<bool, Failure> {
+        if self.watched.elapsed() >= LOOK {
+            self.watched = Instant::now();
+            // One that was made anew has to be watched anew. One that is not there is looked for again.
+            for directory in self.directories() {
+                let _ = self.watch(&directory);
+            }
+        }
         let mut buffer = [0; 4096];
         loop {
             match self.inotify.read_events(&mut buffer) {
@@ -94,7 +143,7 @@ impl Follower {
             let was_bad = std::mem::replace(&mut followed.is_bad, read.is_err());
             match read {
                 Ok(more) => is_more |= more,
-                Err(error) if !was_bad => each(&followed.source, Err(error)),
+                Err(error) if !was_bad => each(&mut followed.reader, Err(error)),
                 Err(_) => {}
             }
         }
@@ -116,95 +165,131 @@ fn directory_of(path: &Path) -> &Path {
 impl Followed {
     fn new(source: &Source, path: &Path) -> Result<Self, Failure> {
         let failed = |error| Failure::Read(path.display().to_string(), error);
-        let mut now = open(path, source.is_chosen()).map_err(failed)?;
+        let mut now = Open::at(path, source).map_err(failed)?;
         if let Some(now) = &mut now {
-            now.offset = now.file.metadata().map_err(failed)?.len();
+            now.place.offset = now.file.metadata().map_err(failed)?.len();
         }
-        let (source, path) = (source.clone(), path.to_path_buf());
-        Ok(Self { source, path, before: None, now, is_bad: false })
+        Ok(Self {
+            reader: Reader::new(source.clone(), source.to_string()),
+            path: path.to_path_buf(),
+            before: None,
+            now,
+            earlier: VecDeque::new(),
+            is_bad: false,
+        })
     }
 
     /// Whether there is more.
-    fn read(&mut self, each: &mut impl FnMut(&Source, io::Result<Line<'_>>)) -> io::Result<bool> {
-        let Self { source, path, before, now, .. } = self;
-        let mut each = |line: Line<'_>| each(source, Ok(line));
-        for open in [&mut *before, &mut *now].into_iter().flatten() {
-            if open.read(&mut each)? {
-                return Ok(true);
+    fn read(
+        &mut self,
+        each: &mut impl FnMut(&mut Reader, io::Result<Line<'_>>),
+    ) -> io::Result<bool> {
+        match self.before.as_mut().map(|before| before.read(&mut self.reader, each)) {
+            Some(Ok(true)) => return Ok(true),
+            // It is not needed for what comes now.
+            Some(Err(error)) => {
+                self.before = None;
+                each(&mut self.reader, Err(error));
             }
+            Some(Ok(false)) | None => {}
         }
-        let next = open(path, source.is_chosen())?;
-        if let Some(mut next) = next
-            && !now.as_ref().is_some_and(|now| now.is(&next))
-        {
-            // Whoever wrote the last one may have done so since.
-            if let Some(now) = now
-                && now.read(&mut each)?
-            {
-                return Ok(true);
-            }
-            if before.as_ref().is_some_and(|before| before.is(&next)) {
-                // It has been given its name back, and has been read.
-                std::mem::swap(before, now);
-            } else {
-                let more = next.read(&mut each);
-                *before = now.replace(next);
-                return more;
-            }
+        if self.read_now(each)? {
+            return Ok(true);
         }
-        Ok(false)
+        let next = Open::at(&self.path, self.reader.source())?;
+        let is_another =
+            |next: &Open| self.now.as_ref().is_none_or(|it| it.identity != next.identity);
+        let Some(next) = next.filter(is_another) else { return Ok(false) };
+        // Whoever wrote the last one may have done so since.
+        if self.read_now(each)? {
+            return Ok(true);
+        }
+        self.go_on_with(next);
+        self.read_now(each)
+    }
+
+    fn read_now(
+        &mut self,
+        each: &mut impl FnMut(&mut Reader, io::Result<Line<'_>>),
+    ) -> io::Result<bool> {
+        self.now.as_mut().map_or(Ok(false), |now| now.read(&mut self.reader, each))
+    }
+
+    /// The name leads to another file, or to one again that it has led to before: then that is read from
+    /// where it was left.
+    fn go_on_with(&mut self, mut next: Open) {
+        if let Some(before) = std::mem::replace(&mut self.before, self.now.take()) {
+            self.earlier.push_back((before.identity, before.place));
+        }
+        if let Some(at) = self.earlier.iter().position(|(known, _)| *known == next.identity) {
+            next.place = self.earlier.remove(at).expect("it is there").1;
+        }
+        if self.earlier.len() > REMEMBERED {
+            self.earlier.pop_front();
+        }
+        self.reader.begin_again();
+        self.now = Some(next);
     }
 }
 
-/// Opens the file; nothing while there is none: it is being rotated, or has not been written yet.
-fn open(path: &Path, is_chosen: bool) -> io::Result<Option<Open>> {
-    match files::open(path, is_chosen) {
-        Ok(file) => Ok(Some(Open { file, offset: 0, is_passing_over: false })),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+impl Identity {
+    fn of(metadata: &Metadata) -> Self {
+        Self { device: metadata.dev(), inode: metadata.ino(), born: metadata.created().ok() }
     }
 }
 
 impl Open {
-    fn is(&self, other: &Self) -> bool {
-        let identity = |open: &Self| open.file.metadata().ok().map(|it| (it.dev(), it.ino()));
-        identity(self).is_some_and(|own| identity(other) == Some(own))
+    /// Opens the file; nothing while there is none: it is being rotated, or has not been written yet.
+    fn at(path: &Path, source: &Source) -> io::Result<Option<Self>> {
+        match files::open_to_follow(path, source.is_chosen()) {
+            Ok(file) => {
+                let identity = Identity::of(&file.metadata()?);
+                Ok(Some(Self { file, identity, place: Place::default() }))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     /// Whether there is more.
-    fn read(&mut self, each: &mut impl FnMut(Line<'_>)) -> io::Result<bool> {
-        let length = self.file.metadata()?.len();
-        if length == self.offset {
+    fn read(
+        &mut self,
+        reader: &mut Reader,
+        each: &mut impl FnMut(&mut Reader, io::Result<Line<'_>>),
+    ) -> io::Result<bool> {
+        let Self { file, place, .. } = self;
+        let length = file.metadata()?.len();
+        if length == place.offset {
             return Ok(false);
         }
-        if length < self.offset {
+        if length < place.offset {
             // It has been cut.
-            self.offset = 0;
-            self.is_passing_over = false;
+            *place = Place::default();
+            reader.begin_again();
         }
-        self.file.seek(SeekFrom::Start(self.offset))?;
-        let mut lines = Lines::new((&self.file).take(AT_ONCE));
+        file.seek(SeekFrom::Start(place.offset))?;
+        let mut lines = Lines::new((&*file).take(AT_ONCE));
         let read = loop {
             let line = match lines.next() {
                 Ok(Some(line)) => line,
                 Ok(None) => break Ok(()),
                 Err(error) => break Err(error),
             };
-            let is_rest = self.is_passing_over;
+            let is_rest = place.is_passing_over;
             match line {
                 // A line is written at once; one that is not whole is read again.
                 Line::Unfinished(_) => continue,
-                Line::Whole(_) => self.is_passing_over = false,
-                Line::TooLong { is_whole } => self.is_passing_over = !is_whole,
+                Line::Whole(_) => place.is_passing_over = false,
+                Line::TooLong { is_whole } => place.is_passing_over = !is_whole,
             }
             if !is_rest {
-                each(line);
+                each(reader, Ok(line));
             }
         };
         // Even if the rest cannot be read: no line is handed over twice.
-        self.offset += lines.whole();
-        if self.is_passing_over {
-            self.offset += lines.unfinished();
+        place.offset += lines.whole();
+        if place.is_passing_over {
+            place.offset += lines.unfinished();
         }
         read?;
         Ok(lines.whole() + lines.unfinished() >= AT_ONCE)
@@ -298,6 +383,63 @@ mod tests {
         fs::rename(scene.path("records.1"), scene.path("records")).unwrap();
         scene.append("records", "web3\n");
         assert_eq!(scene.read(), ["web3"]);
+    }
+
+    /// Others were there in between, as many as a hostile member of Ganeti's groups cares to put there.
+    #[test]
+    fn what_has_been_read_is_not_read_again_however_many_have_had_its_name() {
+        let mut scene = Scene::of_node();
+        scene.append("records", "web1\n");
+        assert_eq!(scene.read(), ["web1"]);
+        fs::rename(scene.path("records"), scene.path("hold")).unwrap();
+        for i in 0..20 {
+            scene.append("records", &format!("other{i}\n"));
+            assert_eq!(scene.read(), [format!("other{i}")]);
+            fs::rename(scene.path("records"), scene.path(&format!("other{i}"))).unwrap();
+        }
+        fs::rename(scene.path("hold"), scene.path("records")).unwrap();
+        assert_eq!(scene.read(), [""; 0]);
+        scene.append("records", "web2\n");
+        assert_eq!(scene.read(), ["web2"]);
+    }
+
+    /// Whoever owns a file that others have chosen can put anything there.
+    #[test]
+    fn a_chosen_file_that_becomes_a_fifo_keeps_nobody_waiting() {
+        let mut scene = Scene::new(&["alice", "bob"]);
+        fs::remove_file(scene.path("alice")).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        let fifo = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, scene.path("alice"), fifo, mode, 0).unwrap();
+        scene.append("bob", "web1\n");
+        let mut told = Vec::new();
+        let read = scene.follower.read(|reader, line| {
+            told.push(match line {
+                Ok(Line::Whole(line)) => String::from_utf8_lossy(line).into_owned(),
+                other => format!("{}: {}", reader.name(), other.unwrap_err()),
+            });
+        });
+        read.unwrap();
+        let fifo = "it is a FIFO, not a plain file; remove it";
+        assert_eq!(told, [format!("{}: {fifo}", scene.path("alice").display()), "web1".into()]);
+        // Nor does one that is there from the beginning.
+        let alice = Source::parse(OsStr::new(&scene.path("alice")));
+        assert!(matches!(Follower::new(&[alice]), Err(Failure::Read(..))));
+    }
+
+    /// The kernel tells of changes where a file is, not where a link to it is.
+    #[test]
+    fn a_file_behind_a_link_is_followed() {
+        let mut scene = Scene::new(&["records"]);
+        let elsewhere = tempfile::tempdir().unwrap();
+        let link = elsewhere.path().join("link");
+        std::os::unix::fs::symlink(scene.path("records"), &link).unwrap();
+        scene.follower = Follower::new(&[Source::parse(OsStr::new(&link))]).unwrap();
+        scene.append("records", "web1\n");
+        let mut ready = [rustix::event::PollFd::new(&scene.follower, rustix::event::PollFlags::IN)];
+        let at_once = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+        assert_eq!(rustix::event::poll(&mut ready, Some(&at_once)), Ok(1));
+        assert_eq!(scene.read(), ["web1"]);
     }
 
     /// A member of Ganeti's groups can put anything there.

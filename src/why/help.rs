@@ -11,7 +11,7 @@ name of an instance it explains the last end of that one, with the evidence.
   -a, --all            Every end on record, as a table; with a name, every end
                        of that instance
   -s, --since=WHEN     Only ends since then: how long ago (\"2h\", \"3 days\"), a
-                       day (2026-11-20) or a time (2026-11-20T03:00:00Z), in UTC
+                       day (2026-11-20) or a time (\"2026-11-20 03:00\"), in UTC
   -c, --cause=CAUSE    Only ends with this cause (killed, crashed, host-signal,
                        out-of-memory, guest-shutdown, ...) or with this initiator
                        (user, admin, crash, unknown)

@@ -39,25 +39,26 @@ impl<T> Latest<T> {
         Self { most, most_bytes, kept: BinaryHeap::new(), bytes: 0, left_out: None, offered: 0 }
     }
 
-    /// `make` is called if it may be among the latest so far; what it makes has so many bytes.
-    pub(super) fn offer(
+    /// `make` is called if it may be among the latest so far; what it makes has so many bytes. One that
+    /// cannot be made was not offered.
+    pub(super) fn offer<E>(
         &mut self,
         ended: Option<Timestamp>,
         bytes: usize,
-        make: impl FnOnce() -> T,
-    ) {
+        make: impl FnOnce() -> Result<T, E>,
+    ) -> Result<(), E> {
         let order = (ended, self.offered);
-        self.offered += 1;
-        if self.left_out.is_some_and(|left_out| order < left_out) {
-            return;
+        if self.left_out.is_none_or(|left_out| order >= left_out) {
+            self.kept.push(Reverse(Kept { order, bytes, what: make()? }));
+            self.bytes += bytes;
         }
-        self.bytes += bytes;
-        self.kept.push(Reverse(Kept { order, bytes, what: make() }));
+        self.offered += 1;
         while self.kept.len() > self.most || self.bytes > self.most_bytes {
-            let Some(Reverse(earliest)) = self.kept.pop() else { return };
+            let Some(Reverse(earliest)) = self.kept.pop() else { break };
             self.bytes -= earliest.bytes;
             self.left_out = Some(earliest.order);
         }
+        Ok(())
     }
 
     /// How many there were, kept or not.
@@ -106,7 +107,7 @@ mod tests {
             let time = |second: i64| Timestamp::from_second(second).unwrap();
             let mut latest = Latest::within(most, most_bytes);
             for (i, (ended, bytes)) in times.iter().enumerate() {
-                latest.offer(ended.map(time), *bytes, || ((*ended, *bytes), i));
+                latest.offer(ended.map(time), *bytes, || Ok::<_, ()>(((*ended, *bytes), i))).unwrap();
                 prop_assert!(latest.kept.len() <= most && latest.bytes <= most_bytes);
             }
             prop_assert_eq!(latest.offered(), times.len() as u64);

@@ -41,7 +41,7 @@ use arguments::{Colour, Invocation, Question};
 use follower::Follower;
 use reading::{INCOMPLETE, KNOWN_INSTANCES, NO_ANSWER, NO_MATCH, NONE_YET, UNKNOWN_INSTANCE};
 use telling::Style;
-use unread::Unread;
+use unread::{Missing, Unread};
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -87,9 +87,6 @@ impl fmt::Display for Failure {
             Self::Untold(Untold::Write(error)) => write!(f, "Cannot write: {error}"),
             Self::Untold(Untold::Page(path, error)) => {
                 write!(f, "Cannot write {}: {error}", path.display())
-            }
-            Self::Untold(Untold::Malformed(error)) => {
-                write!(f, "The record cannot be told: {error}")
             }
         }
     }
@@ -154,9 +151,7 @@ fn answer(question: &Question, unread: &mut Unread) -> Result<(), Failure> {
     let mut known = Known::default();
     reading::read_all(&sources, Timestamp::now(), unread, &mut |found| {
         known.add(&found.outline.instance, question);
-        if question.asks_for(found) {
-            answer.add(found);
-        }
+        if question.asks_for(found) { answer.add(found) } else { Ok(()) }
     });
     if question.follow {
         // What is not there yet can be waited for.
@@ -166,7 +161,7 @@ fn answer(question: &Question, unread: &mut Unread) -> Result<(), Failure> {
     }
     let style = style(question);
     let mut out = BufWriter::new(io::stdout().lock());
-    answer.tell(&mut out, style)?;
+    answer.tell(&mut out, style, &Missing(unread))?;
     out.flush()?;
     let Some(follower) = follower else { return Ok(()) };
     // Of what was there before. What comes is waited for all the same, by whoever runs this unseen.

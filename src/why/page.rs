@@ -13,7 +13,9 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::answer::Untold;
+use super::latest::Latest;
 use super::telling::{Style, from_end};
+use super::unread::Missing;
 use crate::sys::random::random;
 use crate::sys::replaced_file::replace;
 use crate::wire::Shown;
@@ -25,6 +27,10 @@ pub(super) const MOST_ENDS: usize = 20_000;
 /// Records of so many bytes are in it at most: far more than so many ends have, where nobody has made up
 /// lines of a megabyte.
 pub(super) const MOST_BYTES: usize = 64 << 20;
+
+/// Of one end so many pieces of evidence, more than the daemon records: a line of a megabyte has room for
+/// far more empty ones, each of which takes memory.
+const MOST_PIECES: usize = 64;
 
 /// For its owner and his group, as the records are: command lines may hold secrets.
 const MODE: u32 = 0o640;
@@ -38,11 +44,12 @@ const SCRIPT: &str = include_str!("page/page.js");
 struct Ends<'a> {
     /// A sentence on the page as a whole.
     about: &'a str,
-    ends: Vec<End>,
+    ends: &'a [End],
 }
 
+/// What the page tells of an end.
 #[derive(Serialize)]
-struct End {
+pub(super) struct End {
     node: Option<String>,
     instance: String,
     /// Milliseconds since 1970, if the record says so in a way that is understood.
@@ -66,7 +73,7 @@ struct Piece {
 }
 
 impl End {
-    fn new(record: &Record) -> Self {
+    pub(super) fn new(record: &Record) -> Self {
         let shown = |text: &str| Shown(text).to_string();
         let piece = |piece: &Evidence| Piece {
             at: from_end(piece.at),
@@ -82,40 +89,42 @@ impl End {
             cause: shown(&record.cause),
             initiator: shown(&record.initiator),
             story: Style { is_coloured: false }.what_happened(record),
-            evidence: record.evidence.iter().map(piece).collect(),
-            omitted: record.omitted,
+            evidence: record.evidence.iter().take(MOST_PIECES).map(piece).collect(),
+            omitted: record
+                .omitted
+                .saturating_add(record.evidence.len().saturating_sub(MOST_PIECES) as u64),
             command: command.map(shown),
         }
     }
 }
 
-/// Makes the page of these records, each a line, of so many that there were, and says so on `out`.
+/// Makes the page of these ends, and says so on `out`. What is `missing` is said on the page.
 pub(super) fn make(
     out: &mut impl Write,
-    lines: &[Vec<u8>],
-    offered: u64,
+    ends: Latest<End>,
+    missing: &Missing<'_>,
     file: &Path,
 ) -> Result<(), Untold> {
-    // What an outline has is well-formed, and the rest may not be.
-    let records: Vec<Record> = lines.iter().filter_map(|it| Record::parse(it).ok()).collect();
+    let offered = ends.offered();
+    let ends = ends.into_vec();
     let now = Timestamp::now().strftime("%F %T");
     let mut about = format!("Made by kvmd-why {} at {now} UTC.", env!("CARGO_PKG_VERSION"));
-    let left_out = [
-        (offered - lines.len() as u64, "earlier"),
-        ((lines.len() - records.len()) as u64, "malformed"),
-    ];
-    for (count, which) in left_out.into_iter().filter(|(count, _)| *count > 0) {
-        let _ = write!(about, " Not in it: {count} {which} ones.");
+    let earlier = offered - ends.len() as u64;
+    if earlier > 0 {
+        let _ = write!(about, " Not in it: {earlier} earlier ones.");
+    }
+    for line in missing.to_string().lines() {
+        let _ = write!(about, " {line}");
     }
     let failed = |error| Untold::Page(file.to_path_buf(), error);
     let nonce =
         (0..4).map(|_| random().map(|it| format!("{it:08x}"))).collect::<io::Result<String>>();
     let nonce = nonce.map_err(failed)?;
     if file == Path::new("-") {
-        return Ok(write(out, &records, &about, &nonce)?);
+        return Ok(write(out, &ends, &about, &nonce)?);
     }
     let mut page = Vec::new();
-    write(&mut page, &records, &about, &nonce)?;
+    write(&mut page, &ends, &about, &nonce)?;
     match fs::symlink_metadata(file) {
         // It would be replaced: a device, a pipe, a link to one.
         Ok(metadata) if !metadata.is_file() => {
@@ -124,13 +133,13 @@ pub(super) fn make(
         }
         _ => replace(file, &page, MODE).map_err(failed)?,
     };
-    writeln!(out, "Wrote {} ends to {}.", records.len(), file.display())?;
+    writeln!(out, "Wrote {} ends to {}.", ends.len(), file.display())?;
     Ok(())
 }
 
 /// Writes the page of these ends. `nonce`: a number that is not used twice, in letters and digits.
-fn write(out: &mut impl Write, records: &[Record], about: &str, nonce: &str) -> io::Result<()> {
-    let ends = Ends { about, ends: records.iter().map(End::new).collect() };
+fn write(out: &mut impl Write, ends: &[End], about: &str, nonce: &str) -> io::Result<()> {
+    let ends = Ends { about, ends };
     for part in TEMPLATE.split("{{") {
         // The first has no field before it.
         let (field, text) = part.split_once("}}").unwrap_or(("", part));
@@ -175,7 +184,8 @@ mod tests {
 
     fn page(records: &[Record]) -> String {
         let mut page = Vec::new();
-        write(&mut page, records, "All of it.", "4e0ce").unwrap();
+        let ends: Vec<End> = records.iter().map(End::new).collect();
+        write(&mut page, &ends, "All of it.", "4e0ce").unwrap();
         String::from_utf8(page).unwrap()
     }
 

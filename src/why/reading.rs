@@ -10,7 +10,7 @@ use super::source::{Origin, Source};
 use super::unread::Unread;
 use crate::wire::Printable;
 use crate::wire::fleet::{Fleet, Said};
-use crate::wire::record::{self, Outline};
+use crate::wire::record::{self, NotARecord, Outline};
 
 /// What a `kvmd-why` says that has no end to tell of: on a node, that is an answer.
 pub(super) const NO_MATCH: &str = "No record matches.";
@@ -48,60 +48,74 @@ impl Found<'_> {
     }
 }
 
-/// Hands every record of these sources to `each`. What cannot be read is noted, and the rest read all
-/// the same.
+/// Hands every record of these sources to `each`, which may find that it is none. What cannot be read
+/// is noted, and the rest read all the same.
 pub(super) fn read_all(
     sources: &[Source],
     now: Timestamp,
     unread: &mut Unread,
-    each: &mut impl FnMut(&Found<'_>),
+    each: &mut impl FnMut(&Found<'_>) -> Result<(), NotARecord>,
 ) {
-    let mut read = |source: &Source, name: &str, text: io::Result<Box<dyn Read>>| {
-        let mut reader = Reader::new(source, name, now);
-        if let Err(error) = text.and_then(|text| reader.read(text, unread, each)) {
-            unread.add_source(name, error);
+    let mut read = |source: &Source, name: String, text: io::Result<Box<dyn Read>>| {
+        let mut reader = Reader::new(source.clone(), name);
+        if let Err(error) = text.and_then(|text| reader.read(text, now, unread, each)) {
+            unread.add_source(&reader.name, error);
         }
     };
     for source in sources {
         if source.from == Origin::StandardInput {
-            read(source, &source.to_string(), Ok(Box::new(io::stdin())));
+            read(source, source.to_string(), Ok(Box::new(io::stdin())));
         }
         for path in files::files_of(source) {
             let name = Printable(path.as_os_str().as_encoded_bytes()).to_string();
-            read(source, &name, files::text(&path, source.is_chosen()));
+            read(source, name, files::text(&path, source.is_chosen()));
         }
     }
 }
 
 /// Reads the lines of one file of a source.
-pub(super) struct Reader<'s> {
-    source: &'s Source,
+pub(super) struct Reader {
+    source: Source,
     /// What the file is called.
-    name: &'s str,
-    now: Timestamp,
+    name: String,
     /// For what came through the pipe of many nodes, or may have.
     fleet: Option<Fleet>,
     /// This node said that it has no end to tell of.
     has_nothing: bool,
 }
 
-impl<'s> Reader<'s> {
-    pub(super) fn new(source: &'s Source, name: &'s str, now: Timestamp) -> Self {
+impl Reader {
+    pub(super) fn new(source: Source, name: String) -> Self {
         let fleet = source.is_of_many().then(Fleet::default);
-        Self { source, name, now, fleet, has_nothing: false }
+        Self { source, name, fleet, has_nothing: false }
+    }
+
+    pub(super) fn source(&self) -> &Source {
+        &self.source
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Another file has its name: what was said in the last one is over.
+    pub(super) fn begin_again(&mut self) {
+        self.fleet = self.fleet.is_some().then(Fleet::default);
+        self.has_nothing = false;
     }
 
     fn read(
         &mut self,
         text: impl Read,
+        now: Timestamp,
         unread: &mut Unread,
-        each: &mut impl FnMut(&Found<'_>),
+        each: &mut impl FnMut(&Found<'_>) -> Result<(), NotARecord>,
     ) -> io::Result<()> {
         let mut lines = Lines::new(text);
         let mut number = 0_u64;
         while let Some(line) = lines.next()? {
             number += 1;
-            self.take(&line, Some(number), unread, each);
+            self.take(&line, Some(number), now, unread, each);
         }
         Ok(())
     }
@@ -111,31 +125,37 @@ impl<'s> Reader<'s> {
         &mut self,
         line: &Line<'_>,
         number: Option<u64>,
+        now: Timestamp,
         unread: &mut Unread,
-        each: &mut impl FnMut(&Found<'_>),
+        each: &mut impl FnMut(&Found<'_>) -> Result<(), NotARecord>,
     ) {
+        let name = &*self.name;
         let (Line::Whole(line) | Line::Unfinished(line)) = *line else {
-            return unread.add_line(self.name, number, &"it is longer than 1 MiB", b"");
+            return unread.add_line(name, (number, None), &"it is longer than 1 MiB", b"");
         };
         let said = match &mut self.fleet {
             Some(fleet) => fleet.read(line),
             None => Said::alone(line),
         };
         match said {
-            Said::Object(brought, line) => match Outline::parse(line) {
-                Ok(outline) => {
+            Said::Object(brought, line) => {
+                let found = Outline::parse(line).and_then(|outline| {
                     let own = outline.node().map(String::from);
                     let node = self.source.node(brought, own.as_deref());
                     let ended = outline.ended();
                     if let Some(ended) = ended {
-                        unread.note_clock(ended, node, self.now);
+                        unread.note_clock(ended, node, now);
                     }
-                    each(&Found { outline, ended, node, line });
+                    each(&Found { outline, ended, node, line })
+                });
+                if let Err(why) = found {
+                    unread.add_line(name, (number, brought), &why, b"");
                 }
-                Err(why) => unread.add_line(self.name, number, &why, b""),
-            },
+            }
             Said::Text(_, text) if says_nothing(text) => self.has_nothing = true,
-            Said::Text(..) => unread.add_line(self.name, number, &"it is not a record", line),
+            Said::Text(node, text) => {
+                unread.add_line(name, (number, node), &"it is not a record", text);
+            }
             Said::Ended(node, code) => {
                 let has_nothing = std::mem::take(&mut self.has_nothing);
                 if code != 0 && !(has_nothing && code == i32::from(NO_ANSWER)) {

@@ -55,7 +55,7 @@ fn unusual(out: &mut impl Write, summary: &Summary, style: Style) -> io::Result<
         Kind::new(&summary.senders, ENDED, "senders of signals", "ended instances"),
     ];
     writeln!(out)?;
-    if kinds.iter().all(|kind| kind.of.at_least(kind.least) == 0) {
+    if kinds.iter().all(|kind| kind.of.at_least(kind.often) == 0) {
         writeln!(out, "Nothing unusual:")?;
     } else {
         writeln!(out, "{}", style.bold("UNUSUAL"))?;
@@ -66,25 +66,27 @@ fn unusual(out: &mut impl Write, summary: &Summary, style: Style) -> io::Result<
 /// A kind of what is unusual.
 struct Kind<'a> {
     of: &'a Frequent<Repeated>,
-    /// So often at least.
+    /// So often is often.
+    often: u64,
+    /// So often stands out from others of its kind.
     least: u64,
     who: &'static str,
     did: &'static str,
 }
 
 impl<'a> Kind<'a> {
-    fn new(of: &'a Frequent<Repeated>, least: u64, who: &'static str, did: &'static str) -> Self {
+    fn new(of: &'a Frequent<Repeated>, often: u64, who: &'static str, did: &'static str) -> Self {
         let average = of.total() / (of.different_at_least() as u64).max(1);
         let least = if of.different_at_least() < ENOUGH {
-            least
+            often
         } else {
-            least.max(TIMES_THE_AVERAGE * average)
+            often.max(TIMES_THE_AVERAGE * average)
         };
-        Self { of, least, who, did }
+        Self { of, often, least, who, did }
     }
 
     fn tell(&self, out: &mut impl Write, style: Style) -> io::Result<()> {
-        let Self { of, least, who, did } = self;
+        let Self { of, often, least, who, did } = self;
         let unusual = of.at_least(*least);
         for (key, tally) in of.top(LINES.min(unusual)) {
             let name = if key.is_empty() { "this node" } else { key };
@@ -97,10 +99,19 @@ impl<'a> Kind<'a> {
                 Shown(&tally.known.last)
             )?;
         }
-        match unusual.saturating_sub(LINES) {
-            _ if unusual == 0 => writeln!(out, "  no {who} that {did} {least} times or more")?,
-            0 => {}
-            others => writeln!(out, "  ({others} more {who} {did} {least} times or more)")?,
+        let others = unusual.saturating_sub(LINES);
+        // All of them are in the same trouble: that none stands out is no comfort.
+        let alike = if unusual == 0 { of.at_least(*often) } else { 0 };
+        if others > 0 {
+            writeln!(out, "  ({others} more {who} {did} {least} times or more)")?;
+        } else if alike > 0 {
+            writeln!(
+                out,
+                "  {} {did} {often} times or more, none of them much more often than the others",
+                style.bold(&format!("{alike} {who}"))
+            )?;
+        } else if unusual == 0 {
+            writeln!(out, "  no {who} that {did} {often} times or more")?;
         }
         if of.floor() >= *least {
             writeln!(out, "  ({who} that {did} up to {} times may be missing)", of.floor())?;
@@ -249,6 +260,21 @@ ENDS  FIRST (UTC)          LAST (UTC)           CAUSE
             "{text}"
         );
         assert!(text.contains("\n(6 more)\n"), "{text}");
+    }
+
+    /// A QEMU that crashes on every node.
+    #[test]
+    fn what_all_have_in_common_is_not_called_usual() {
+        let ends: Vec<_> =
+            (0..100).map(|i| end(i, &format!("web{}", i % 20), "crashed", "crash")).collect();
+        let text = told(&ends);
+        let expected = "
+
+UNUSUAL
+  20 instances broke 3 times or more, none of them much more often than the others
+  no nodes that ran out of memory 3 times or more
+";
+        assert!(text.contains(expected), "{text}");
     }
 
     #[test]

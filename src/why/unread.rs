@@ -51,11 +51,12 @@ struct Ahead {
 }
 
 impl Unread {
-    /// A line that is no record: of which file, which one, and why. `text` is an excerpt of it.
+    /// A line that is no record: of which file, which one and which node brought it, as far as that is
+    /// known, and why. `text` is an excerpt of it.
     pub(super) fn add_line(
         &mut self,
         source: &str,
-        number: Option<u64>,
+        (number, node): (Option<u64>, Option<&str>),
         why: &dyn Display,
         text: &[u8],
     ) {
@@ -75,9 +76,10 @@ impl Unread {
             let why = Printable(why.as_bytes());
             let place =
                 number.map_or_else(|| "a new line".into(), |number| format!("line {number}"));
+            let of = node.map_or_else(String::new, |node| format!(" of {node}"));
             let text =
                 if text.is_empty() { String::new() } else { format!(": {}", Printable(text)) };
-            lines.first.push(format!("{place}: {why}{text}"));
+            lines.first.push(format!("{place}{of}: {why}{text}"));
         }
     }
 
@@ -151,27 +153,38 @@ impl<T> Few<T> {
     }
 }
 
-/// Lines for stderr, each with its line feed.
-impl Display for Unread {
+/// The sources and nodes of which nothing, or not all, could be read: a sentence each, in lines.
+pub(super) struct Missing<'a>(pub(super) &'a Unread);
+
+impl Display for Missing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (source, error) in &self.sources.named {
+        let Unread { sources, nodes, .. } = self.0;
+        for (source, error) in &sources.named {
             writeln!(f, "Cannot read {source}: {error}")?;
         }
-        if self.sources.others > 0 {
-            let count = Count(self.sources.others, "source", "sources");
+        if sources.others > 0 {
+            let count = Count(sources.others, "source", "sources");
             writeln!(f, "{count} more cannot be read.")?;
         }
-        if !self.nodes.is_empty() {
-            let count = self.nodes.named.len() as u64 + self.nodes.others;
-            let named = self.nodes.named.iter().map(|(node, code)| format!("{node} ({code})"));
+        if !nodes.is_empty() {
+            let count = nodes.named.len() as u64 + nodes.others;
+            let named = nodes.named.iter().map(|(node, code)| format!("{node} ({code})"));
             let named = named.collect::<Vec<_>>().join(", ");
-            let others = if self.nodes.others > 0 { ", ..." } else { "" };
+            let others = if nodes.others > 0 { ", ..." } else { "" };
             let count = Count(count, "node", "nodes");
             writeln!(
                 f,
                 "Not there: {count} on which the command failed (exit code): {named}{others}"
             )?;
         }
+        Ok(())
+    }
+}
+
+/// Lines for stderr, each with its line feed.
+impl Display for Unread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Missing(self).fmt(f)?;
         for lines in &self.lines.named {
             let count = Count(lines.count, "line is no record", "lines are no records");
             writeln!(f, "{}: {count}:", lines.source)?;
