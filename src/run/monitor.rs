@@ -54,13 +54,18 @@ pub(super) struct Monitor {
     /// QEMU answers in this order.
     requests: VecDeque<Request>,
     has_ended: bool,
+    has_more: bool,
 }
+
+/// So much is read before signals and time have their turn, in bytes: QEMU may be in its guest's hands,
+/// and say whatever it likes without a pause.
+const AT_ONCE: usize = 1 << 16;
 
 impl Monitor {
     pub(super) fn new(stream: UnixStream) -> io::Result<Self> {
         stream.set_nonblocking(true)?;
         let (lines, requests) = (Lines::default(), VecDeque::new());
-        Ok(Self { stream, lines, requests, has_ended: false })
+        Ok(Self { stream, lines, requests, has_ended: false, has_more: false })
     }
 
     /// Nobody is at the other end any more.
@@ -80,11 +85,22 @@ impl Monitor {
         Ok(())
     }
 
-    /// Reads all that is there.
+    /// There may be more, of which nobody will be told.
+    pub(super) fn has_more(&self) -> bool {
+        self.has_more
+    }
+
+    /// Reads what is there, up to a bound.
     pub(super) fn read(&mut self) -> Vec<Heard> {
         let mut heard = Vec::new();
         let mut buffer = [0; 4096];
+        let mut read = 0;
+        self.has_more = false;
         while !self.has_ended {
+            if read >= AT_ONCE {
+                self.has_more = true;
+                break;
+            }
             let length = match (&self.stream).read(&mut buffer) {
                 Ok(length) => length,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -92,6 +108,7 @@ impl Monitor {
                 // ECONNRESET: it has ended without reading all that it was told.
                 Err(_) => 0,
             };
+            read += length;
             self.has_ended = length == 0;
             let requests = &mut self.requests;
             self.lines.feed(&buffer[..length], |line| heard.extend(understand(&line, requests)));
@@ -128,6 +145,21 @@ impl AsFd for Monitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// One that says whatever it likes keeps nobody from anything else.
+    #[test]
+    fn a_monitor_that_never_pauses_is_read_a_part_at_a_time() {
+        let (ours, qemus) = UnixStream::pair().unwrap();
+        let mut monitor = Monitor::new(ours).unwrap();
+        let said = std::thread::spawn(move || (&qemus).write_all(&vec![b'\n'; 10 * AT_ONCE]));
+        let mut turns = 0;
+        while !monitor.has_ended() {
+            assert!(monitor.read().len() <= AT_ONCE);
+            turns += u32::from(monitor.has_more());
+        }
+        said.join().unwrap().unwrap();
+        assert!(turns >= 1, "{turns}");
+    }
 
     #[test]
     fn answers_belong_to_what_was_asked_first() {

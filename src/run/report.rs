@@ -42,14 +42,14 @@ pub(super) fn conclude(
     let death = death(ended, options, qemu);
     let why = ended.course.why(&death.verdict, Some(ended.status));
     let is_asked = ended.asked.is_some();
-    let code = if ended.has_greeted || is_asked {
+    let code = if ended.has_answered || is_asked {
         options.exit_codes.of(&why, death.verdict.initiator)
     } else {
         NOT_STARTED
     };
-    let (level, words) = if code == NOT_STARTED && !ended.has_greeted {
+    let (level, words) = if code == NOT_STARTED && !ended.has_answered {
         let words = format!(
-            "{}: QEMU ended before it had opened its monitor, {}; its own message should be above. Exiting with {code}",
+            "{}: QEMU ended before it was up, {}; its own message should be above. Exiting with {code}",
             death.name, ended.status
         );
         (Level::Error, words)
@@ -78,7 +78,7 @@ pub(super) fn conclude(
 fn death(ended: &Ended, options: &Options, qemu: &Qemu) -> Death {
     let verdict = ended.case.judge(Some(ended.at), &Settings::default());
     let mut missing = Vec::new();
-    if !ended.has_greeted {
+    if !ended.has_answered {
         missing.push(Missing::Conversation);
     }
     let is_by_signal = matches!(verdict.cause, Cause::HostSignal(_) | Cause::Killed);
@@ -158,6 +158,7 @@ fn run_command(
 /// not stuck. Whether it has ended in its time.
 fn await_command(pidfd: &OwnedFd, supervisor: &mut Supervisor) -> bool {
     let over = clock::now() + TO_RUN;
+    supervisor.ask_for_time(clock::now(), over);
     loop {
         let now = clock::now();
         supervisor.tick(now);

@@ -33,6 +33,12 @@ const TO_GREET: Duration = Duration::from_secs(10);
 /// A QEMU that went into the background all the same has this long to end.
 const TO_END_BEHIND: Duration = Duration::from_secs(10);
 
+/// So many parts of what it said last are read: more than a socket holds.
+const MOST_LAST_WORDS: u32 = 64;
+
+/// So often it is said that it was not understood: its guest may have it say what it likes.
+const MOST_NONSENSE: u32 = 10;
+
 /// What is known when it is over.
 #[derive(Debug)]
 pub(super) struct Ended {
@@ -40,7 +46,7 @@ pub(super) struct Ended {
     pub(super) status: WaitStatus,
     pub(super) case: Case,
     pub(super) course: Course,
-    pub(super) has_greeted: bool,
+    pub(super) has_answered: bool,
     /// The first signal that asked for the end.
     pub(super) asked: Option<(Signal, Arc<Sender>)>,
 }
@@ -61,10 +67,12 @@ pub(super) struct Session<'a> {
     case: Case,
     settings: Settings,
     asked: Option<(Signal, Arc<Sender>)>,
-    has_greeted: bool,
+    has_answered: bool,
     /// When it will be said that there was no greeting.
     greeting_due: Option<Moment>,
     phase: Phase,
+    /// How often it was not understood.
+    nonsense: u32,
 }
 
 impl<'a> Session<'a> {
@@ -102,9 +110,10 @@ impl<'a> Session<'a> {
             case: Case::default(),
             settings: Settings::default(),
             asked: None,
-            has_greeted: false,
+            has_answered: false,
             greeting_due: Some(now + TO_GREET),
             phase: Phase::Going,
+            nonsense: 0,
         };
         session.learn(now, Source::Process, Fact::Started(CommandLine { no_reboot }));
         Ok(session)
@@ -130,6 +139,9 @@ impl<'a> Session<'a> {
     }
 
     fn patience(&self) -> Option<Duration> {
+        if self.monitor.has_more() {
+            return Some(Duration::ZERO);
+        }
         let due = [self.course.due(), self.supervisor.due(), self.greeting_due];
         let first = due.into_iter().flatten().min()?;
         Some(first.since(clock::now()))
@@ -151,18 +163,26 @@ impl<'a> Session<'a> {
     fn end(mut self) -> io::Result<Ended> {
         let now = clock::now();
         // What it said last, and was not read before its end was seen.
-        self.read_monitor(now);
+        for _ in 0..MOST_LAST_WORDS {
+            self.read_monitor(now);
+            if !self.monitor.has_more() {
+                break;
+            }
+        }
         let status = self.qemu.reap()?;
         self.learn(now, Source::Process, Fact::Exited(status));
-        let is_killed = status.signal() == Some(Signal::KILL);
-        if is_killed && self.qemu.may_have_been_out_of_memory() {
+        let is_others = status.signal() == Some(Signal::KILL) && self.phase != Phase::Killed;
+        if is_others && self.qemu.may_have_been_out_of_memory() {
             self.learn(now, Source::ControlGroup, Fact::OutOfMemory);
         }
-        if !self.monitor.has_ended() {
+        // One that has said SHUTDOWN has ended, whoever holds its monitor: something that a wrapper has
+        // started before it became QEMU.
+        let may_be_behind = status == WaitStatus(0) && !self.course.is_going_down();
+        if may_be_behind && !self.monitor.has_ended() {
             self.end_what_is_behind()?;
         }
-        let Self { case, course, has_greeted, asked, .. } = self;
-        Ok(Ended { at: now, status, case, course, has_greeted, asked })
+        let Self { case, course, has_answered, asked, .. } = self;
+        Ok(Ended { at: now, status, case, course, has_answered, asked })
     }
 
     /// The process has ended, and yet somebody holds its monitor: a QEMU that went into the
@@ -172,13 +192,14 @@ impl<'a> Session<'a> {
         let mut is_told = false;
         let mut events = Events::with_capacity(4);
         while !self.monitor.has_ended() && clock::now() < deadline {
-            if self.has_greeted && !std::mem::replace(&mut is_told, true) {
+            if self.has_answered && !std::mem::replace(&mut is_told, true) {
                 self.say(
                     Level::Error,
                     "QEMU went into the background, where no supervisor sees it; ending it",
                 );
                 self.send(Request::Ours(Command::Quit));
             }
+            self.supervisor.tick(clock::now());
             let patience = deadline.since(clock::now()).min(Duration::from_secs(1));
             match self.poll.poll(&mut events, Some(patience)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -208,14 +229,15 @@ impl<'a> Session<'a> {
     fn hear(&mut self, now: Moment, heard: Heard) {
         match heard {
             Heard::Greeting(version) => {
-                self.has_greeted = true;
                 self.greeting_due = None;
                 self.learn(now, Source::Qmp, Fact::Connected);
                 self.learn(now, Source::Qmp, Fact::Greeted(version));
                 self.send(Request::Ours(Command::Negotiate));
                 self.send(Request::Ours(Command::QueryStatus));
             }
+            // It greets while it still makes its devices, of which each may be the end of it.
             Heard::Answered { request: Request::Ours(Command::Negotiate), .. } => {
+                self.has_answered = true;
                 self.go_on(now, &Input::Greeted);
             }
             Heard::Answered { answer: Answer::Status { running, panicked }, state, .. } => {
@@ -242,6 +264,10 @@ impl<'a> Session<'a> {
                 self.go_on(now, &Input::Event(&event));
             }
             Heard::Nonsense(line) => {
+                self.nonsense += 1;
+                if self.nonsense > MOST_NONSENSE {
+                    return;
+                }
                 let line = Printable(&line);
                 self.say(Level::Warning, &format!("not understood at QEMU's monitor: {line}"));
             }
@@ -278,8 +304,10 @@ impl<'a> Session<'a> {
             let ended = if is_orphaned { "what started this has ended: " } else { "" };
             self.say(Level::Notice, &format!("{ended}{signal} from {sender}"));
             self.tell_phase(now);
-            if let Some(ends) = self.course.ends().filter(|_| !was_stopping) {
+            if !was_stopping && self.course.asked_with() == Some(signal) {
                 self.asked = Some((signal, sender));
+            }
+            if let Some(ends) = self.course.ends().filter(|_| !was_stopping) {
                 self.supervisor.notify_stopping(now, ends);
             }
         }
@@ -363,17 +391,17 @@ impl<'a> Session<'a> {
         if std::mem::replace(&mut self.phase, phase) == phase {
             return;
         }
-        let left = self.course.ends().map_or(0, |ends| ends.since(now).as_secs());
+        let left = self
+            .course
+            .ends()
+            .map_or_else(String::new, |ends| format!(", {} s at most", ends.since(now).as_secs()));
         let (level, text) = match self.phase {
             Phase::Going => return,
-            Phase::Asked => {
-                (Level::Notice, format!("asking the guest to power down, {left} s at most"))
+            Phase::Asked => (Level::Notice, format!("asking the guest to power down{left}")),
+            Phase::ToldToEnd if self.course.is_forced() => {
+                (Level::Warning, format!("the guest does not power down; ending QEMU{left}"))
             }
-            Phase::ToldToEnd if self.course.is_forced() => (
-                Level::Warning,
-                format!("the guest does not power down; ending QEMU, {left} s at most"),
-            ),
-            Phase::ToldToEnd => (Level::Notice, format!("ending QEMU, {left} s at most")),
+            Phase::ToldToEnd => (Level::Notice, format!("ending QEMU{left}")),
             Phase::Flushing => (Level::Notice, "QEMU flushes its disks and ends".into()),
             Phase::Killed => (Level::Warning, "QEMU does not end; killing it".into()),
         };

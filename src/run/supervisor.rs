@@ -85,6 +85,11 @@ impl Supervisor {
     /// A stop has begun, and will be over by then.
     pub(super) fn notify_stopping(&mut self, now: Moment, ends: Moment) {
         self.notify(now, Notice::Stopping);
+        self.ask_for_time(now, ends);
+    }
+
+    /// What remains to be done will be over by then.
+    pub(super) fn ask_for_time(&mut self, now: Moment, ends: Moment) {
         self.extension = self.manager.is_some().then_some((now, ends));
         self.tick(now);
     }

@@ -68,13 +68,13 @@ impl Course {
         match input {
             Input::Signal(signal) => self.take_signal(now, *signal),
             Input::ParentEnded => {
-                self.done.is_orphaned |= self.stop.is_none() && !self.is_going_down;
+                self.done.is_orphaned |= self.to_the_end().is_none() && !self.is_going_down;
                 self.take_signal(now, Signal::TERM);
             }
             Input::Greeted => {
                 self.monitor = Monitor::Open;
                 if self.stage() == Some(Stage::HungUpEarly) {
-                    self.begin_step();
+                    self.begin_step(now);
                 }
             }
             Input::MonitorClosed => {
@@ -95,7 +95,7 @@ impl Course {
             }
             Input::Event(event) => self.take_event(now, event),
             Input::CannotWake if matches!(self.stage(), Some(Stage::Pressing { .. })) => {
-                self.skip_to_quit(true);
+                self.skip_to_quit(now, true);
             }
             Input::CannotWake | Input::Tick => {}
         }
@@ -111,17 +111,24 @@ impl Course {
         match stop.stage {
             Stage::Killed => None,
             Stage::Flushing => stop.may_kill().then_some(stop.ends),
-            Stage::Pressing { next } | Stage::Leaving { next } => {
+            Stage::Pressing { next }
+            | Stage::Leaving { next }
+            | Stage::Asking { next: Some(next) } => {
                 Some(step_ends.map_or(next, |ends| ends.min(next)))
             }
-            Stage::Asking { .. } | Stage::Waiting | Stage::HungUpEarly => step_ends,
+            Stage::Asking { next: None } | Stage::Waiting | Stage::HungUpEarly => step_ends,
         }
     }
 
-    /// When the stop that is under way has to be over.
+    /// When the stop that is under way has to be over. Nothing where a request is all that was planned.
     #[must_use]
     pub fn ends(&self) -> Option<Moment> {
-        self.stop.as_ref().map(|stop| stop.ends)
+        self.to_the_end().map(|stop| stop.ends)
+    }
+
+    /// The stop that is under way, if QEMU is to be gone after it.
+    fn to_the_end(&self) -> Option<&Stop> {
+        self.stop.as_ref().filter(|stop| stop.may_kill())
     }
 
     #[must_use]
@@ -129,10 +136,11 @@ impl Course {
         match self.stop.as_ref().map(|stop| stop.stage) {
             _ if self.done.has_killed => Phase::Killed,
             None if self.is_going_down => Phase::Flushing,
-            None => Phase::Going,
             Some(Stage::Flushing) => Phase::Flushing,
             Some(stage) if stage.asks_guest() => Phase::Asked,
-            Some(_) => Phase::ToldToEnd,
+            Some(_) if self.done.has_quit || self.done.has_hung_up => Phase::ToldToEnd,
+            // Nobody has asked, or for no more than a command of the user's own.
+            _ => Phase::Going,
         }
     }
 
@@ -171,23 +179,27 @@ impl Course {
     }
 
     fn take_signal(&mut self, now: Moment, signal: Signal) {
-        let Some(plan) = self.plans.of(signal).cloned() else { return };
-        let Some(stop) = &mut self.stop else {
-            if plan.is_stop() {
-                self.begin(now, signal, &plan);
-            } else {
-                self.act(&plan.first);
-            }
+        let Some(mut plan) = self.plans.of(signal).cloned() else { return };
+        let is_again = self.stop.as_ref().is_some_and(|stop| stop.seen.contains(&signal));
+        if is_again && let Some(first) = plan.again {
+            plan = Plan { first, timeout: None, then: None, again: None };
+        } else if is_again && self.to_the_end().is_some() {
             return;
-        };
-        if stop.seen.contains(&signal) {
-            if let Some(again) = plan.again {
-                let plan = Plan { first: again, timeout: None, then: None, again: None };
-                self.escalate(now, &plan);
-            }
-        } else {
-            stop.seen.push(signal);
+        }
+        if self.stage() == Some(Stage::Killed) {
+            return;
+        }
+        if !plan.is_stop() {
+            self.act(&plan.first);
+        } else if self.to_the_end().is_some() {
             self.escalate(now, &plan);
+        } else {
+            self.begin(now, signal, &plan);
+        }
+        if let Some(stop) = &mut self.stop
+            && !stop.seen.contains(&signal)
+        {
+            stop.seen.push(signal);
         }
     }
 
@@ -201,24 +213,17 @@ impl Course {
             steps: steps.collect(),
             stage: Stage::Waiting,
         });
-        self.done.was_asked |= !self.is_going_down;
+        self.done.was_asked |= !self.is_going_down && self.to_the_end().is_some();
         if self.is_going_down && plan.first != Action::Kill {
             self.flush();
         } else {
-            self.begin_step();
+            self.begin_step(now);
         }
     }
 
     /// Another signal came in the course of a stop: it can only make it rougher, and buys no time.
     fn escalate(&mut self, now: Moment, plan: &Plan) {
         let Some(stop) = &mut self.stop else { return };
-        if stop.stage == Stage::Killed {
-            return;
-        }
-        if !plan.is_stop() {
-            self.act(&plan.first);
-            return;
-        }
         let current = match stop.stage {
             Stage::Flushing => Action::Quit.roughness(),
             _ => stop.steps.front().map_or(0, |(action, _)| action.roughness()),
@@ -231,7 +236,7 @@ impl Course {
         stop.steps =
             steps.map(|(action, ends)| (action, ends.map(|ends| (now + ends).min(over)))).collect();
         self.done.is_forced |= current > 0;
-        self.begin_step();
+        self.begin_step(now);
     }
 
     /// What ends nothing.
@@ -253,7 +258,7 @@ impl Course {
         }
     }
 
-    fn begin_step(&mut self) {
+    fn begin_step(&mut self, now: Moment) {
         let Some(action) = self.stop.as_ref().and_then(|stop| stop.steps.front()) else { return };
         match action.0.clone() {
             Action::Kill => self.kill(),
@@ -266,10 +271,11 @@ impl Course {
             }
             Action::Powerdown => {
                 if self.is_running {
-                    self.deeds.extend([Deed::EndAtReboot, Deed::PressButton]);
+                    self.end_at_reboot();
+                    self.deeds.push(Deed::PressButton);
                 }
                 self.deeds.push(Deed::AskState);
-                self.set_stage(Stage::Asking { has_pressed: self.is_running });
+                self.set_stage(Stage::Asking { next: self.is_running.then_some(now + SOON) });
             }
             Action::Quit => {
                 self.done.has_quit |= !self.is_going_down;
@@ -280,6 +286,14 @@ impl Course {
                 self.act(&action);
                 self.set_stage(Stage::Waiting);
             }
+        }
+    }
+
+    /// One that answers the button with a reboot has ended, too; but of a mere request it may know nothing
+    /// any more when it reboots one day.
+    fn end_at_reboot(&mut self) {
+        if self.to_the_end().is_some() {
+            self.deeds.push(Deed::EndAtReboot);
         }
     }
 
@@ -308,7 +322,7 @@ impl Course {
             Some(Stage::Asking { .. }) => true,
             // The guest has been asked; but it may no longer be here to obey.
             Some(Stage::Pressing { .. }) => {
-                matches!(state, RunState::Leaving | RunState::Elsewhere)
+                matches!(state, RunState::Leaving | RunState::Elsewhere | RunState::Broken)
             }
             _ => false,
         };
@@ -317,24 +331,26 @@ impl Course {
         }
         let pressing = Stage::Pressing { next: now + SOON };
         let start = match state {
-            RunState::Running if self.stage() == Some(Stage::Asking { has_pressed: true }) => {
-                return self.set_stage(pressing);
-            }
-            RunState::Running => None,
+            RunState::Running => match self.stage() {
+                Some(Stage::Asking { next: Some(next) }) => {
+                    return self.set_stage(Stage::Pressing { next });
+                }
+                _ => None,
+            },
             RunState::Leaving => return self.set_stage(Stage::Leaving { next: now + SOON }),
             RunState::Suspended => Some(Deed::Wake),
             RunState::Paused if self.continues => Some(Deed::Continue),
             // There is no guest here that could obey, or lose anything.
             RunState::NotStarted | RunState::Elsewhere | RunState::Shutdown => {
-                self.skip_to_quit(false);
+                self.skip_to_quit(now, false);
                 return;
             }
             RunState::Paused | RunState::Broken | RunState::Other => {
-                self.skip_to_quit(true);
+                self.skip_to_quit(now, true);
                 return;
             }
         };
-        self.deeds.push(Deed::EndAtReboot);
+        self.end_at_reboot();
         self.deeds.extend(start);
         self.deeds.push(Deed::PressButton);
         self.set_stage(pressing);
@@ -342,7 +358,7 @@ impl Course {
 
     /// The guest cannot be asked. What comes after that is done at once; where nothing was to come,
     /// QEMU ends only if no guest is there.
-    fn skip_to_quit(&mut self, is_forced: bool) {
+    fn skip_to_quit(&mut self, now: Moment, is_forced: bool) {
         let Some(stop) = &mut self.stop else { return };
         if stop.steps.len() > 1 {
             stop.steps.pop_front();
@@ -353,7 +369,7 @@ impl Course {
             stop.steps = VecDeque::from([(Action::Quit, None)]);
         }
         self.done.is_forced |= is_forced;
-        self.begin_step();
+        self.begin_step(now);
     }
 
     fn take_event(&mut self, now: Moment, event: &Event) {
@@ -405,13 +421,22 @@ impl Course {
             } else if stop.steps.front().is_some_and(is_over) {
                 stop.steps.pop_front();
                 self.done.is_forced = true;
-                self.begin_step();
+                self.begin_step(now);
             } else if matches!(stop.stage, Stage::Leaving { .. }) {
                 self.deeds.push(Deed::AskState);
-                self.set_stage(Stage::Asking { has_pressed: false });
+                self.set_stage(Stage::Asking { next: None });
             } else {
                 self.deeds.push(Deed::PressButton);
-                self.set_stage(Stage::Pressing { next: now + OFTEN });
+                let next = now + OFTEN;
+                let is_asking = matches!(stop.stage, Stage::Asking { .. });
+                stop.stage = if !stop.may_kill() && stop.ends < next {
+                    // It has had its time.
+                    Stage::Waiting
+                } else if is_asking {
+                    Stage::Asking { next: Some(next) }
+                } else {
+                    Stage::Pressing { next }
+                };
             }
         }
     }

@@ -99,7 +99,11 @@ impl Why {
             // Somebody wants it down, and it is.
             Cause::GuestReset if done.was_asked => return Self::Requested,
             Cause::Host(Some(Reason::HostQmpSystemReset)) if done.has_reset => {
-                return Self::Cause(Cause::GuestReset);
+                return if done.was_asked {
+                    Self::Requested
+                } else {
+                    Self::Cause(Cause::GuestReset)
+                };
             }
             _ => false,
         };

@@ -41,7 +41,7 @@ pub enum Input<'a> {
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Nobody has asked for an end.
+    /// Nobody has asked for an end, or not QEMU and its guest.
     Going,
     /// The guest has been asked, or is about to be.
     Asked,
@@ -59,7 +59,7 @@ pub(super) struct Done {
     pub(super) has_hung_up: bool,
     pub(super) has_killed: bool,
     pub(super) has_reset: bool,
-    /// A stop began before the guest was going down.
+    /// A stop to the end began before the guest was going down.
     pub(super) was_asked: bool,
     /// That stop began because nobody was there any more who could.
     pub(super) is_orphaned: bool,

@@ -9,9 +9,10 @@ use crate::wire::Signal;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// How it is with the guest has been asked. Where it was known to run, the button has been pressed
-    /// already: that is as much as a question and its answer sooner.
+    /// already, which is as much as a question and its answer sooner, and is pressed again then: the
+    /// answer may take its time.
     Asking {
-        has_pressed: bool,
+        next: Option<Moment>,
     },
     Pressing {
         next: Moment,
@@ -39,7 +40,7 @@ impl Stage {
 /// A stop that is under way.
 #[derive(Clone, Debug)]
 pub(super) struct Stop {
-    /// When all of it is over.
+    /// When all of it is over, if it comes to that.
     pub(super) ends: Moment,
     /// The signals that it was asked for with.
     pub(super) seen: Vec<Signal>,
@@ -49,7 +50,7 @@ pub(super) struct Stop {
 }
 
 impl Stop {
-    /// Whether it comes to SIGKILL in the end.
+    /// Whether it comes to SIGKILL in the end. Else it is a mere request: nothing has to be over in time.
     pub(super) fn may_kill(&self) -> bool {
         self.steps.iter().any(|(action, _)| *action == Action::Kill)
     }

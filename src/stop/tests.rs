@@ -312,6 +312,73 @@ fn a_reset_of_ours_that_ended_qemu_wants_it_started_again() {
     assert_eq!(ExitCodes::default().of(&why, Initiator::Admin), 133);
 }
 
+/// A plan that ends with the button is a request: a stop that comes later has all of its steps and time.
+#[test]
+fn a_request_that_nothing_follows_stands_in_no_stops_way() {
+    let options = ["USR2=powerdown,then=nothing,again=quit"];
+    let ask = || {
+        let mut course = course(&options);
+        course.take(at(0.0), &Input::Signal(Signal::USR2));
+        // A guest that reboots one day is not meant to end then.
+        assert_eq!(course.take(at(0.0), &Input::State(RunState::Running)), [Deed::PressButton]);
+        assert_eq!(course.ends(), None);
+        course
+    };
+    // Long after all of its time, in which it is asked, and then no more.
+    let mut stopped = ask();
+    assert_eq!(pass(&mut stopped, 1000.0).last(), Some(&(110.5, Deed::PressButton)));
+    stopped.take(at(1000.0), &Input::Signal(Signal::TERM));
+    assert_eq!(stopped.ends(), Some(at(1120.0)));
+    let done: Vec<_> =
+        pass(&mut stopped, 2000.0).into_iter().skip_while(|it| it.0 < 1101.0).collect();
+    assert_eq!(done, [(1105.0, Deed::Quit), (1120.0, Deed::Kill)]);
+
+    // A flush has its time, too, whether it is another signal or the same once more.
+    for signal in [Signal::QUIT, Signal::USR2] {
+        let mut told = ask();
+        assert_eq!(told.take(at(1000.0), &Input::Signal(signal)), [Deed::Quit]);
+        assert_eq!(why(&told, Cause::Host(Some(Reason::HostQmpQuit)), EXITED), Why::Requested);
+    }
+
+    // It reboots one day: nobody wants it down then.
+    let reset = Event::Shutdown(Shutdown { guest: Some(true), reason: Some(Reason::GuestReset) });
+    let mut rebooted = ask();
+    rebooted.take(at(1000.0), &Input::Event(&reset));
+    assert_eq!(why(&rebooted, Cause::GuestReset, EXITED), Why::Cause(Cause::GuestReset));
+}
+
+/// One that stays where it is when its guest panics (`-no-shutdown`), or whose KVM has failed.
+#[test]
+fn a_guest_that_breaks_while_it_is_asked_is_not_waited_for() {
+    let mut course = course(&[]);
+    course.take(at(0.0), &Input::Signal(Signal::TERM));
+    course.take(at(0.0), &Input::State(RunState::Running));
+    assert_eq!(course.take(at(0.2), &Input::Event(&Event::Stop)), [Deed::AskState]);
+    assert_eq!(course.take(at(0.2), &Input::State(RunState::Broken)), [Deed::Quit]);
+}
+
+/// On a busy host the answer may take its time, and a guest that boots may not have heard the first press.
+#[test]
+fn the_button_is_pressed_again_while_an_answer_is_waited_for() {
+    let mut course = course(&[]);
+    course.take(at(-0.9), &Input::State(RunState::Running));
+    course.take(at(0.0), &Input::Signal(Signal::TERM));
+    let presses = [0.5, 10.5, 20.5].map(|when| (when, Deed::PressButton));
+    assert_eq!(pass(&mut course, 21.0), presses);
+    assert_eq!(course.take(at(21.0), &Input::State(RunState::Running)), []);
+    assert_eq!(pass(&mut course, 31.0), [(30.5, Deed::PressButton)]);
+}
+
+/// Somebody wants it down, and QEMU had been told to end at a reset.
+#[test]
+fn a_reset_of_ours_in_a_stop_is_not_started_again() {
+    let mut course = course(&[]);
+    course.take(at(0.0), &Input::Signal(Signal::TERM));
+    course.take(at(0.0), &Input::Signal("RTMIN+15".parse().unwrap()));
+    let cause = Cause::Host(Some(Reason::HostQmpSystemReset));
+    assert_eq!(why(&course, cause, EXITED), Why::Requested);
+}
+
 /// It was about to reboot, and QEMU had been told to end then, but had not yet said POWERDOWN.
 #[test]
 fn a_reboot_during_a_stop_is_not_started_again() {

@@ -156,10 +156,13 @@ fn bad_input_is_a_clear_error_and_leaves_nothing_behind() {
         (qemu("").options(&["--stop-timeout=0"]), 64, "1 to 86400"),
         (qemu("").options(&["--exit-codes=no=1"]), 64, "there is no cause"),
         (qemu("").options(&["--notify-fd=77"]), 64, "descriptor 77 cannot be used"),
-        (kvmd_run().that_runs(&["true"]), 71, "before it had opened its monitor, exit status 0"),
-        (qemu("-nonsense"), 71, "before it had opened its monitor, exit status 1"),
-        (qemu("-chardev null,id=kvmd-run"), 71, "before it had opened its monitor"),
-        (qemu("-drive file=/no/such/image"), 71, "before it had opened its monitor"),
+        (kvmd_run().that_runs(&["true"]), 71, "before it was up, exit status 0"),
+        (qemu("-nonsense"), 71, "before it was up, exit status 1"),
+        (qemu("-chardev null,id=kvmd-run"), 71, "before it was up"),
+        (qemu("-drive file=/no/such/image"), 71, "before it was up"),
+        // It has greeted by then.
+        (qemu("-kernel /no/such/kernel"), 71, "before it was up, exit status 1"),
+        (qemu("-device nonsense"), 71, "before it was up, exit status 1"),
     ];
     for (builder, code, said) in rows {
         let outcome = builder.launch_bare().end();
@@ -178,6 +181,25 @@ fn what_is_no_qemu_can_be_stopped_all_the_same() {
     runner.signal(Signal::TERM);
     assert_eq!(judged(runner).0, 0);
     assert!(!fs::exists(format!("/proc/{sleep}")).unwrap());
+}
+
+/// What a wrapper has started before it became QEMU, such as swtpm, holds QEMU's monitor as well.
+#[test]
+fn a_companion_of_qemus_is_not_taken_for_it() {
+    needs!(Qemu);
+    let builder = kvmd_run();
+    let pid = builder.path("companion");
+    let script = format!(
+        "sleep 1000 >/dev/null 2>&1 & echo $! >{}; exec qemu-system-x86_64 \"$@\"",
+        pid.display()
+    );
+    let mut runner = builder.that_runs(&["sh", "-c", &script, "sh"]).boot();
+    let companion = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    runner.tell(b'p');
+    let outcome = runner.end();
+    send_signal(companion, Signal::KILL);
+    assert_eq!(outcome.code(), 0, "{outcome:?}");
+    assert!(!outcome.lines.join("\n").contains("background"), "{outcome:?}");
 }
 
 #[test]

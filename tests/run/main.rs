@@ -35,6 +35,8 @@ fn send_real_time(runner: &Runner, number: i32) {
 fn judged(runner: Runner) -> (i32, String, String) {
     let outcome = runner.end();
     let record = record(&outcome);
+    // Shown where it is not what was expected: in which steps it came to this, and when.
+    eprintln!("{}\n{:#?}", outcome.lines.join("\n"), record.evidence);
     let run = record.run.unwrap();
     assert_eq!(i32::from(run.exit_code), outcome.code(), "{:?}", outcome.lines);
     (outcome.code(), record.cause, run.why)
