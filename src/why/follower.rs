@@ -113,6 +113,12 @@ impl Follower {
         Timestamp::now().checked_sub(elapsed).unwrap_or(then).min(then)
     }
 
+    /// From where on the file at this path has not been handed over, in bytes, if it is followed.
+    pub(super) fn begins_at(&self, path: &Path) -> Option<u64> {
+        let followed = self.followed.iter().find(|it| it.path == path)?;
+        Some(followed.now.as_ref().map_or(0, |now| now.place.offset))
+    }
+
     /// Hands over what is new: perhaps nothing. It waits for nothing. An error is a file's, and the
     /// next one is of another, or after it could be read again.
     ///
@@ -299,7 +305,9 @@ impl Open {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::why::reading::read_all;
     use crate::why::source::Origin;
+    use crate::why::unread::Unread;
     use std::ffi::OsStr;
     use std::fs;
     use std::io::Write;
@@ -425,6 +433,26 @@ mod tests {
         // Nor does one that is there from the beginning.
         let alice = Source::parse(OsStr::new(&scene.path("alice")));
         assert!(matches!(Follower::new(&[alice]), Err(Failure::Read(..))));
+    }
+
+    /// An end that comes while the earlier ones are being read.
+    #[test]
+    fn what_will_be_handed_over_is_not_read_before() {
+        let mut scene = Scene::new(&["records"]);
+        let record = r#"{"instance":"web1","cause":"killed","initiator":"admin"}"#;
+        scene.append("records", &format!("{record}\n"));
+        let source = Source::parse(OsStr::new(&scene.path("records")));
+        let sources = [source];
+        scene.follower = Follower::new(&sources).unwrap();
+        scene.append("records", &format!("{record}\n"));
+        let mut count = 0;
+        let (follower, now) = (Some(&scene.follower), Timestamp::now());
+        read_all(&sources, follower, now, &mut Unread::default(), &mut |_| {
+            count += 1;
+            Ok(())
+        });
+        assert_eq!(count, 1);
+        assert_eq!(scene.read(), [record]);
     }
 
     /// The kernel tells of changes where a file is, not where a link to it is.

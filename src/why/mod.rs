@@ -149,7 +149,7 @@ fn answer(question: &Question, unread: &mut Unread) -> Result<(), Failure> {
     let follower = if question.follow { Some(Follower::new(&sources)?) } else { None };
     let mut answer = Answer::to(question);
     let mut known = Known::default();
-    reading::read_all(&sources, Timestamp::now(), unread, &mut |found| {
+    reading::read_all(&sources, follower.as_ref(), Timestamp::now(), unread, &mut |found| {
         known.add(&found.outline.instance, question);
         if question.asks_for(found) { answer.add(found) } else { Ok(()) }
     });

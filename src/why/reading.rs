@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use jiff::Timestamp;
 
 use super::files;
+use super::follower::Follower;
 use super::lines::{Line, Lines};
 use super::source::{Origin, Source};
 use super::unread::Unread;
@@ -49,9 +50,11 @@ impl Found<'_> {
 }
 
 /// Hands every record of these sources to `each`, which may find that it is none. What cannot be read
-/// is noted, and the rest read all the same.
+/// is noted, and the rest read all the same. Of a file that is followed as well, it is read as far as
+/// `follower` does not.
 pub(super) fn read_all(
     sources: &[Source],
+    follower: Option<&Follower>,
     now: Timestamp,
     unread: &mut Unread,
     each: &mut impl FnMut(&Found<'_>) -> Result<(), NotARecord>,
@@ -68,7 +71,15 @@ pub(super) fn read_all(
         }
         for path in files::files_of(source) {
             let name = Printable(path.as_os_str().as_encoded_bytes()).to_string();
-            read(source, name, files::text(&path, source.is_chosen()));
+            let text = files::text(&path, source.is_chosen());
+            let begin = follower.and_then(|follower| follower.begins_at(&path));
+            read(
+                source,
+                name,
+                text.map(|text| -> Box<dyn Read> {
+                    Box::new(text.take(begin.unwrap_or(u64::MAX)))
+                }),
+            );
         }
     }
 }
