@@ -64,10 +64,11 @@ fn main() {
         ("hang", [file, pid, signal]) => {
             let pid = Pid::from_raw(number(pid).cast_signed()).expect("a process");
             let signal = Signal::from_named_raw(number(signal).cast_signed()).expect("a signal");
+            // All that comes afterwards is done once before: a page of code that is not there yet would
+            // be waited for as well.
+            signal_and_say(rustix::process::getpid(), Signal::CONT, b"");
             hang(file);
-            kill_process(pid, signal).expect("send it");
-            // Who says so in the usual way takes memory first.
-            rustix::io::write(rustix::stdio::stdout(), b"done\n").expect("say so");
+            signal_and_say(pid, signal, b"done\n");
             let _ = rustix::io::read(rustix::stdio::stdin(), &mut [0; 1]);
         }
         ("listen", [count]) => {
@@ -140,6 +141,12 @@ fn show_arguments(text: &[u8]) {
     unsafe { configure_virtual_memory_map(&map) }.expect("show other arguments");
 }
 
+/// Who says something in the usual way takes memory first.
+fn signal_and_say(pid: Pid, signal: Signal, text: &[u8]) {
+    kill_process(pid, signal).expect("send it");
+    rustix::io::write(rustix::stdio::stdout(), text).expect("say so");
+}
+
 /// Has everybody wait who wants the lock of this process's memory map, as `/proc/PID/cmdline` does.
 ///
 /// One thread reads a mapping of `file` by way of `/proc/self/mem`: the kernel has the lock for
@@ -172,6 +179,8 @@ fn hang(file: &str) {
     await_blocked(&READER);
     mapper.thread().unpark();
     await_blocked(&MAPPER);
+    // To let go of it may take memory.
+    std::mem::forget(mapper);
 }
 
 /// A page of the file.

@@ -225,9 +225,9 @@ fn a_page_says_which_nodes_are_missing() {
     let said =
         nodes.command(&["node1"], true, ALL) + &nodes.command(&["node4"], true, "kvmd-which");
     let (page, _, code) = told(&["--file=-", "--html=-"], &said);
-    assert!(
-        page.contains("Not there: 1 node on which the command failed (exit code): node4 (127)")
-    );
+    let missing = "Not complete: Not there: 1 node on which the command failed (exit code): node4 (127); \
+                   1 line is no record.";
+    assert!(page.contains(missing), "{page}");
     assert_eq!(code, 3);
 }
 

@@ -20,7 +20,7 @@ pub(crate) fn print() {
     );
     println!(
         "{:<40}  {:>10}  {:>10}  {:>10}  {:>16}",
-        "", "bare QEMU", "kvmd-run", "difference", "certain by 95 %"
+        "", "bare QEMU", "kvmd-run", "difference", "95 % certain"
     );
     print_row("from the start to QEMU's serial line", &start);
     print_row("from the request to QEMU's POWERDOWN", &stop);

@@ -177,44 +177,49 @@ impl<'a> Session<'a> {
         }
         // One that has said SHUTDOWN has ended, whoever holds its monitor: something that a wrapper has
         // started before it became QEMU.
-        let may_be_behind = status == WaitStatus(0) && !self.course.is_going_down();
-        if may_be_behind && !self.monitor.has_ended() {
+        if !self.course.is_going_down() && !self.monitor.has_ended() {
             self.end_what_is_behind()?;
         }
         let Self { case, course, has_answered, asked, .. } = self;
         Ok(Ended { at: now, status, case, course, has_answered, asked })
     }
 
-    /// The process has ended, and yet somebody holds its monitor: a QEMU that went into the
-    /// background, in a way that its command line did not show.
+    /// The process has ended, and yet somebody holds its monitor. That may be a QEMU that went into the
+    /// background in a way that its command line did not show, or one that a wrapper did not become: then
+    /// it has something to say, and ends if it is told to.
     fn end_what_is_behind(&mut self) -> io::Result<()> {
         let deadline = clock::now() + TO_END_BEHIND;
-        let mut is_told = false;
+        let (mut is_told, mut is_known) = (false, false);
         let mut events = Events::with_capacity(4);
         while !self.monitor.has_ended() && clock::now() < deadline {
             if self.has_answered && !std::mem::replace(&mut is_told, true) {
-                self.say(
-                    Level::Error,
-                    "QEMU went into the background, where no supervisor sees it; ending it",
-                );
                 self.send(Request::Ours(Command::Quit));
             }
             self.supervisor.tick(clock::now());
-            let patience = deadline.since(clock::now()).min(Duration::from_secs(1));
+            let left = deadline.since(clock::now()).min(Duration::from_secs(1));
+            let patience = if self.monitor.has_more() { Duration::ZERO } else { left };
             match self.poll.poll(&mut events, Some(patience)) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 polled => polled?,
             }
-            self.read_monitor(clock::now());
+            if self.read_monitor(clock::now()) && !std::mem::replace(&mut is_known, true) {
+                self.say(
+                    Level::Error,
+                    "QEMU went into the background, where no supervisor sees it; ending it",
+                );
+            }
         }
         Ok(())
     }
 
-    fn read_monitor(&mut self, now: Moment) {
+    /// Whether anything was said there.
+    fn read_monitor(&mut self, now: Moment) -> bool {
         if self.monitor.has_ended() {
-            return;
+            return false;
         }
-        for heard in self.monitor.read() {
+        let all_heard = self.monitor.read();
+        let is_any = !all_heard.is_empty();
+        for heard in all_heard {
             self.hear(now, heard);
         }
         if self.monitor.has_ended() {
@@ -224,6 +229,7 @@ impl<'a> Session<'a> {
             self.learn(now, Source::Qmp, Fact::Closed);
             self.go_on(now, &Input::MonitorClosed);
         }
+        is_any
     }
 
     fn hear(&mut self, now: Moment, heard: Heard) {
@@ -304,7 +310,9 @@ impl<'a> Session<'a> {
             let ended = if is_orphaned { "what started this has ended: " } else { "" };
             self.say(Level::Notice, &format!("{ended}{signal} from {sender}"));
             self.tell_phase(now);
-            if !was_stopping && self.course.asked_with() == Some(signal) {
+            // As the course takes it.
+            let asked = if is_orphaned { Signal::TERM } else { signal };
+            if !was_stopping && self.course.asked_with() == Some(asked) {
                 self.asked = Some((signal, sender));
             }
             if let Some(ends) = self.course.ends().filter(|_| !was_stopping) {
@@ -388,7 +396,8 @@ impl<'a> Session<'a> {
 
     fn tell_phase(&mut self, now: Moment) {
         let phase = self.course.phase();
-        if std::mem::replace(&mut self.phase, phase) == phase {
+        let before = std::mem::replace(&mut self.phase, phase);
+        if before == phase {
             return;
         }
         let left = self
@@ -396,6 +405,9 @@ impl<'a> Session<'a> {
             .ends()
             .map_or_else(String::new, |ends| format!(", {} s at most", ends.since(now).as_secs()));
         let (level, text) = match self.phase {
+            Phase::Going if before == Phase::Asked => {
+                (Level::Warning, "the guest does not power down, and nothing is to follow".into())
+            }
             Phase::Going => return,
             Phase::Asked => (Level::Notice, format!("asking the guest to power down{left}")),
             Phase::ToldToEnd if self.course.is_forced() => {

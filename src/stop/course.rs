@@ -139,7 +139,8 @@ impl Course {
             Some(Stage::Flushing) => Phase::Flushing,
             Some(stage) if stage.asks_guest() => Phase::Asked,
             Some(_) if self.done.has_quit || self.done.has_hung_up => Phase::ToldToEnd,
-            // Nobody has asked, or for no more than a command of the user's own.
+            // Nobody has asked; or what was asked for is over, and nothing is to follow; or it is no more
+            // than a command of the user's own.
             _ => Phase::Going,
         }
     }
@@ -213,6 +214,8 @@ impl Course {
             steps: steps.collect(),
             stage: Stage::Waiting,
         });
+        // What became of a request before is its own affair.
+        self.done.is_forced = false;
         self.done.was_asked |= !self.is_going_down && self.to_the_end().is_some();
         if self.is_going_down && plan.first != Action::Kill {
             self.flush();

@@ -41,7 +41,7 @@ pub enum Input<'a> {
 /// How far it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// Nobody has asked for an end, or not QEMU and its guest.
+    /// Nothing is under way that could end it.
     Going,
     /// The guest has been asked, or is about to be.
     Asked,

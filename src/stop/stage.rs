@@ -9,8 +9,8 @@ use crate::wire::Signal;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// How it is with the guest has been asked. Where it was known to run, the button has been pressed
-    /// already, which is as much as a question and its answer sooner, and is pressed again then: the
-    /// answer may take its time.
+    /// already, which is as much as a question and its answer sooner. The answer may take its time: at
+    /// `next` it is pressed again.
     Asking {
         next: Option<Moment>,
     },

@@ -2,8 +2,9 @@
 //! end.
 //!
 //! Ganeti's directories belong to users of its own, QEMU's files to QEMU, and what is in /proc says
-//! what each process wants it to say. So nothing is opened but in this way: no link is followed,
-//! nobody is waited for, what is no plain file is refused, and no more is read than was asked for.
+//! what each process wants it to say. So nothing is opened but in this way: no link is followed but
+//! one that the user has chosen, nobody is waited for, what is no plain file is refused, and no more
+//! is read than was asked for.
 
 use std::fmt;
 use std::fs::File;
@@ -23,6 +24,8 @@ const CAREFULLY: OFlags =
 #[derive(Debug)]
 enum Unfit {
     NotPlain(FileType),
+    /// The same of what the user has chosen.
+    ChosenNotPlain(FileType),
     /// It belongs to another user than root or this process's own.
     Owner(u32),
     /// What is written to it is written to another file, too.
@@ -34,6 +37,9 @@ impl fmt::Display for Unfit {
         match self {
             Self::NotPlain(other) => {
                 write!(f, "it is {}, not a plain file; remove it", kind(*other))
+            }
+            Self::ChosenNotPlain(other) => {
+                write!(f, "it is {}; only a plain file can be followed", kind(*other))
             }
             Self::Owner(user) => {
                 write!(f, "it belongs to user {user} and not to root; remove it")
@@ -102,7 +108,7 @@ pub fn open_own_to_read(path: &Path) -> io::Result<File> {
 /// Opens a file for reading that the user has chosen, and may have reached by a link.
 pub fn open_linked_to_read(path: &Path) -> io::Result<File> {
     let flags = OFlags::RDONLY | CAREFULLY.difference(OFlags::NOFOLLOW);
-    only_plain(open(path, flags, Mode::empty())?.into())
+    only_plain(open(path, flags, Mode::empty())?.into(), Unfit::ChosenNotPlain)
 }
 
 /// Opens a file of this program's own in a directory where others may write, with these flags. It
@@ -142,13 +148,13 @@ fn open_plain(path: &Path, flags: OFlags, mode: Mode) -> io::Result<File> {
         Err(Errno::LOOP) => return Err(Unfit::NotPlain(FileType::Symlink).into()),
         opened => opened?,
     };
-    only_plain(file.into())
+    only_plain(file.into(), Unfit::NotPlain)
 }
 
-fn only_plain(file: File) -> io::Result<File> {
+fn only_plain(file: File, unfit: fn(FileType) -> Unfit) -> io::Result<File> {
     match FileType::from_raw_mode(fstat(&file)?.st_mode) {
         FileType::RegularFile => Ok(file),
-        other => Err(Unfit::NotPlain(other).into()),
+        other => Err(unfit(other).into()),
     }
 }
 

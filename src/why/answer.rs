@@ -11,7 +11,7 @@ use super::summary::Summary;
 use super::summary_telling;
 use super::table::{self, Row};
 use super::telling::Style;
-use super::unread::Missing;
+use super::unread::Unread;
 use crate::wire::record::{NotARecord, Record};
 
 /// As many ends are told of where nothing else was asked for.
@@ -88,12 +88,12 @@ impl Answer {
         }
     }
 
-    /// `missing`: what could not be read, for whoever sees the page alone.
+    /// `unread`: for whoever sees the page alone.
     pub(super) fn tell(
         self,
         out: &mut impl Write,
         style: Style,
-        missing: &Missing<'_>,
+        unread: &Unread,
     ) -> Result<(), Untold> {
         match self {
             Self::Table(rows) => {
@@ -112,7 +112,7 @@ impl Answer {
                 lines.into_vec().iter().try_for_each(|line| out.write_all(line))?;
             }
             Self::Summary(summary) => summary_telling::tell(out, &summary, style)?,
-            Self::Page(ends, file) => page::make(out, ends, missing, &file)?,
+            Self::Page(ends, file) => page::make(out, ends, unread, &file)?,
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::cmp::Reverse;
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use flate2::read::MultiGzDecoder;
 
@@ -36,17 +37,23 @@ pub(super) fn rotated(path: &Path) -> Vec<PathBuf> {
     let name = name.to_string_lossy().into_owned();
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let found = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()));
-    let mut found: Vec<(Age, bool, PathBuf)> = found
+    let mut found: Vec<(Age, bool, PathBuf, Option<SystemTime>)> = found
         .filter_map(|entry| {
             let other = entry.file_name().to_string_lossy().into_owned();
             let (age, is_packed) = Age::of(other.strip_prefix(&name)?)?;
-            Some((age, is_packed, entry.path()))
+            let changed = entry.metadata().and_then(|it| it.modified()).ok();
+            Some((age, is_packed, entry.path(), changed))
         })
         .collect();
     found.sort();
-    // While one is being packed, it is there twice, and the packed one is not whole.
-    found.dedup_by(|later, earlier| later.0 == earlier.0);
-    found.into_iter().map(|(.., path)| path).collect()
+    // While one is being packed, it is there twice, and the packed one is not whole. It may also be what
+    // has remained from when files were packed: then it is older.
+    found.dedup_by(
+        |(age, is_packed, _, changed), (plain_age, is_plain_packed, _, plain_changed)| {
+            age == plain_age && *is_packed && !*is_plain_packed && changed >= plain_changed
+        },
+    );
+    found.into_iter().map(|(_, _, path, _)| path).collect()
 }
 
 /// When a file was rotated away, as logrotate says it: the oldest is the least.
@@ -60,16 +67,17 @@ enum Age {
 impl Age {
     /// By how its name goes on, and whether it is packed.
     fn of(rest: &str) -> Option<(Self, bool)> {
-        let is_of_date = |byte: u8| byte.is_ascii_digit() || byte == b'-';
+        // logrotate's dateformat, with the hour perhaps: 20261120T03, 2026-11-20_03.
+        let is_of_date = |byte: u8| byte.is_ascii_digit() || matches!(byte, b'-' | b'_' | b'T');
         let when = rest.strip_prefix(['.', '-'])?;
+        let may_be_number = rest.starts_with('.') && when.len() < "20261120".len();
         let (when, packed) = when.split_once('.').map_or((when, None), |(a, b)| (a, Some(b)));
         let is_when =
             when.starts_with(|c: char| c.is_ascii_digit()) && when.bytes().all(is_of_date);
         if !is_when || packed.is_some_and(|it| it != "gz" && !UNSUPPORTED.contains(&it)) {
             return None;
         }
-        // As long as a day, or longer, it is no number.
-        let number = if when.len() < "20261120".len() { when.parse().ok() } else { None };
+        let number = if may_be_number { when.parse().ok() } else { None };
         let age = number.map_or_else(|| Self::Date(when.into()), |it| Self::Rotations(Reverse(it)));
         Some((age, packed.is_some()))
     }
@@ -139,6 +147,11 @@ mod tests {
             (&*there, errors.len()),
             (&["long ago", "yesterday", "now"].map(String::from)[..], 0)
         );
+        // From when files were packed.
+        let stale = File::options().append(true).open(path.with_extension("jsonl.1.gz")).unwrap();
+        stale.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!(texts(&own).1.len(), 1);
+        fs::remove_file(path.with_extension("jsonl.1.gz")).unwrap();
         assert_eq!(texts(&Source::from(Origin::File(path.clone()))).0, ["now"]);
         fs::remove_file(&path).unwrap();
         let (there, errors) = texts(&own);
@@ -149,7 +162,15 @@ mod tests {
     fn files_are_in_the_order_in_which_they_were_rotated() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("a");
-        let names = ["a.10.gz", "a.2.xz", "a.1", "a-20251231.gz", "a-20260101", "a-20260101-2"];
+        let names = [
+            "a.10.gz",
+            "a.2.xz",
+            "a.1",
+            "a-20251231.gz",
+            "a-202547",
+            "a-20260101",
+            "a-20260101T03",
+        ];
         for name in names {
             fs::write(directory.path().join(name), "").unwrap();
         }

@@ -73,6 +73,7 @@ pub(super) fn act(
         }
         acting.turn(Instant::now());
         if is_ending && acting.is_idle() {
+            news.complain_of_all();
             return Ok(());
         }
         // The end of a command since that look has left its SIGCHLD.
@@ -80,8 +81,8 @@ pub(super) fn act(
             [PollFd::new(signals, PollFlags::IN), PollFd::new(&follower, PollFlags::IN)];
         let sources = if is_ending { &mut sources[..1] } else { &mut sources[..] };
         let now = Instant::now();
-        let due = acting.due().unwrap_or(now + LOOK).min(now + LOOK);
-        await_any(sources, if is_more { now } else { due })?;
+        let look = if is_more { now } else { now + LOOK };
+        await_any(sources, acting.due().map_or(look, |due| due.min(look)))?;
         while let Some((signal, _)) = signals.read().map_err(Failure::Signals)? {
             if signal != Signal::CHLD && !is_ending {
                 is_ending = true;
@@ -140,13 +141,15 @@ impl News {
         })?;
         told.map_err(Untold::Write)?;
         out.flush()?;
-        self.complain();
+        if self.complained.is_none_or(|then| then.elapsed() >= COMPLAINT) {
+            self.complain_of_all();
+        }
         Ok(is_more)
     }
 
-    fn complain(&mut self) {
-        let is_due = self.complained.is_none_or(|then| then.elapsed() >= COMPLAINT);
-        if is_due && (self.unread.has_lines() || self.unread.is_incomplete()) {
+    /// Says what could not be read since the last time.
+    fn complain_of_all(&mut self) {
+        if self.unread.has_lines() || self.unread.is_incomplete() {
             self.complained = Some(Instant::now());
             self.stderr.write(std::mem::take(&mut self.unread).to_string().as_bytes());
         }

@@ -4,7 +4,7 @@
 //! whoever writes it goes on doing so until it is told of the rotation. A file that cannot be read is
 //! told of once, and what else there is goes on. However much is in a file, a look at it is short.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use inotify::{Inotify, WatchMask};
+use inotify::{Inotify, WatchDescriptor, WatchMask};
 use jiff::{SignedDuration, Timestamp};
 
 use super::Failure;
@@ -25,8 +25,8 @@ use super::source::Source;
 /// room in it.
 const AT_ONCE: u64 = 4 * LONGEST as u64;
 
-/// So often it looks whether or not it was told of anything: of what is behind a link, or on another
-/// machine's disk, the kernel tells nobody.
+/// So often it looks whether or not it was told of anything: of what happens on another machine's disk, or
+/// in a directory that is made anew, the kernel tells nobody.
 pub(super) const LOOK: Duration = Duration::from_secs(30);
 
 /// Of so many files that have had one name it is known how far they were read. Whoever has more of them
@@ -36,6 +36,8 @@ const REMEMBERED: usize = 256;
 pub(super) struct Follower {
     inotify: Inotify,
     followed: Vec<Followed>,
+    /// The directories that links lead to.
+    linked: BTreeMap<PathBuf, WatchDescriptor>,
     /// By the clock as it was then, and by one that nobody sets.
     begun: (Timestamp, Instant),
     watched: Instant,
@@ -43,6 +45,7 @@ pub(super) struct Follower {
 
 /// A source that is followed.
 struct Followed {
+    /// As a source; each file has its own.
     reader: Reader,
     path: PathBuf,
     /// What the path led to before, and what it leads to.
@@ -57,6 +60,7 @@ struct Followed {
 /// A file, and how far it has been read.
 struct Open {
     file: File,
+    reader: Reader,
     identity: Identity,
     place: Place,
 }
@@ -85,24 +89,44 @@ impl Follower {
         let followed: Vec<Followed> =
             paths.map(|(source, path)| Followed::new(source, path)).collect::<Result<_, _>>()?;
         let inotify = Inotify::init().map_err(Failure::Inotify)?;
-        let mut follower = Self { inotify, followed, begun, watched: begun.1 };
+        let linked = BTreeMap::new();
+        let mut follower = Self { inotify, followed, linked, begun, watched: begun.1 };
         for directory in follower.directories() {
             let watched = follower.watch(&directory);
             watched.map_err(|error| Failure::Watch(directory, error))?;
         }
+        follower.watch_linked();
         Ok(follower)
     }
 
-    /// Where the files are, and where those are to which they are links.
     fn directories(&self) -> BTreeSet<PathBuf> {
-        let paths = self.followed.iter().map(|it| it.path.clone());
-        let linked = self.followed.iter().filter_map(|it| fs::canonicalize(&it.path).ok());
-        paths.chain(linked).map(|path| directory_of(&path).to_path_buf()).collect()
+        self.followed.iter().map(|it| directory_of(&it.path).to_path_buf()).collect()
     }
 
-    fn watch(&mut self, directory: &Path) -> io::Result<()> {
+    fn watch(&self, directory: &Path) -> io::Result<WatchDescriptor> {
         let mask = WatchMask::MODIFY | WatchMask::CREATE | WatchMask::MOVED_TO;
-        self.inotify.watches().add(directory, mask).map(drop)
+        self.inotify.watches().add(directory, mask)
+    }
+
+    /// Watches where those files are to which the user has chosen links, as far as that is allowed, and
+    /// no longer where they were.
+    fn watch_linked(&mut self) {
+        let own = self.directories();
+        let chosen = self.followed.iter().filter(|it| it.reader.source().is_chosen());
+        let targets = chosen.filter_map(|it| fs::canonicalize(&it.path).ok());
+        let targets: BTreeSet<PathBuf> =
+            targets.map(|target| directory_of(&target).to_path_buf()).collect();
+        let watched = targets.difference(&own).filter_map(|directory| {
+            let descriptor = self.watch(directory).ok()?;
+            Some((directory.clone(), descriptor))
+        });
+        let watched: BTreeMap<_, _> = watched.collect();
+        for (_, descriptor) in std::mem::replace(&mut self.linked, watched) {
+            if !self.linked.values().any(|it| *it == descriptor) {
+                // It fails where the directory is gone, and its watch with it.
+                let _ = self.inotify.watches().remove(descriptor);
+            }
+        }
     }
 
     /// When it began to follow, by the clock as it is now or was then, whichever is earlier: if the clock
@@ -133,6 +157,7 @@ impl Follower {
             for directory in self.directories() {
                 let _ = self.watch(&directory);
             }
+            self.watch_linked();
         }
         let mut buffer = [0; 4096];
         loop {
@@ -171,12 +196,13 @@ fn directory_of(path: &Path) -> &Path {
 impl Followed {
     fn new(source: &Source, path: &Path) -> Result<Self, Failure> {
         let failed = |error| Failure::Read(path.display().to_string(), error);
-        let mut now = Open::at(path, source).map_err(failed)?;
+        let reader = Reader::new(source.clone(), source.to_string());
+        let mut now = Open::at(path, &reader).map_err(failed)?;
         if let Some(now) = &mut now {
             now.place.offset = now.file.metadata().map_err(failed)?.len();
         }
         Ok(Self {
-            reader: Reader::new(source.clone(), source.to_string()),
+            reader,
             path: path.to_path_buf(),
             before: None,
             now,
@@ -185,30 +211,35 @@ impl Followed {
         })
     }
 
-    /// Whether there is more.
+    /// Whether there is more. A file that cannot be read does not hide the one that has its name now.
     fn read(
         &mut self,
         each: &mut impl FnMut(&mut Reader, io::Result<Line<'_>>),
     ) -> io::Result<bool> {
-        match self.before.as_mut().map(|before| before.read(&mut self.reader, each)) {
+        match self.before.as_mut().map(|before| before.read(each)) {
             Some(Ok(true)) => return Ok(true),
-            // It is not needed for what comes now.
             Some(Err(error)) => {
                 self.before = None;
                 each(&mut self.reader, Err(error));
             }
             Some(Ok(false)) | None => {}
         }
-        if self.read_now(each)? {
-            return Ok(true);
+        let read = self.read_now(each);
+        if matches!(read, Ok(true)) {
+            return read;
         }
-        let next = Open::at(&self.path, self.reader.source())?;
+        let next = Open::at(&self.path, &self.reader)?;
         let is_another =
             |next: &Open| self.now.as_ref().is_none_or(|it| it.identity != next.identity);
-        let Some(next) = next.filter(is_another) else { return Ok(false) };
+        let Some(next) = next.filter(is_another) else { return read };
         // Whoever wrote the last one may have done so since.
-        if self.read_now(each)? {
-            return Ok(true);
+        match read.and_then(|_| self.read_now(each)) {
+            Ok(true) => return Ok(true),
+            Ok(false) => {}
+            Err(error) => {
+                self.now = None;
+                each(&mut self.reader, Err(error));
+            }
         }
         self.go_on_with(next);
         self.read_now(each)
@@ -218,7 +249,7 @@ impl Followed {
         &mut self,
         each: &mut impl FnMut(&mut Reader, io::Result<Line<'_>>),
     ) -> io::Result<bool> {
-        self.now.as_mut().map_or(Ok(false), |now| now.read(&mut self.reader, each))
+        self.now.as_mut().map_or(Ok(false), |now| now.read(each))
     }
 
     /// The name leads to another file, or to one again that it has led to before: then that is read from
@@ -227,13 +258,15 @@ impl Followed {
         if let Some(before) = std::mem::replace(&mut self.before, self.now.take()) {
             self.earlier.push_back((before.identity, before.place));
         }
-        if let Some(at) = self.earlier.iter().position(|(known, _)| *known == next.identity) {
+        // Without a time of birth it may be a new one, which has the number of one that is gone.
+        let is_next =
+            |(known, _): &(Identity, Place)| *known == next.identity && known.born.is_some();
+        if let Some(at) = self.earlier.iter().position(is_next) {
             next.place = self.earlier.remove(at).expect("it is there").1;
         }
         if self.earlier.len() > REMEMBERED {
             self.earlier.pop_front();
         }
-        self.reader.begin_again();
         self.now = Some(next);
     }
 }
@@ -246,11 +279,12 @@ impl Identity {
 
 impl Open {
     /// Opens the file; nothing while there is none: it is being rotated, or has not been written yet.
-    fn at(path: &Path, source: &Source) -> io::Result<Option<Self>> {
-        match files::open_to_follow(path, source.is_chosen()) {
+    fn at(path: &Path, reader: &Reader) -> io::Result<Option<Self>> {
+        match files::open_to_follow(path, reader.source().is_chosen()) {
             Ok(file) => {
                 let identity = Identity::of(&file.metadata()?);
-                Ok(Some(Self { file, identity, place: Place::default() }))
+                let reader = reader.of_another_file();
+                Ok(Some(Self { file, reader, identity, place: Place::default() }))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -260,10 +294,9 @@ impl Open {
     /// Whether there is more.
     fn read(
         &mut self,
-        reader: &mut Reader,
         each: &mut impl FnMut(&mut Reader, io::Result<Line<'_>>),
     ) -> io::Result<bool> {
-        let Self { file, place, .. } = self;
+        let Self { file, reader, place, .. } = self;
         let length = file.metadata()?.len();
         if length == place.offset {
             return Ok(false);
@@ -271,7 +304,7 @@ impl Open {
         if length < place.offset {
             // It has been cut.
             *place = Place::default();
-            reader.begin_again();
+            *reader = reader.of_another_file();
         }
         file.seek(SeekFrom::Start(place.offset))?;
         let mut lines = Lines::new((&*file).take(AT_ONCE));
@@ -393,6 +426,23 @@ mod tests {
         assert_eq!(scene.read(), ["web3"]);
     }
 
+    /// As one on a network file system that was replaced there.
+    #[test]
+    fn a_file_that_cannot_be_read_does_not_hide_the_one_that_has_its_name_now() {
+        let mut scene = Scene::new(&["records"]);
+        // Nothing can be read through this descriptor.
+        let unreadable = File::options().write(true).open(scene.path("records")).unwrap();
+        scene.append("records", "web1\n");
+        scene.follower.followed[0].now.as_mut().unwrap().file = unreadable;
+        fs::rename(scene.path("records"), scene.path("old")).unwrap();
+        scene.append("records", "web2\n");
+        let mut told = Vec::new();
+        let read = scene.follower.read(|_, line| told.push(format!("{line:?}")));
+        read.unwrap();
+        assert!(told[0].contains("Bad file descriptor"), "{told:?}");
+        assert_eq!(told[1..], [format!("Ok({:?})", Line::Whole(b"web2"))]);
+    }
+
     /// Others were there in between, as many as a hostile member of Ganeti's groups cares to put there.
     #[test]
     fn what_has_been_read_is_not_read_again_however_many_have_had_its_name() {
@@ -428,7 +478,7 @@ mod tests {
             });
         });
         read.unwrap();
-        let fifo = "it is a FIFO, not a plain file; remove it";
+        let fifo = "it is a FIFO; only a plain file can be followed";
         assert_eq!(told, [format!("{}: {fifo}", scene.path("alice").display()), "web1".into()]);
         // Nor does one that is there from the beginning.
         let alice = Source::parse(OsStr::new(&scene.path("alice")));

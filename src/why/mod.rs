@@ -41,7 +41,7 @@ use arguments::{Colour, Invocation, Question};
 use follower::Follower;
 use reading::{INCOMPLETE, KNOWN_INSTANCES, NO_ANSWER, NO_MATCH, NONE_YET, UNKNOWN_INSTANCE};
 use telling::Style;
-use unread::{Missing, Unread};
+use unread::Unread;
 
 /// Why there is no answer.
 #[derive(Debug)]
@@ -161,7 +161,7 @@ fn answer(question: &Question, unread: &mut Unread) -> Result<(), Failure> {
     }
     let style = style(question);
     let mut out = BufWriter::new(io::stdout().lock());
-    answer.tell(&mut out, style, &Missing(unread))?;
+    answer.tell(&mut out, style, unread)?;
     out.flush()?;
     let Some(follower) = follower else { return Ok(()) };
     // Of what was there before. What comes is waited for all the same, by whoever runs this unseen.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use super::answer::Untold;
 use super::latest::Latest;
 use super::telling::{Style, from_end};
-use super::unread::Missing;
+use super::unread::Unread;
 use crate::sys::random::random;
 use crate::sys::replaced_file::replace;
 use crate::wire::Shown;
@@ -98,11 +98,11 @@ impl End {
     }
 }
 
-/// Makes the page of these ends, and says so on `out`. What is `missing` is said on the page.
+/// Makes the page of these ends, and says so on `out`. What is unread is said on the page, too.
 pub(super) fn make(
     out: &mut impl Write,
     ends: Latest<End>,
-    missing: &Missing<'_>,
+    unread: &Unread,
     file: &Path,
 ) -> Result<(), Untold> {
     let offered = ends.offered();
@@ -113,8 +113,9 @@ pub(super) fn make(
     if earlier > 0 {
         let _ = write!(about, " Not in it: {earlier} earlier ones.");
     }
-    for line in missing.to_string().lines() {
-        let _ = write!(about, " {line}");
+    let missing = unread.summary();
+    if !missing.is_empty() {
+        let _ = write!(about, " Not complete: {missing}.");
     }
     let failed = |error| Untold::Page(file.to_path_buf(), error);
     let nonce =

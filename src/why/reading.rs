@@ -109,10 +109,9 @@ impl Reader {
         &self.name
     }
 
-    /// Another file has its name: what was said in the last one is over.
-    pub(super) fn begin_again(&mut self) {
-        self.fleet = self.fleet.is_some().then(Fleet::default);
-        self.has_nothing = false;
+    /// For another file of the source, or for what has taken the place of this one's text.
+    pub(super) fn of_another_file(&self) -> Self {
+        Self::new(self.source.clone(), self.name.clone())
     }
 
     fn read(

@@ -55,7 +55,7 @@ fn unusual(out: &mut impl Write, summary: &Summary, style: Style) -> io::Result<
         Kind::new(&summary.senders, ENDED, "senders of signals", "ended instances"),
     ];
     writeln!(out)?;
-    if kinds.iter().all(|kind| kind.of.at_least(kind.often) == 0) {
+    if kinds.iter().all(|kind| kind.standing_out() + kind.alike() == 0) {
         writeln!(out, "Nothing unusual:")?;
     } else {
         writeln!(out, "{}", style.bold("UNUSUAL"))?;
@@ -66,9 +66,9 @@ fn unusual(out: &mut impl Write, summary: &Summary, style: Style) -> io::Result<
 /// A kind of what is unusual.
 struct Kind<'a> {
     of: &'a Frequent<Repeated>,
-    /// So often is often.
+    /// From this many times on it is unusual for one.
     often: u64,
-    /// So often stands out from others of its kind.
+    /// From this many times on one stands out among the others.
     least: u64,
     who: &'static str,
     did: &'static str,
@@ -85,9 +85,21 @@ impl<'a> Kind<'a> {
         Self { of, often, least, who, did }
     }
 
+    fn standing_out(&self) -> usize {
+        self.of.at_least(self.least)
+    }
+
+    /// How many of them are in the same trouble, where that is half of them at least: that none stands
+    /// out is no comfort then.
+    fn alike(&self) -> usize {
+        let alike = self.of.at_least(self.often);
+        let is_common = self.standing_out() == 0 && 2 * alike >= self.of.different_at_least();
+        if is_common { alike } else { 0 }
+    }
+
     fn tell(&self, out: &mut impl Write, style: Style) -> io::Result<()> {
         let Self { of, often, least, who, did } = self;
-        let unusual = of.at_least(*least);
+        let (unusual, alike) = (self.standing_out(), self.alike());
         for (key, tally) in of.top(LINES.min(unusual)) {
             let name = if key.is_empty() { "this node" } else { key };
             writeln!(
@@ -100,8 +112,6 @@ impl<'a> Kind<'a> {
             )?;
         }
         let others = unusual.saturating_sub(LINES);
-        // All of them are in the same trouble: that none stands out is no comfort.
-        let alike = if unusual == 0 { of.at_least(*often) } else { 0 };
         if others > 0 {
             writeln!(out, "  ({others} more {who} {did} {least} times or more)")?;
         } else if alike > 0 {
@@ -111,7 +121,7 @@ impl<'a> Kind<'a> {
                 style.bold(&format!("{alike} {who}"))
             )?;
         } else if unusual == 0 {
-            writeln!(out, "  no {who} that {did} {often} times or more")?;
+            writeln!(out, "  no {who} that {did} {least} times or more")?;
         }
         if of.floor() >= *least {
             writeln!(out, "  ({who} that {did} up to {} times may be missing)", of.floor())?;

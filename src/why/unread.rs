@@ -61,12 +61,10 @@ impl Unread {
         text: &[u8],
     ) {
         self.line_count += 1;
-        let is_known = self.lines.named.last().is_some_and(|last| last.source == source);
-        if !is_known {
+        if !self.lines.named.iter().any(|lines| lines.source == source) {
             self.lines.add(LinesOf { source: source.into(), count: 0, first: Vec::new() });
         }
-        // Sources are read one after the other.
-        let Some(lines) = self.lines.named.last_mut().filter(|_| self.lines.others == 0) else {
+        let Some(lines) = self.lines.named.iter_mut().find(|lines| lines.source == source) else {
             return;
         };
         lines.count += 1;
@@ -153,8 +151,21 @@ impl<T> Few<T> {
     }
 }
 
-/// The sources and nodes of which nothing, or not all, could be read: a sentence each, in lines.
-pub(super) struct Missing<'a>(pub(super) &'a Unread);
+/// In short, for whoever sees the answer without what standard error says. Empty if nothing is missing.
+impl Unread {
+    pub(super) fn summary(&self) -> String {
+        let missing = Missing(self).to_string();
+        let mut parts: Vec<String> = missing.lines().map(String::from).collect();
+        if self.has_lines() {
+            let count = Count(self.line_count, "line is no record", "lines are no records");
+            parts.push(count.to_string());
+        }
+        parts.join("; ")
+    }
+}
+
+/// The sources and nodes of which nothing, or not all, could be read, a line each.
+struct Missing<'a>(&'a Unread);
 
 impl Display for Missing<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -54,7 +54,7 @@ pub(crate) const fn story(
     Story { name, says, shape: PLAIN, expected, deed }
 }
 
-/// Stories that are played side by side.
+/// Stories that are played one after the other; the watcher comes to all of them at the end.
 pub(crate) struct Chapter {
     pub(crate) title: &'static str,
     /// It is about what the original does not do.

@@ -41,8 +41,7 @@ pub(crate) const CHAPTER: Chapter = Chapter {
                 let there = &scene.cluster.nodes[1];
                 is_in_the_journal(there, scene.name, "guest-shutdown", "user");
                 is_found_from_the_master(scene)?;
-                wakes_nobody(scene.cluster, there, "guest-shutdown");
-                Ok(())
+                wakes_nobody(scene.cluster, there, "guest-shutdown")
             },
         ),
         story("fleetdown", "gnt-instance shutdown: told, nobody is woken", ADMIN, |scene| {
@@ -50,8 +49,7 @@ pub(crate) const CHAPTER: Chapter = Chapter {
             scene.gnt_instance(&["shutdown"])?;
             let here = scene.cluster.master();
             is_in_the_journal(here, scene.name, "powerdown", "admin");
-            wakes_nobody(scene.cluster, here, "powerdown");
-            Ok(())
+            wakes_nobody(scene.cluster, here, "powerdown")
         }),
         story("fleetcrash", "QEMU crashes: told, an alert fires, a command runs", AGAIN, |scene| {
             let instance = scene.instance();
@@ -59,8 +57,9 @@ pub(crate) const CHAPTER: Chapter = Chapter {
             instance.await_end();
             let here = scene.cluster.master();
             is_in_the_journal(here, scene.name, "crashed", "crash");
-            await_that("the alert fires", || !firing(scene.cluster).is_empty());
-            let [alert] = &firing(scene.cluster)[..] else { return Err(Failed("several".into())) };
+            await_that("an alert fires", || firing(scene.cluster).is_ok_and(|it| !it.is_empty()));
+            let alerts = firing(scene.cluster)?;
+            let [alert] = &alerts[..] else { return Err(Failed(alerts.join(", "))) };
             for label in ["GanetiKvmInstanceCrashed", "page", "crashed", &here.name] {
                 assert!(alert.contains(&format!("=\"{label}\"")), "{label}: {alert}");
             }
@@ -117,7 +116,7 @@ fn watch(cluster: &Cluster) -> Result<()> {
     let log = "--log.level=error";
     cluster.master().serve(&[&prometheus, &configuration, &data, listen, log])?;
     await_that("Prometheus has heard of both daemons", || {
-        query(cluster, "ganeti_kvmd_start_time_seconds").len() == 2
+        query(cluster, "ganeti_kvmd_start_time_seconds").is_ok_and(|it| it.len() == 2)
     });
     Ok(())
 }
@@ -136,14 +135,13 @@ fn failed(path: &Path, error: &std::io::Error) -> Failed {
 }
 
 /// The series that match, each with its value, as Prometheus's own tool prints them.
-fn query(cluster: &Cluster, expression: &str) -> Vec<String> {
-    let Ok(promtool) = program("promtool") else { return Vec::new() };
-    let words = [&promtool, "query", "instant", PROMETHEUS, expression];
-    let said = cluster.master().run_beside(&words).unwrap_or_default();
-    said.lines().filter(|line| line.contains(" => ")).map(ToString::to_string).collect()
+fn query(cluster: &Cluster, expression: &str) -> Result<Vec<String>> {
+    let words = [&program("promtool")?, "query", "instant", PROMETHEUS, expression];
+    let said = cluster.master().run_beside(&words)?;
+    Ok(said.lines().filter(|line| line.contains(" => ")).map(ToString::to_string).collect())
 }
 
-fn firing(cluster: &Cluster) -> Vec<String> {
+fn firing(cluster: &Cluster) -> Result<Vec<String>> {
     query(cluster, r#"ALERTS{alertstate="firing"}"#)
 }
 
@@ -173,14 +171,17 @@ fn is_in_the_journal(node: &Node, name: &str, cause: &str, initiator: &str) {
 
 /// The end on this node is counted, and has been for as long as the rules take: no alert fires, and no
 /// command was run.
-fn wakes_nobody(cluster: &Cluster, node: &Node, cause: &str) {
+fn wakes_nobody(cluster: &Cluster, node: &Node, cause: &str) -> Result<()> {
     let counted = format!(
         "ganeti_kvmd_exits_total{{instance=\"{}\",cause=\"{cause}\"}} offset 3s > 0",
         node.name
     );
-    await_that("Prometheus counts the end", || !query(cluster, &counted).is_empty());
-    assert_eq!(firing(cluster), [""; 0]);
+    await_that("Prometheus counts the end", || {
+        query(cluster, &counted).is_ok_and(|it| !it.is_empty())
+    });
+    assert_eq!(firing(cluster)?, [""; 0]);
     assert_eq!(read(node, TOLD), "", "a command was run");
+    Ok(())
 }
 
 /// What `kvmd-why` on the master says of an instance that ended on the other node.
