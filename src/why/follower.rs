@@ -255,10 +255,13 @@ impl Followed {
     /// The name leads to another file, or to one again that it has led to before: then that is read from
     /// where it was left.
     fn go_on_with(&mut self, mut next: Open) {
-        if let Some(before) = std::mem::replace(&mut self.before, self.now.take()) {
-            self.earlier.push_back((before.identity, before.place));
+        match std::mem::replace(&mut self.before, self.now.take()) {
+            // Nobody else can have its number: it is still open.
+            Some(before) if before.identity == next.identity => next.place = before.place,
+            Some(before) => self.earlier.push_back((before.identity, before.place)),
+            None => {}
         }
-        // Without a time of birth it may be a new one, which has the number of one that is gone.
+        // Of those, one without a time of birth may be a new one with the number of one that is gone.
         let is_next =
             |(known, _): &(Identity, Place)| *known == next.identity && known.born.is_some();
         if let Some(at) = self.earlier.iter().position(is_next) {
