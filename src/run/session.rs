@@ -310,13 +310,16 @@ impl<'a> Session<'a> {
             let ended = if is_orphaned { "what started this has ended: " } else { "" };
             self.say(Level::Notice, &format!("{ended}{signal} from {sender}"));
             self.tell_phase(now);
+            if self.course.ends().is_some() && !was_stopping {
+                self.supervisor.notify_stopping(now);
+            }
             // As the course takes it.
             let asked = if is_orphaned { Signal::TERM } else { signal };
             if !was_stopping && self.course.asked_with() == Some(asked) {
                 self.asked = Some((signal, sender));
-            }
-            if let Some(ends) = self.course.ends().filter(|_| !was_stopping) {
-                self.supervisor.notify_stopping(now, ends);
+                // It may be the supervisor that has asked.
+                let over = self.course.over().unwrap_or(now);
+                self.supervisor.ask_for_time(now, over);
             }
         }
         Ok(())

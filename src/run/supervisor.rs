@@ -82,10 +82,9 @@ impl Supervisor {
         self.notify(now, Notice::Status(text.into()));
     }
 
-    /// A stop has begun, and will be over by then.
-    pub(super) fn notify_stopping(&mut self, now: Moment, ends: Moment) {
+    /// A stop has begun, at the end of which QEMU will be gone.
+    pub(super) fn notify_stopping(&mut self, now: Moment) {
         self.notify(now, Notice::Stopping);
-        self.ask_for_time(now, ends);
     }
 
     /// What remains to be done will be over by then.

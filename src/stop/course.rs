@@ -120,7 +120,13 @@ impl Course {
         }
     }
 
-    /// When the stop that is under way has to be over. Nothing where a request is all that was planned.
+    /// When what was asked for has had its time, whatever comes then.
+    #[must_use]
+    pub fn over(&self) -> Option<Moment> {
+        self.stop.as_ref().map(|stop| stop.ends)
+    }
+
+    /// When QEMU will have ended. Nothing where that was not planned, but a request that may be in vain.
     #[must_use]
     pub fn ends(&self) -> Option<Moment> {
         self.to_the_end().map(|stop| stop.ends)
