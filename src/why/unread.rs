@@ -120,6 +120,18 @@ impl Unread {
         self.line_count > 0
     }
 
+    /// In short, for whoever sees the answer without what standard error says. Empty if nothing is
+    /// missing.
+    pub(super) fn summary(&self) -> String {
+        let missing = Missing(self).to_string();
+        let mut parts: Vec<String> = missing.lines().map(String::from).collect();
+        if self.has_lines() {
+            let count = Count(self.line_count, "line is no record", "lines are no records");
+            parts.push(count.to_string());
+        }
+        parts.join("; ")
+    }
+
     /// Takes back that some sources are not there.
     pub(super) fn forgive_absence(&mut self) {
         self.sources.named.retain(|(_, error)| error.kind() != io::ErrorKind::NotFound);
@@ -148,19 +160,6 @@ impl<T> Few<T> {
 
     fn is_empty(&self) -> bool {
         self.named.is_empty()
-    }
-}
-
-/// In short, for whoever sees the answer without what standard error says. Empty if nothing is missing.
-impl Unread {
-    pub(super) fn summary(&self) -> String {
-        let missing = Missing(self).to_string();
-        let mut parts: Vec<String> = missing.lines().map(String::from).collect();
-        if self.has_lines() {
-            let count = Count(self.line_count, "line is no record", "lines are no records");
-            parts.push(count.to_string());
-        }
-        parts.join("; ")
     }
 }
 

@@ -172,12 +172,10 @@ impl RunnerBuilder {
         let system = format!("-M {machine} -m 192 -kernel {kernel} -initrd {initramfs}");
         // Without KVM a microvm has no clock by which its kernel could find out how fast its TSC is.
         let clock = if machine.starts_with("microvm") { " tsc_early_khz=2000000" } else { "" };
-        // On a busy host the timer of an emulated machine may not tick ten times while the kernel tries it:
-        // then that panics, and says nothing.
-        let clock = format!("{clock} no_timer_check");
         let mut builder = self.with(&system);
-        // The kernel keeps quiet at the serial line.
-        builder.arguments.extend(["-append".into(), format!("quiet{clock}")]);
+        // The kernel keeps quiet at the serial line. On a busy host the timer of an emulated machine may not
+        // tick ten times while the kernel tries it: then that panics, and says nothing.
+        builder.arguments.extend(["-append".into(), format!("quiet no_timer_check{clock}")]);
         builder.launch_with_devices()
     }
 
