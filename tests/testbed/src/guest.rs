@@ -216,6 +216,12 @@ impl Guest {
         execute_qmp(&self.qmp, commands);
     }
 
+    /// A client of Ganeti's own monitor, which hears what the daemon hears at its own.
+    #[must_use]
+    pub fn listen(&self) -> Listener {
+        Listener::new(&self.qmp)
+    }
+
     /// Waits until QEMU is in this state: a `RunState` of QEMU's `qapi/run-state.json`.
     pub fn await_status(&self, status: &str) {
         let expected = format!("\"status\": \"{status}\"");
