@@ -1,8 +1,9 @@
 //! What `--check` says of a node.
 
+use std::fs;
 use std::io::Read;
 use std::os::unix::net::UnixStream;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use testbed::{Node, needs};
 
@@ -31,6 +32,7 @@ fn a_node_on_which_all_is_well() {
         "the cluster has KVM and user_shutdown enabled",
         "proc connector reports how processes end",
         "trace shows who sends signals",
+        "real-time priority keeps it on time",
         "1 instances are watched",
         "Everything is as it should be.",
     ] {
@@ -87,21 +89,77 @@ fn where_ss_does_not_show_the_client_nobody_is_blamed() {
     assert!(text.contains("modprobe unix_diag"), "{text}");
 }
 
-#[test]
-fn an_instance_whose_user_may_not_shut_it_down() {
-    let node = node();
-    // Named as Ganeti names its QEMU.
-    let mut instance = Command::new("sh")
-        .args(["-c", "read line", "-name", "web1"])
+/// A process named as Ganeti names its QEMU, with what Ganeti keeps of one that it has started. It
+/// ends with its input.
+fn instance(node: &Node, name: &str, parameters: Option<&str>) -> Child {
+    let instance = Command::new("sh")
+        .args(["-c", "read line", "-name", name])
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
-    std::fs::write(node.pid_dir().join("web1"), format!("{}\n", instance.id())).unwrap();
+    fs::write(node.pid_dir().join(name), format!("{}\n", instance.id())).unwrap();
+    if let Some(parameters) = parameters {
+        let directory = node.path("var/run/ganeti/kvm-hypervisor/conf");
+        fs::create_dir_all(&directory).unwrap();
+        let runtime = format!(r#"[["kvm", "-name", "{name}"], [], {parameters}, []]"#);
+        fs::write(directory.join(format!("{name}.runtime")), runtime).unwrap();
+    }
+    instance
+}
+
+fn end(instances: impl IntoIterator<Item = Child>) {
+    for mut instance in instances {
+        drop(instance.stdin.take());
+        instance.wait().unwrap();
+    }
+}
+
+#[test]
+fn instances_whose_users_may_not_shut_them_down() {
+    let node = node();
+    let on = r#"{"user_shutdown": true}"#;
+    let off = r#"{"acpi": true, "user_shutdown": false}"#;
+    let first = instance(&node, "web1", Some(on));
     let (_, text) = check(&node);
-    assert!(text.contains("has no socket: user shutdown is off for it"), "{text}");
+    let good = "good     the parameter user_shutdown was on when the 1 instances";
+    assert!(text.contains(good), "{text}");
+    let names = ["web2", "web3", "web4", "web5", "web6", "web7"];
+    let others = names.map(|name| instance(&node, name, Some(off)));
+    let (_, text) = check(&node);
+    let limited = "limited  the parameter user_shutdown was off when these were started, 6 of 7: \"web2\", \"web3\", \"web4\", \"web5\", \"web6\" and 1 more";
+    assert!(text.contains(limited), "{text}");
     assert!(text.contains("gnt-instance modify -H user_shutdown=True"), "{text}");
-    drop(instance.stdin.take());
-    instance.wait().unwrap();
+    end(others.into_iter().chain([first]));
+}
+
+/// Ganeti gives each instance a socket, whatever its parameters.
+#[test]
+fn an_instance_that_has_lost_its_socket() {
+    let node = node();
+    let instance = instance(&node, "web1", None);
+    let (code, text) = check(&node);
+    assert_eq!(code, 1, "{text}");
+    assert!(
+        text.contains("WRONG    instance \"web1\"") && text.contains("has no socket"),
+        "{text}"
+    );
+    assert!(text.contains("gnt-instance reboot --type=full \"web1\""), "{text}");
+    end([instance]);
+}
+
+#[test]
+fn before_there_are_instances_the_clusters_default_is_told() {
+    let node = node();
+    let (_, text) = check(&node);
+    assert!(!text.contains("parameter user_shutdown"), "{text}");
+    node.set_ssconf("hvparams_kvm", "acpi=True\nuser_shutdown=False\n");
+    let (_, text) = check(&node);
+    let limited = "limited  the parameter user_shutdown is off for each instance for which";
+    assert!(text.contains(limited), "{text}");
+    assert!(text.contains("gnt-cluster modify -H kvm:user_shutdown=True"), "{text}");
+    node.set_ssconf("hvparams_kvm", "acpi=True\nuser_shutdown=True\n");
+    let (_, text) = check(&node);
+    assert!(!text.contains("parameter user_shutdown"), "{text}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What Ganeti has to say: where its files are on this node, and whether to run here at all.
 
+mod runtime;
 mod ssconf;
 
 use std::ffi::{OsStr, OsString};
@@ -45,6 +46,13 @@ impl Paths {
     #[must_use]
     pub fn pid_file_of(&self, name: &Name) -> PathBuf {
         self.at("/var/run/ganeti/kvm-hypervisor/pid").join(OsStr::from_bytes(name.as_bytes()))
+    }
+
+    /// The file in which Ganeti keeps what it started an instance with.
+    fn runtime_of(&self, name: &Name) -> PathBuf {
+        let mut file = OsStr::from_bytes(name.as_bytes()).to_os_string();
+        file.push(".runtime");
+        self.at("/var/run/ganeti/kvm-hypervisor/conf").join(file)
     }
 
     /// The daemon's own pid file.
@@ -186,6 +194,18 @@ pub fn should_run(
     }
 }
 
+/// Whether an instance whose own parameters say nothing of it may be shut down by its user: the
+/// cluster's default. Nothing if its file does not say.
+pub fn user_shutdown_by_default(paths: &Paths) -> Option<bool> {
+    ssconf::user_shutdown_by_default(&ssconf::read(&paths.ssconf("hvparams_kvm")).ok()?)
+}
+
+/// Whether its user might shut this instance down when Ganeti started it; it may have been told
+/// otherwise since. Nothing if its file does not say.
+pub fn was_user_shutdown_on(paths: &Paths, name: &Name) -> Option<bool> {
+    runtime::user_shutdown(&runtime::read(&paths.runtime_of(name)).ok()?)
+}
+
 /// The lines that Ganeti's own daemon writes; scripts know them.
 impl fmt::Display for WhyNot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -210,7 +230,7 @@ impl WhyNot {
         match self {
             Self::NoKvm => "To make it run: gnt-cluster modify --enabled-hypervisors=kvm,...",
             Self::NoUserShutdown => {
-                "To make it run: gnt-cluster modify --user-shutdown=yes; then, for each instance that its user may shut down: gnt-instance modify -H user_shutdown=True NAME"
+                "To make it run: gnt-cluster modify --user-shutdown=yes; then, for each instance that its user may shut down: gnt-instance modify -H user_shutdown=True NAME, or for all: gnt-cluster modify -H kvm:user_shutdown=True"
             }
             Self::NotVmCapable(_) => "To make it run: gnt-node modify --vm-capable=yes NODE",
             Self::Unreadable(..) | Self::Malformed(_) => {

@@ -50,6 +50,13 @@ pub fn is_user_shutdown_enabled(text: &str) -> Result<bool, SsconfError> {
     parse_bool(text.trim_end(), "Parsing enabled_user_shutdown")
 }
 
+/// The cluster's default of KVM's parameter `user_shutdown`, among lines of the form `name=value`.
+/// Ganeti's own daemon does not read this file, so nothing is wrong with one that does not say.
+pub(super) fn user_shutdown_by_default(text: &str) -> Option<bool> {
+    let value = text.lines().find_map(|line| line.strip_prefix("user_shutdown="))?;
+    parse_bool(value.trim_end(), "user_shutdown").ok()
+}
+
 /// Whether `node` may have instances: the first of the lines `name=True` that has its name. A
 /// line of another form fails them all.
 pub fn is_vm_capable(text: &str, node: &str) -> Result<bool, SsconfError> {
@@ -89,6 +96,15 @@ fn parse_bool(text: &str, what: &str) -> Result<bool, SsconfError> {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_default_of_a_parameter() {
+        let text = "acpi=True\nuser_shutdown=False\nvhost_net=False\n";
+        assert_eq!(user_shutdown_by_default(text), Some(false));
+        assert_eq!(user_shutdown_by_default("user_shutdown=True"), Some(true));
+        assert_eq!(user_shutdown_by_default("no_user_shutdown=True\n"), None);
+        assert_eq!(user_shutdown_by_default("user_shutdown=\n"), None);
+    }
 
     #[test]
     fn one_hypervisor_a_line() {

@@ -15,8 +15,9 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, PathBeneath, RestrictionStatus, Ruleset,
-    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath,
+    RestrictionStatus, Ruleset, RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError,
+    RulesetStatus,
 };
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
@@ -73,6 +74,13 @@ impl From<RulesetError> for ConfinementError {
     fn from(error: RulesetError) -> Self {
         Self::Ruleset(error)
     }
+}
+
+/// Whether the kernel has it, and has it on. Nothing is confined by asking.
+#[must_use]
+pub fn is_available() -> bool {
+    let required = Ruleset::default().set_compatibility(CompatLevel::HardRequirement);
+    required.handle_access(AccessFs::ReadFile).and_then(Ruleset::create).is_ok()
 }
 
 /// Confines the calling thread, which has this role. Not an error, if the kernel has no Landlock. On
