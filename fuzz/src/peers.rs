@@ -49,6 +49,7 @@ pub(crate) enum Bark {
     Shutdown,
     Poweroff,
     Other,
+    InjectNmi,
 }
 
 impl Word {
@@ -105,6 +106,7 @@ impl Bark {
             Self::Reset => WatchdogAction::Reset,
             Self::Shutdown => WatchdogAction::Shutdown,
             Self::Poweroff => WatchdogAction::Poweroff,
+            Self::InjectNmi => WatchdogAction::InjectNmi,
             Self::Other => WatchdogAction::Other,
         }
     }

@@ -127,7 +127,7 @@ fn second_switch(report: &mut Report, paths: &Paths, found: &BTreeMap<Name, Inst
         .collect();
     let off: Vec<&Name> = known.iter().filter(|(_, is_on)| !is_on).map(|(name, _)| *name).collect();
     if !off.is_empty() {
-        let names: Vec<String> = off.iter().take(NAMED).map(|name| name.to_string()).collect();
+        let names: Vec<String> = off.iter().take(NAMED).map(ToString::to_string).collect();
         let others = match off.len() - names.len() {
             0 => String::new(),
             others => format!(" and {others} more"),

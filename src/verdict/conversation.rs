@@ -119,11 +119,11 @@ impl Bark {
 
 /// A set of those things that a verdict rests on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct Gist(u8);
+pub(super) struct Gist(u16);
 
 impl Gist {
-    fn of(points: [bool; 8]) -> Self {
-        Self(points.iter().fold(0, |set, &point| set << 1 | u8::from(point)))
+    fn of(points: [bool; 9]) -> Self {
+        Self(points.iter().fold(0, |set, &point| set << 1 | u16::from(point)))
     }
 
     pub(super) fn has_more_than(self, other: Self) -> bool {
@@ -200,8 +200,7 @@ impl Conversation {
                     powerdown: self.pending(now, settings.powerdown_window),
                     stopped: self.stopped,
                     panic: self.panic,
-                    // A reset is requested as the watchdog barks: whatever comes of it came of that.
-                    watchdog_reset: self.barked(WatchdogAction::Reset),
+                    watchdog_reset: self.was_reset_by_watchdog(now, settings.powerdown_window),
                     unheard: self.unheard(now, settings),
                     had_gap_since: false,
                 });
@@ -271,6 +270,7 @@ impl Conversation {
             pending == Some(Pending::Requested),
             pending == Some(Pending::ByWatchdog),
             self.barked(WatchdogAction::Reset),
+            self.barked(WatchdogAction::InjectNmi),
             self.barked(WatchdogAction::Shutdown),
             self.barked(WatchdogAction::Poweroff),
             self.panic != Panic::None,
@@ -286,11 +286,20 @@ impl Conversation {
     }
 
     fn pending(&self, now: Moment, window: Option<Duration>) -> Pending {
-        let is_open = |heard| window.is_none_or(|window| now.since(heard) < window);
         match self.powerdown {
-            Some(Asked { whose, heard, .. }) if is_open(heard) => whose,
+            Some(Asked { whose, heard, .. }) if is_open(heard, now, window) => whose,
             _ => Pending::Nothing,
         }
+    }
+
+    /// A reset is requested as the watchdog barks: whatever comes of it came of that. An NMI is no
+    /// reset; but a hung guest that panics of it saves its memory, perhaps, and then resets itself.
+    fn was_reset_by_watchdog(&self, now: Moment, window: Option<Duration>) -> bool {
+        self.watchdog.is_some_and(|bark| match bark.action {
+            WatchdogAction::Reset => true,
+            WatchdogAction::InjectNmi => is_open(bark.heard, now, window),
+            WatchdogAction::Shutdown | WatchdogAction::Poweroff | WatchdogAction::Other => false,
+        })
     }
 
     fn bark(&mut self, bark: Bark) {
@@ -320,4 +329,9 @@ impl Conversation {
     fn barked(&self, action: WatchdogAction) -> bool {
         self.watchdog.is_some_and(|bark| bark.action == action)
     }
+}
+
+/// Whether what was heard then can still explain what happens now.
+fn is_open(heard: Moment, now: Moment, window: Option<Duration>) -> bool {
+    window.is_none_or(|window| now.since(heard) < window)
 }

@@ -63,6 +63,8 @@ pub enum Missing {
     Past,
     /// Whether a snapshot was loaded after the guest had panicked.
     Snapshot,
+    /// Whether its command line has `-no-reboot`: it could not be read.
+    CommandLine,
 }
 
 impl fmt::Display for Missing {
@@ -78,6 +80,7 @@ impl fmt::Display for Missing {
             Self::OwnLog => "what QEMU's own log says",
             Self::Past => "what happened while the daemon was not listening",
             Self::Snapshot => "whether a snapshot was loaded after the panic",
+            Self::CommandLine => "whether QEMU was to end at a reset",
         })
     }
 }

@@ -35,7 +35,7 @@ impl Life {
 
     /// What an earlier daemon heard may have been taken back while nobody listened.
     fn may_have_come_back(&self) -> bool {
-        self.has_gap && self.voice == Voice::Silent && self.case.shutdown().is_some()
+        self.has_gap && self.voice < Voice::Spoke && self.case.shutdown().is_some()
     }
 
     pub(super) fn verdict(&self, context: &Context<'_>) -> Verdict {
@@ -139,10 +139,10 @@ impl Life {
     fn finish(&mut self, context: &mut Context<'_>) {
         self.advance(Stage::Finished);
         let verdict = self.final_verdict(context);
-        // A QEMU that was connected to and never spoke, to this daemon, was going down already. If
+        // A QEMU that was connected to and never said more than its greeting was going down already. If
         // there is a file, it was written by whoever heard it say so.
         let ended_well = self.status().is_none_or(|status| status.code() == Some(0));
-        let was_going_down = self.may_have_come_back() || self.voice == Voice::Silent && ended_well;
+        let was_going_down = self.may_have_come_back() || self.voice < Voice::Spoke && ended_well;
         if !was_going_down {
             self.decide_file(&verdict, context);
         }
@@ -213,7 +213,7 @@ impl Life {
 
     fn missing(&self, verdict: &Verdict) -> Vec<Missing> {
         let mut missing = Vec::new();
-        if self.voice == Voice::Silent {
+        if self.voice < Voice::Spoke {
             missing.push(Missing::Conversation);
         } else if self.link.is_up() {
             missing.push(Missing::EndOfConversation);
@@ -242,6 +242,9 @@ impl Life {
         }
         if verdict.cause == Cause::GuestPanic && self.case.conversation().panic() == Panic::WentOn {
             missing.push(Missing::Snapshot);
+        }
+        if verdict.cause == Cause::GuestReset && self.case.no_reboot().is_none() {
+            missing.push(Missing::CommandLine);
         }
         let is_by_signal = matches!(verdict.cause, Cause::HostSignal(_) | Cause::Killed);
         match self.case.sent(verdict) {

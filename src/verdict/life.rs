@@ -161,9 +161,21 @@ impl Life {
         }
     }
 
+    /// It was seen at a look into the directory.
+    pub(super) fn listed(&mut self, _context: &mut Context<'_>) {
+        self.link.was_listed();
+    }
+
     pub(super) fn rescan(&mut self, context: &mut Context<'_>) {
+        if self.link.is_no_more() {
+            self.advance(Stage::Gone);
+            return;
+        }
         if self.link.is_at_rest() && self.watched.died().is_none() {
             self.connect(context);
+        }
+        if self.link.is_up() && self.stage < Stage::Finished {
+            self.ask_for_command_line(context);
         }
         self.probe(context);
     }
@@ -277,7 +289,8 @@ impl Life {
         self.send(Command::Negotiate, context);
     }
 
-    /// What a reset by the guest means depends on it.
+    /// What a reset by the guest means depends on it. Asked again where it was not told: another
+    /// process can keep whoever reads it from reading this one.
     fn ask_for_command_line(&mut self, context: &mut Context<'_>) {
         let Some(process) = self.watched.process() else { return };
         if self.case.no_reboot().is_none() && self.inquiry.begin_command_line() {
@@ -318,11 +331,15 @@ impl Life {
     }
 
     fn heard(&mut self, message: Message, context: &mut Context<'_>) {
-        self.voice = self.voice.max(Voice::Spoke);
-        if let Some(since) = self.link.end_silence()
+        if let Some(since) = self.link.take_unheard()
             && context.now.since(since) >= UNHEARD_AGE
         {
             self.learn(Source::Daemon, Fact::Unheard, context);
+        }
+        let is_greeting = matches!(message, Message::Greeting(_));
+        self.voice = self.voice.max(if is_greeting { Voice::Greeted } else { Voice::Spoke });
+        if !is_greeting {
+            self.link.end_silence();
         }
         match message {
             Message::Return(answer) => self.answered(answer, context),
@@ -337,7 +354,11 @@ impl Life {
             Message::Event(event, stamp) => {
                 let is_resume = event == qmp::Event::Resume;
                 match self.learn(Source::Qmp, Fact::Said(event, stamp), context) {
-                    Turn::GoingDown => self.decide_early(context),
+                    Turn::GoingDown => {
+                        // It may not have been told in time when it was connected to.
+                        self.ask_for_command_line(context);
+                        self.decide_early(context);
+                    }
                     Turn::TakenBack => self.take_back(context),
                     Turn::Unchanged if is_resume => self.runs(context),
                     Turn::Unchanged => {}
@@ -396,7 +417,7 @@ impl Life {
     fn died(&mut self, context: &mut Context<'_>) {
         if self.watched.die(context.now) {
             // How it ended was reported while nobody listened.
-            if self.has_gap && !self.link.is_up() && self.voice == Voice::Silent {
+            if self.has_gap && !self.link.is_up() && self.voice < Voice::Spoke {
                 self.advance(Stage::OutOfTime);
             }
             self.learn(self.watched.source(), Fact::Died, context);

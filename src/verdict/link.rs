@@ -20,8 +20,11 @@ const LONGEST_BUSY_WAIT: Duration = Duration::from_secs(5);
 /// QEMU closes its sockets milliseconds before it is gone. Only if it still lives after
 /// 128 ms (the wait of the eighth attempt) is there somebody to connect to again.
 const RECONNECT_TRY: u32 = 7;
-/// How long QEMU may take to answer before that is worth a warning.
+/// How long QEMU may take to answer before that is worth a warning, ...
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// ... and between one warning and the next: it may close the connection and listen again as often as
+/// it likes.
+const BETWEEN_WARNINGS: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, Hash)]
 pub(super) struct Link {
@@ -29,6 +32,8 @@ pub(super) struct Link {
     was_up: bool,
     /// An earlier daemon was connected, and this one has not been.
     is_sought: bool,
+    /// Before that nothing is said of its silence.
+    quiet_until: Moment,
 }
 
 #[derive(Clone, Debug, Hash)]
@@ -43,8 +48,8 @@ enum State {
     /// `unheard_since` is since when something may have been said that nobody heard, until QEMU
     /// says its first word on this connection.
     Up { warn_at: Option<Moment>, awaits: Option<Command>, unheard_since: Option<Moment> },
-    /// What bears the socket's name is no socket.
-    Unfit,
+    /// What bears the socket's name is no socket; whether it was still there at the latest look.
+    Unfit { is_there: bool },
 }
 
 impl Link {
@@ -64,7 +69,11 @@ impl Link {
     }
 
     fn down(tries: u32, next: Option<Moment>) -> Self {
-        Self { state: State::Down { tries, next }, was_up: false, is_sought: false }
+        Self::with(State::Down { tries, next })
+    }
+
+    fn with(state: State) -> Self {
+        Self { state, was_up: false, is_sought: false, quiet_until: Moment::START }
     }
 
     /// One that an earlier daemon made, and that outlived it if it `is_kept`. `is_silent` if QEMU had
@@ -76,7 +85,7 @@ impl Link {
         } else {
             State::Down { tries: 0, next: Some(now) }
         };
-        Self { state, was_up: true, is_sought: !is_kept }
+        Self { was_up: true, is_sought: !is_kept, ..Self::with(state) }
     }
 
     /// Begins an attempt, unless one is under way or there is nothing to try for.
@@ -90,7 +99,7 @@ impl Link {
     /// first word that it says on this connection, nobody has heard.
     pub(super) fn established(&mut self, began: Moment, now: Moment) {
         let unheard_since = Some(if self.was_up { Moment::START } else { began });
-        let warn_at = Some(now + ANSWER_WITHIN);
+        let warn_at = Some((now + ANSWER_WITHIN).max(self.quiet_until));
         self.state = State::Up { warn_at, awaits: None, unheard_since };
         (self.was_up, self.is_sought) = (true, false);
     }
@@ -102,7 +111,7 @@ impl Link {
         let next = match error {
             _ if is_dead => None,
             ConnectError::Unfit => {
-                self.state = State::Unfit;
+                self.state = State::Unfit { is_there: true };
                 return true;
             }
             ConnectError::Refused if tries < MOST_REFUSALS => Some(now + wait_after(tries)),
@@ -136,7 +145,7 @@ impl Link {
     pub(super) fn begin_anew(&mut self) -> bool {
         match self.state {
             State::Down { ref mut tries, .. } | State::Trying { ref mut tries } => *tries = 0,
-            State::Up { .. } | State::Unfit => return false,
+            State::Up { .. } | State::Unfit { .. } => return false,
         }
         true
     }
@@ -164,20 +173,42 @@ impl Link {
         }
     }
 
-    /// QEMU has said something. At its first word on this connection, gives since when it may have
-    /// said what nobody heard.
-    pub(super) fn end_silence(&mut self) -> Option<Moment> {
-        let State::Up { ref mut warn_at, ref mut unheard_since, .. } = self.state else {
-            return None;
-        };
-        *warn_at = None;
-        unheard_since.take()
+    /// At its first word on this connection, gives since when QEMU may have said what nobody heard.
+    pub(super) fn take_unheard(&mut self) -> Option<Moment> {
+        match self.state {
+            State::Up { ref mut unheard_since, .. } => unheard_since.take(),
+            _ => None,
+        }
+    }
+
+    /// Its main loop lives: it has answered, or said something by itself.
+    pub(super) fn end_silence(&mut self) {
+        if let State::Up { ref mut warn_at, .. } = self.state {
+            *warn_at = None;
+        }
     }
 
     /// Takes the warning that QEMU is silent, if it is due: it is given once a connection.
     pub(super) fn take_warning(&mut self, now: Moment) -> bool {
+        let State::Up { ref mut warn_at, .. } = self.state else { return false };
+        let is_due = warn_at.take_if(|at| *at <= now).is_some();
+        if is_due {
+            self.quiet_until = now + BETWEEN_WARNINGS;
+        }
+        is_due
+    }
+
+    /// It was seen, at this look into the directory.
+    pub(super) fn was_listed(&mut self) {
+        if let State::Unfit { ref mut is_there } = self.state {
+            *is_there = true;
+        }
+    }
+
+    /// Another look begins. Says whether what is no socket was gone at the one before.
+    pub(super) fn is_no_more(&mut self) -> bool {
         match self.state {
-            State::Up { ref mut warn_at, .. } => warn_at.take_if(|at| *at <= now).is_some(),
+            State::Unfit { ref mut is_there } => !std::mem::take(is_there),
             _ => false,
         }
     }
@@ -199,7 +230,7 @@ impl Link {
 
     /// It is not connected, and nothing is under way.
     pub(super) fn is_down(&self) -> bool {
-        matches!(self.state, State::Down { .. } | State::Unfit)
+        matches!(self.state, State::Down { .. } | State::Unfit { .. })
     }
 
     /// It is not connected, and nothing is planned before the next rescan.
@@ -217,7 +248,7 @@ impl Link {
         match self.state {
             State::Down { next, .. } => next,
             State::Up { warn_at, .. } => warn_at,
-            State::Trying { .. } | State::Unfit => None,
+            State::Trying { .. } | State::Unfit { .. } => None,
         }
     }
 }

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Hash)]
 pub(super) enum Voice {
     Silent,
-    /// It was not yet going down when it was connected to.
+    /// It has greeted. Its monitor has a thread of its own for that, which lives on where the main loop
+    /// hangs, or has ended and the disks are being flushed.
+    Greeted,
+    /// More than that: it was not yet going down when it was connected to.
     Spoke,
     /// It has said whether the guest runs.
     Answered,

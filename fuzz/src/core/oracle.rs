@@ -10,7 +10,7 @@ use std::time::Duration;
 use kvmd::id::Moment;
 use kvmd::verdict::{Cause, Death, GuestReset, Initiator, Node, Settings, SignalShutdown};
 use kvmd::wire::Signal;
-use kvmd::wire::qmp::{self, Reason, WatchdogAction};
+use kvmd::wire::qmp::{self, Message, Reason, WatchdogAction};
 
 use crate::assert_fit_to_print;
 
@@ -46,9 +46,19 @@ fn ends_panic(back: Back) -> bool {
 }
 
 /// Whether a reset by the guest that is heard now is the watchdog's. It `barked` when its
-/// WATCHDOG with action `reset` was heard, unless that is used up.
-fn is_watchdogs(barked: Option<Moment>) -> bool {
-    barked.is_some()
+/// WATCHDOG was heard, unless that is used up. What a guest makes of an NMI may be its own will later.
+fn is_watchdogs(
+    barked: Option<(WatchdogAction, Moment)>,
+    now: Moment,
+    settings: &Settings,
+) -> bool {
+    barked.is_some_and(|(action, at)| match action {
+        WatchdogAction::Reset => true,
+        WatchdogAction::InjectNmi => {
+            settings.powerdown_window.is_none_or(|window| now.since(at) < window)
+        }
+        _ => false,
+    })
 }
 
 /// Whether the reset that WATCHDOG announced has been heard with this event.
@@ -130,7 +140,7 @@ pub(super) struct Account {
     requested: Option<Moment>,
     has_panicked: bool,
     is_stopped: bool,
-    barked: Option<Moment>,
+    barked: Option<(WatchdogAction, Moment)>,
     doubtful_until: Option<Moment>,
     /// Since when nobody has listened, until QEMU says its first word on this connection.
     unheard_since: Option<Moment>,
@@ -141,7 +151,9 @@ pub(super) struct Account {
     may_be_signalled: bool,
     times_back: u32,
     was_connected: bool,
-    /// QEMU has said something to this daemon, or to an earlier one on the same connection.
+    /// QEMU has said something to this daemon, or to an earlier one on the same connection; and it was
+    /// more than its greeting, which says nothing of its main loop.
+    has_greeted: bool,
     has_spoken: bool,
     /// The decision about the file that is in force, and whether carrying it out has failed.
     decided: Option<bool>,
@@ -163,8 +175,9 @@ impl Account {
 
     /// QEMU says something. Returns whether it counts: once the end is recorded, what is said on a
     /// connection that has outlived the process changes nothing.
-    pub(super) fn speaks(&mut self, now: Moment, settings: &Settings) -> bool {
-        self.has_spoken = true;
+    pub(super) fn speaks(&mut self, message: &Message, now: Moment, settings: &Settings) -> bool {
+        self.has_greeted = true;
+        self.has_spoken |= !matches!(message, Message::Greeting(_));
         if let Some(since) = self.unheard_since.take()
             && is_doubtful(now.since(since))
         {
@@ -191,16 +204,14 @@ impl Account {
                     was_requested: self.requested.is_some_and(is_open),
                     had_panicked: self.has_panicked,
                     was_stopped: self.is_stopped,
-                    is_watchdogs: is_watchdogs(self.barked),
+                    is_watchdogs: is_watchdogs(self.barked, now, settings),
                     is_doubtful: self.doubtful_until.is_some_and(|until| now < until),
                     may_be_doubted: self.may_be_doubted,
                 });
             }
             qmp::Event::Powerdown => self.requested = Some(now),
             qmp::Event::Stop => self.is_stopped = true,
-            qmp::Event::Watchdog(action) => {
-                self.barked = (*action == WatchdogAction::Reset).then_some(now);
-            }
+            qmp::Event::Watchdog(action) => self.barked = Some((*action, now)),
             qmp::Event::Resume => self.comes_back(Back::Resumed),
             qmp::Event::Reset => {
                 // What the guest was asked before, it has forgotten.
@@ -246,10 +257,11 @@ impl Account {
 
     /// Another daemon goes on with this life.
     pub(super) fn is_taken_over(&mut self, is_kept: bool) {
-        self.unheard_since = (is_kept && !self.has_spoken).then_some(Moment::START);
+        self.unheard_since = (is_kept && !self.has_greeted).then_some(Moment::START);
         self.may_be_doubted |= is_kept && self.events > CHATTER;
         self.had_gap_since |= !is_kept;
         self.may_have_gap_since |= is_kept && self.events > CHATTER;
+        self.has_greeted &= is_kept;
         self.has_spoken &= is_kept;
         self.was_superseded |= self.is_superseded;
         // What could not be carried out is decided anew.

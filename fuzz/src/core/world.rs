@@ -235,7 +235,7 @@ impl World {
         let now = self.now;
         assert!(!self.over.contains(&incarnation), "{incarnation:?} is over");
         let life = self.lives.get_mut(&incarnation).expect("a life that has begun");
-        let counts = life.account.speaks(now, &self.settings);
+        let counts = life.account.speaks(message, now, &self.settings);
         match message {
             Message::Event(event, _) if counts => life.account.hears(event, now, &self.settings),
             &Message::Return(Answer::Status { running, .. })

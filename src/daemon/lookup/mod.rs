@@ -36,6 +36,10 @@ use questions::{About, Answer, Found, Question, answer, start_threads};
 /// How long a look may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Who is this late to give a look up has not run in the meantime: the daemon was frozen, or the
+/// machine suspended. Nor have the threads, then.
+const LATE: Duration = Duration::from_millis(500);
+
 /// As many questions are with the threads, which is less than the socket has room for, ...
 const MOST_ASKED: usize = 64;
 /// ... and as many wait for that. An instance has one when it is connected to and one in the end, and
@@ -59,7 +63,7 @@ struct Look {
     number: u64,
     about: About,
     whom: Vec<For>,
-    /// When it was asked.
+    /// When it was asked, or when a thread could begin with it.
     since: Moment,
     /// It is given up: nobody waits for it any more.
     is_overdue: bool,
@@ -214,6 +218,7 @@ impl Lookup {
             };
             self.asked -= usize::from(place < self.asked);
             let Some(look) = self.looks.remove(place) else { continue };
+            self.begin_next(now, place);
             if look.is_overdue && std::mem::take(&mut self.is_stuck) {
                 info!("Processes and logs are looked into again");
             }
@@ -264,12 +269,24 @@ impl Lookup {
         self.looks.iter().take(self.asked.min(threads))
     }
 
+    /// The look at this place has been answered: its thread begins with the first of those that waited.
+    fn begin_next(&mut self, now: Moment, place: usize) {
+        let threads = self.threads.as_ref().map_or(0, WorkerThreads::count);
+        if place < threads && threads <= self.asked {
+            self.looks[threads - 1].since = now;
+        }
+    }
+
     /// Gives up those looks that take too long.
     pub(super) fn give_up(&mut self, now: Moment, events: &mut VecDeque<Event>) {
-        if self.deadline().is_none_or(|at| at > now) {
+        let Some(deadline) = self.deadline().filter(|&at| at <= now) else { return };
+        let in_hand = self.in_hand().count();
+        if now.since(deadline) >= LATE {
+            for look in self.looks.iter_mut().take(in_hand).filter(|look| !look.is_overdue) {
+                look.since = now;
+            }
             return;
         }
-        let in_hand = self.in_hand().count();
         for look in self.looks.iter_mut().take(in_hand) {
             if look.is_overdue || now.since(look.since) < PATIENCE {
                 continue;

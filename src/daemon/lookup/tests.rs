@@ -86,6 +86,42 @@ fn one_that_hangs_is_asked_once_and_given_up() {
     assert_eq!(look_into(&mut lookup, NOW + PATIENCE, 7).len(), 1, "at once");
 }
 
+#[test]
+fn who_was_frozen_himself_gives_nobody_up_for_that() {
+    let mut lookup = hanging();
+    let thawed = NOW + Duration::from_secs(60);
+    assert!(look_into(&mut lookup, NOW, 7).is_empty());
+    assert_eq!(give_up(&mut lookup, thawed), 0);
+    assert_eq!(lookup.deadline(), Some(thawed + PATIENCE));
+    assert_eq!(give_up(&mut lookup, thawed + PATIENCE), 1);
+}
+
+/// Three hang for a while, and others wait behind them.
+#[test]
+fn the_time_of_a_look_begins_when_a_thread_does() {
+    let (go_on, is_to) = std::sync::mpsc::channel::<()>();
+    let is_to = Arc::new(std::sync::Mutex::new(is_to));
+    let slow = move |question: &[u8]| {
+        let _ = is_to.lock().unwrap().recv();
+        let question: Question = serde_json::from_slice(question).unwrap();
+        serde_json::to_vec(&Answer { number: question.number, found: Found::Nothing }).unwrap()
+    };
+    let mut lookup = begun(Some(start_threads(|_| {}, slow).unwrap()));
+    for task in 1..=5 {
+        assert!(look_into(&mut lookup, NOW, task).is_empty());
+    }
+    let later = NOW + Duration::from_millis(900);
+    let mut events = VecDeque::new();
+    for answered in 1..=3 {
+        go_on.send(()).unwrap();
+        while events.len() < answered {
+            lookup.read(later, |_| None, &mut events);
+        }
+    }
+    assert_eq!((lookup.asked, lookup.deadline()), (2, Some(later + PATIENCE)));
+    drop(go_on);
+}
+
 fn answer_of(events: &VecDeque<Event>) -> &Answers {
     match events.front() {
         Some(Event::Of(LIFE, Said::Consulted(answers))) if events.len() == 1 => answers,

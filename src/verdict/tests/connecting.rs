@@ -148,6 +148,38 @@ fn silence_is_warned_of_once() {
     assert_eq!(world.log, ["start \"web1\"", "silent \"web1\""]);
 }
 
+/// A greeting comes from a thread that lives on where the rest of QEMU hangs.
+#[test]
+fn one_that_greets_and_does_not_answer_is_silent() {
+    let mut world = World::new(Settings::default());
+    world.binds(Inode(1));
+    world.says(Message::Greeting(None));
+    world.passes(Duration::from_secs(3600));
+    assert_eq!(world.log, ["start \"web1\"", "silent \"web1\""]);
+}
+
+#[test]
+fn one_that_is_silent_again_and_again_is_warned_of_once_a_minute() {
+    let mut world = World::new(Settings::default());
+    world.binds(Inode(1));
+    for _ in 0..20 {
+        world.passes(Duration::from_secs(6));
+        world.said(Said::Closed);
+    }
+    let warnings = world.log.iter().filter(|line| line.starts_with("silent")).count();
+    assert_eq!(warnings, 2, "in two minutes: {:?}", world.log);
+}
+
+#[test]
+fn what_was_no_socket_is_forgotten_when_it_is_gone() {
+    let mut world = World::new(Settings::default());
+    world.connect_errors = vec![ConnectError::Unfit];
+    world.binds(Inode(1));
+    world.socket = None;
+    world.passes(Duration::from_secs(61));
+    assert!(world.node.holds_nothing());
+}
+
 #[test]
 fn a_socket_that_vanishes_before_anybody_answered_leaves_nothing() {
     let mut world = World::new(Settings::default());

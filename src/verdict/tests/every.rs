@@ -42,6 +42,7 @@ fn circumstances() -> Vec<Vec<Fact>> {
         vec![barked(WatchdogAction::Reset), said(Qmp::Reset)],
         vec![barked(WatchdogAction::Shutdown)],
         vec![barked(WatchdogAction::Poweroff)],
+        vec![barked(WatchdogAction::InjectNmi)],
         vec![Fact::OutOfMemory],
         vec![Fact::Signalled(Signal::TERM, Arc::default())],
         vec![Fact::Signalled(Signal::KILL, Arc::default())],

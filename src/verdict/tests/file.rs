@@ -89,6 +89,19 @@ fn a_file_found_while_the_instance_goes_down_is_kept() {
     assert_eq!(world.only_death().missing, [Missing::Conversation]);
 }
 
+/// QEMU's monitor has a thread of its own, which greets for as long as the disks are flushed; the
+/// main loop, which answers, has ended by then.
+#[test]
+fn a_file_found_beside_one_that_only_greets_and_ends_is_kept() {
+    let mut world = World::new(Settings::default());
+    world.file = true;
+    world.binds(Inode(1));
+    world.says(Message::Greeting(None));
+    dies(&mut world, EXIT_0);
+    assert!(world.file, "whoever wrote it had heard why");
+    assert_eq!(world.only_death().missing, [Missing::Conversation]);
+}
+
 #[test]
 fn a_file_found_beside_an_instance_that_crashes_is_removed() {
     let mut world = World::new(Settings::default());

@@ -119,6 +119,8 @@ struct Around {
     /// What the sources answer that do not speak by themselves.
     answers: Answers,
     asked: Vec<Questions>,
+    /// How often QEMU's command line was asked for, which nobody can read.
+    command_lines: u32,
     /// Which senders were to be looked at, and what is found of each.
     looks: Vec<(Moment, u32)>,
     looks_hang: bool,
@@ -172,6 +174,7 @@ impl World {
             traced: VecDeque::new(),
             answers: Answers::default(),
             asked: Vec::new(),
+            command_lines: 0,
             looks: Vec::new(),
             looks_hang: false,
             looked_at: None,
@@ -325,6 +328,7 @@ impl Around {
                 events.push_back(Event::Of(incarnation, answer));
             }
             Action::ReadCommandLine { incarnation, .. } => {
+                self.command_lines += 1;
                 if !self.looks_hang {
                     events.push_back(Event::Of(incarnation, Said::CommandLine(None)));
                 }

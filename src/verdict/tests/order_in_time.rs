@@ -185,7 +185,25 @@ fn a_reset_where_no_end_was_asked_for_is_a_wish_to_be_started_again() {
         dies(&mut world, EXIT_0);
         assert_eq!(world.only_death().verdict.cause, Cause::GuestReset);
         assert_eq!(world.file, file, "{line:?}");
+        let is_missing = world.only_death().missing == [Missing::CommandLine];
+        assert_eq!(is_missing, line.is_none(), "{line:?}");
     }
+}
+
+#[test]
+fn a_command_line_that_could_not_be_read_is_asked_for_again() {
+    let mut world = world();
+    let before = world.command_lines;
+    world.passes(Duration::from_secs(31));
+    assert_eq!(world.command_lines, before + 1, "at the rescan");
+    world.looks_hang = true;
+    world.said(heard(shutdown(Reason::GuestReset)));
+    assert_eq!(world.command_lines, before + 2, "and when it counts");
+    assert!(!world.file, "nothing is decided yet");
+    world.said(Said::CommandLine(Some(CommandLine { no_reboot: false })));
+    dies(&mut world, EXIT_0);
+    assert!(!world.file);
+    assert_eq!(world.command_lines, before + 2);
 }
 
 #[test]

@@ -158,7 +158,7 @@ fn something_broke() {
 
 #[test]
 fn the_watchdog_did_it() {
-    use WatchdogAction::{Other, Poweroff, Reset, Shutdown};
+    use WatchdogAction::{InjectNmi, Other, Poweroff, Reset, Shutdown};
     check(
         &Settings::default(),
         vec![
@@ -176,6 +176,22 @@ fn the_watchdog_did_it() {
                 Watchdog,
                 Crash,
                 false,
+            ),
+            // It panics of it, and resets itself.
+            row(
+                [Qmp::Watchdog(InjectNmi), shutdown(Reason::GuestReset)],
+                EXIT_0,
+                Watchdog,
+                Crash,
+                false,
+            ),
+            // Or it was healed by it.
+            row(
+                [Qmp::Watchdog(InjectNmi), shutdown(Reason::GuestShutdown)],
+                EXIT_0,
+                GuestShutdown,
+                User,
+                true,
             ),
             // Later somebody asked for a powerdown as well.
             row(

@@ -190,6 +190,7 @@ impl fmt::Display for Event {
             Self::Watchdog(WatchdogAction::Reset) => "WATCHDOG reset",
             Self::Watchdog(WatchdogAction::Shutdown) => "WATCHDOG shutdown",
             Self::Watchdog(WatchdogAction::Poweroff) => "WATCHDOG poweroff",
+            Self::Watchdog(WatchdogAction::InjectNmi) => "WATCHDOG inject-nmi",
             Self::Watchdog(WatchdogAction::Other) => "WATCHDOG",
             Self::Noted(Note::BlockIoError { no_space: true }) => "BLOCK_IO_ERROR (no space)",
             Self::Noted(Note::BlockIoError { no_space: false }) => "BLOCK_IO_ERROR",
@@ -241,7 +242,9 @@ pub enum WatchdogAction {
     Reset,
     Shutdown,
     Poweroff,
-    /// `pause`, `debug`, `none`, `inject-nmi`: the guest does not end of it.
+    /// What a guest makes of it is its own affair; Linux can be told to panic.
+    InjectNmi,
+    /// `pause`, `debug`, `none`: the guest does not end of it.
     Other,
 }
 
@@ -422,6 +425,7 @@ impl WatchdogAction {
             "reset" => Self::Reset,
             "shutdown" => Self::Shutdown,
             "poweroff" => Self::Poweroff,
+            "inject-nmi" => Self::InjectNmi,
             _ => Self::Other,
         })
     }
