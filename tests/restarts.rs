@@ -458,6 +458,30 @@ fn the_file_of_a_shutdown_after_a_thousand_other_events_stays_if_the_daemon_chan
     assert_each(&outcomes, ("guest-shutdown", "user", true));
 }
 
+/// A QEMU that drains its disks answers nobody; but the thread of its monitor greets whoever comes.
+#[test]
+fn the_file_of_a_shutdown_stays_if_a_daemon_comes_meanwhile_that_knows_nothing_of_it() {
+    needs!(Qemu, Root);
+    let node = node();
+    let daemon = node.start();
+    let slow = "-drive if=none,id=slow,driver=null-co,size=1M,latency-ns=5000000000";
+    let mut guest = node.guest("web1").with(slow).boot();
+    daemon.await_line("is connected and running");
+    guest.try_execute_raw(
+        r#"{"execute": "human-monitor-command", "arguments": {"command-line": "qemu-io slow \"aio_read 0 512\""}}"#,
+    );
+    guest.tell(b'p');
+    await_that("the file is there", || node.has_shutdown_file("web1"));
+    daemon.kill();
+    fs::remove_file(node.path("var/run/ganeti-kvmd/state")).unwrap();
+    let daemon = node.start_with(&["--debug"]);
+    daemon.await_line(r#"Receive QMP message: {"QMP""#);
+    assert!(!guest.has_ended(), "it still drains");
+    let death = daemon.await_death("web1");
+    assert!(death.line.contains("not known: what QEMU said"), "{}", death.line);
+    assert!(node.has_shutdown_file("web1"), "{}", death.line);
+}
+
 /// The new daemon learns that the guest's processors run. That does not mean that it is well.
 #[test]
 fn a_panic_of_a_guest_that_goes_on_outlives_the_daemon_that_heard_it() {
