@@ -29,6 +29,10 @@ const CONNECTOR: &str = "connector";
 /// A service manager that has taken nothing for so long holds nobody up any more.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// A state file that could not be written is tried again after so long: it takes as much as there are
+/// lives, and any of them can bring it about.
+const BETWEEN_SAVES: Duration = Duration::from_secs(1);
+
 /// So many messages may wait. systemd's unit lets it keep 4096 descriptors.
 const MOST_NOTICES: usize = 16_384;
 
@@ -73,6 +77,8 @@ pub(super) fn take_endpoint(left: &mut Inheritance, incarnation: Incarnation) ->
 
 pub(super) struct Keep {
     state_file: StateFile,
+    /// It could not be written: it is not tried again before that.
+    save_again: Option<Moment>,
     /// Where there is one that keeps descriptors.
     manager: Option<ServiceManager>,
     /// When it is to be notified again that this daemon goes on.
@@ -89,6 +95,7 @@ impl Keep {
         Self {
             // Pids, inodes and the clock are those of one boot.
             state_file: StateFile::new(paths.state_file(), clock::boot_id()),
+            save_again: None,
             manager,
             notify_at: None,
             is_ready_due: false,
@@ -120,11 +127,12 @@ impl Keep {
         }
     }
 
-    /// When the service manager is to be notified.
+    /// When the service manager is to be notified, or the state file to be written again.
     pub(super) fn deadline(&self, now: Moment) -> Option<Moment> {
         let notify_at = self.notify_at.filter(|_| self.manager.is_some());
         let has_backlog = !self.backlog.borrow().notices.is_empty();
-        [notify_at, has_backlog.then(|| now + TRY_AGAIN)].into_iter().flatten().min()
+        let send_at = has_backlog.then(|| now + TRY_AGAIN);
+        [notify_at, send_at, self.save_again].into_iter().flatten().min()
     }
 
     /// Sends again what the service manager had no room for.
@@ -267,9 +275,14 @@ impl Keep {
         self.state_file.look();
     }
 
-    /// Whether there is something to be written down.
-    pub(super) fn is_save_due(&self, node: &Node) -> bool {
+    /// Whether there is something to be written down, ...
+    pub(super) fn is_behind(&self, node: &Node) -> bool {
         node.has_changes() || self.state_file.is_missing()
+    }
+
+    /// ... and it is time to try.
+    pub(super) fn is_save_due(&self, now: Moment, node: &Node) -> bool {
+        self.save_again.is_none_or(|at| at <= now) && self.is_behind(node)
     }
 
     /// Whether the next save will write everything, in the place of what was written before. What
@@ -286,9 +299,12 @@ impl Keep {
             self.state_file.append(node.changes())
         };
         match written {
-            Ok(()) => node.mark_saved(),
-            // It is tried again at the next wake-up.
+            Ok(()) => {
+                self.save_again = None;
+                node.mark_saved();
+            }
             Err(error) => {
+                self.save_again = Some(now + BETWEEN_SAVES);
                 if let Some(count) = shortages.make(now) {
                     error!(
                         "Cannot write {}: {error}; a restart of this daemon would forget what the instances were asked to do{}",
@@ -339,6 +355,7 @@ impl Keep {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::verdict::Settings;
     use std::fs::File;
 
     fn left(names: &[&str]) -> Inheritance {
@@ -354,6 +371,20 @@ mod tests {
         assert!(take_endpoint(&mut left, Incarnation(1)).is_some());
         assert!(take_endpoint(&mut left, Incarnation(11)).is_none());
         assert_eq!(left.keys().collect::<Vec<_>>(), ["stranger"]);
+    }
+
+    #[test]
+    fn a_state_file_that_cannot_be_written_is_not_tried_at_every_wake_up() {
+        let mut keep = Keep::new(&Paths::below("/nowhere".as_ref()), None);
+        let now = Moment(Duration::from_secs(100));
+        let mut node = Node::new(Settings::default(), now);
+        node.forget(Incarnation(1));
+        assert!(keep.is_save_due(now, &node) && keep.deadline(now).is_none());
+        keep.save(now, &mut node, &mut Complaints::default());
+        assert!(!keep.is_save_due(now + Duration::from_millis(999), &node));
+        let again = now + Duration::from_secs(1);
+        assert!(keep.is_save_due(again, &node));
+        assert_eq!(keep.deadline(now), Some(again));
     }
 
     #[test]

@@ -259,7 +259,7 @@ impl Daemon {
         }
         // The next daemon is not to report them again, and is to know all that this one knows.
         self.node.catch_up();
-        self.sources.save(clock::now(), &mut self.node);
+        self.sources.save_at_last(clock::now(), &mut self.node);
         // A successor replaces them, and may have done so.
         if self.is_asked_to_end {
             self.sources.reports.withdraw();

@@ -133,10 +133,16 @@ impl Sources {
 
     /// Writes down what has to outlive the daemon, if that has changed.
     pub(super) fn save(&mut self, now: Moment, node: &mut Node) {
-        if !self.keep.is_save_due(node) {
-            return;
+        if self.keep.is_save_due(now, node) {
+            self.keep.save(now, node, &mut self.shortages);
         }
-        self.keep.save(now, node, &mut self.shortages);
+    }
+
+    /// The same for the last time, even if it has just failed.
+    pub(super) fn save_at_last(&mut self, now: Moment, node: &mut Node) {
+        if self.keep.is_behind(node) {
+            self.keep.save(now, node, &mut self.shortages);
+        }
     }
 
     /// Publishes the figures, if somebody wants them and it is time.

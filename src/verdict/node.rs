@@ -171,6 +171,11 @@ impl Node {
             && self.deadlines.is_empty()
     }
 
+    #[cfg(test)]
+    pub(super) fn turned(&self) -> usize {
+        self.turned.len()
+    }
+
     /// Takes one event and appends what is to be done about it to `actions`.
     pub fn handle(&mut self, now: Moment, event: Event, actions: &mut Vec<Action>) {
         match event {
@@ -309,9 +314,7 @@ impl Node {
             Context { now, incarnation, is_current, exits_are_told, settings, actions, untold };
         handle(life, &mut context);
 
-        if life.mark() != mark_before {
-            self.turned.push(incarnation);
-        }
+        let has_turned = life.mark() != mark_before;
         let (pid, deadline) = (life.watched_pid(), life.deadline());
         if deadline != deadline_before {
             deadline_before.map(|at| self.deadlines.remove(&(at, incarnation)));
@@ -335,8 +338,21 @@ impl Node {
                 self.by_pid.insert((pid, incarnation));
             }
         }
+        if has_turned {
+            self.note_turn(incarnation);
+        }
         if let Some((name, remains)) = over {
             self.end(now, incarnation, &name, remains, actions);
+        }
+    }
+
+    /// Something has changed that is to be written down. That may fail for long: each life is noted a few
+    /// times at most.
+    fn note_turn(&mut self, incarnation: Incarnation) {
+        self.turned.push(incarnation);
+        if self.turned.len() > 64 + 2 * self.lives.len() {
+            self.turned.sort_unstable();
+            self.turned.dedup();
         }
     }
 

@@ -266,3 +266,20 @@ fn a_life_that_a_later_daemon_cannot_find_again_is_forgotten() {
         assert!(world.deaths.is_empty());
     }
 }
+
+/// Nobody can write down what has changed, for as long as it takes.
+#[test]
+fn what_is_to_be_written_down_does_not_grow() {
+    let (name, inode) = (World::name(), Inode(1));
+    let mut node = Node::new(Settings::default(), Moment::START);
+    let mut actions = Vec::new();
+    node.handle(Moment::START, Event::Created { name, inode }, &mut actions);
+    let life = Incarnation(1);
+    node.handle(Moment::START, Event::Of(life, Said::Connected(PEER)), &mut actions);
+    for _ in 0..10_000 {
+        for event in [Qmp::Stop, Qmp::Resume] {
+            node.handle(Moment::START, Event::Of(life, heard(event)), &mut actions);
+        }
+    }
+    assert!(node.turned() < 100, "{}", node.turned());
+}

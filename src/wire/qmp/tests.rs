@@ -76,6 +76,10 @@ fn other_events_are_recognised_as_such() {
     );
     assert_eq!(
         parse(r#"{"event": "WATCHDOG", "data": {"action": "inject-nmi"}}"#),
+        Message::Event(Event::Watchdog(WatchdogAction::InjectNmi), None)
+    );
+    assert_eq!(
+        parse(r#"{"event": "WATCHDOG", "data": {"action": "pause"}}"#),
         Message::Event(Event::Watchdog(WatchdogAction::Other), None)
     );
 }
