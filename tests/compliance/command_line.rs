@@ -134,7 +134,10 @@ pub(crate) const TESTS: &[Test<Stage>] = &[
             std::fs::copy(stage.node.program(), &copy).unwrap();
             let everybody = std::os::unix::fs::PermissionsExt::from_mode(0o755);
             std::fs::set_permissions(directory.path(), everybody).unwrap();
-            let run = run_command(std::process::Command::new(copy).arg("-f").uid(65534));
+            let mut command = std::process::Command::new(copy);
+            // The original looks it up first, and not every machine knows its own.
+            command.arg("-f").uid(65534).env("GANETI_HOSTNAME", "localhost");
+            let run = run_command(&mut command);
             assert_eq!(run.code, Some(1));
             assert_eq!(run.stderr, "ganeti-kvmd started using wrong user ID (65534), expected 0\n");
         },

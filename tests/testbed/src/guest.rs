@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tempfile::TempDir;
 
 use crate::node::Node;
@@ -150,6 +151,10 @@ impl Booting {
     /// Waits until the guest is ready.
     #[must_use]
     pub fn await_ready(self) -> Guest {
+        let mut wanted = [PollFd::new(&self.serial, PollFlags::IN)];
+        let patience = Timespec { tv_sec: PATIENCE.as_secs().cast_signed(), tv_nsec: 0 };
+        let ready = poll(&mut wanted, Some(&patience)).expect("wait for the serial line");
+        assert_eq!(ready, 1, "QEMU (pid {}) does not connect its serial line", self.pid);
         let (serial, _) = self.serial.accept().expect("accept the serial line");
         serial.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
         let Self { name, child, pid, qmp, .. } = self;
