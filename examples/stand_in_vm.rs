@@ -18,6 +18,8 @@
 //!   bytes COUNT         send so many x            nest COUNT   send an event with deep data
 //!   flood COUNT         send so many events       trickle      send a byte for each line read
 //!   bursts MS MS COUNT  send events for so long and pause for so long, so many times
+//!   flood-itself COUNT  send itself so many SIGHUPs on each processor, and ignore them
+//!   grow                take memory, 64 MiB at a time, until it is killed
 //!   shutdown REASON     as QEMU goes down: the event, the draining, the end
 //!   listen              listen (after --listen-late)
 //!   close               close the connection      hang-up      and the socket, and live on
@@ -32,7 +34,7 @@ use std::thread;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketType};
-use rustix::process::{Gid, Uid};
+use rustix::process::{Gid, Signal, Uid};
 use signal_hook_mio::v1_0::Signals;
 
 /// One of those that mean nothing.
@@ -245,6 +247,8 @@ impl StandIn {
                 }
             }
             "bursts" => self.send_bursts(rest),
+            "flood-itself" => flood_itself(rest.parse().unwrap()),
+            "grow" => grow(),
             "trickle" => {
                 self.write(b"x");
             }
@@ -315,6 +319,33 @@ impl StandIn {
 
     fn write(&mut self, bytes: &[u8]) -> bool {
         self.client.as_mut().is_some_and(|client| client.write_all(bytes).is_ok())
+    }
+}
+
+/// As a guest that has taken over its QEMU might do it: on every processor, and a signal that is ignored
+/// costs next to nothing.
+fn flood_itself(count: u64) {
+    // SAFETY: no handler is installed, and nobody asks for the one that was.
+    unsafe { libc::signal(libc::SIGHUP, libc::SIG_IGN) };
+    let this = rustix::process::getpid();
+    let threads = thread::available_parallelism().map_or(2, usize::from);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                for _ in 0..count {
+                    rustix::process::kill_process(this, Signal::HUP).unwrap();
+                }
+            });
+        }
+    });
+    say("flooded");
+}
+
+fn grow() -> ! {
+    let mut taken = Vec::new();
+    loop {
+        taken.push(vec![1_u8; 64 << 20]);
+        std::hint::black_box(&taken);
     }
 }
 

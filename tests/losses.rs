@@ -143,7 +143,7 @@ fn what_the_connector_has_lost_is_made_good() {
 }
 
 /// A socket of the proc connector: its inode, and its owner's descriptor of it.
-fn connector_of(daemon: &Daemon) -> (String, i32) {
+fn connector_of(pid: u32) -> (String, i32) {
     let sockets = fs::read_to_string("/proc/net/netlink").unwrap();
     let fields = |line: &str| line.split_whitespace().map(String::from).collect::<Vec<_>>();
     // sk, protocol, port, groups, rmem, wmem, dump, locks, drops, inode
@@ -153,7 +153,7 @@ fn connector_of(daemon: &Daemon) -> (String, i32) {
         .filter(|field| field[1] == NETLINK_CONNECTOR.to_string() && field[3] == "00000001")
         .map(|field| format!("socket:[{}]", field[9]))
         .collect();
-    let descriptors = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
     let found = descriptors.flatten().find_map(|descriptor| {
         let target = fs::read_link(descriptor.path()).ok()?.into_os_string().into_string().ok()?;
         let number = descriptor.file_name().to_str()?.parse().ok()?;
@@ -162,11 +162,20 @@ fn connector_of(daemon: &Daemon) -> (String, i32) {
     found.expect("the daemon has a socket of the proc connector")
 }
 
-/// A copy of one of the daemon's descriptors.
-fn steal(daemon: &Daemon, descriptor: i32) -> OwnedFd {
-    let pid = Pid::from_raw(daemon.pid().cast_signed()).unwrap();
-    let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
-    pidfd_getfd(pidfd, descriptor, PidfdGetfdFlags::empty()).unwrap()
+/// From here on nothing reaches this socket, not even the answer to the question whether anybody is there:
+/// it is in no group any more.
+fn leave_the_group(pid: u32, descriptor: i32) {
+    let pidfd = pidfd_open(Pid::from_raw(pid.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
+    let socket: OwnedFd = pidfd_getfd(pidfd, descriptor, PidfdGetfdFlags::empty()).unwrap();
+    let address: SocketAddrNetlink = getsockname(&socket).unwrap().try_into().unwrap();
+    bind(&socket, &SocketAddrNetlink::new(address.pid(), 0)).unwrap();
+}
+
+/// Another directory is a reason to do so.
+fn look_at_everything_again(node: &Node) {
+    let elsewhere = node.path("elsewhere");
+    fs::rename(node.control_dir(), &elsewhere).unwrap();
+    fs::rename(&elsewhere, node.control_dir()).unwrap();
 }
 
 /// Some kernels forget their listeners (Linux 6.6.13 to 6.6.17), and then say nothing of it.
@@ -179,27 +188,55 @@ fn a_connector_that_has_fallen_silent_is_replaced() {
     daemon.await_line("proc connector reports");
     let missed = connected(&node, &daemon, "missed");
     let told = connected(&node, &daemon, "told");
-    let (before, descriptor) = connector_of(&daemon);
-    // From here on nothing reaches it, not even the answer to the question whether anybody is there:
-    // it is in no group any more.
-    let socket = steal(&daemon, descriptor);
-    let address: SocketAddrNetlink = getsockname(&socket).unwrap().try_into().unwrap();
-    bind(&socket, &SocketAddrNetlink::new(address.pid(), 0)).unwrap();
+    let (before, descriptor) = connector_of(daemon.pid());
+    leave_the_group(daemon.pid(), descriptor);
     missed.signal(Signal::KILL);
     let death = daemon.await_death("missed");
     assert_eq!((&*death.cause, &*death.initiator), ("killed", "admin"), "{}", death.line);
-    // Another directory is a reason to look at everything again.
-    let elsewhere = node.path("elsewhere");
-    fs::rename(node.control_dir(), &elsewhere).unwrap();
-    fs::rename(&elsewhere, node.control_dir()).unwrap();
+    look_at_everything_again(&node);
     let line = daemon.await_line("proc connector is not available");
     assert!(line.contains("did not answer"), "{line}");
     daemon.await_lines("proc connector reports", 2);
-    assert_ne!(connector_of(&daemon).0, before);
+    assert_ne!(connector_of(daemon.pid()).0, before);
     told.signal(Signal::KILL);
     let death = daemon.await_death("told");
     assert_eq!((&*death.cause, &*death.initiator), ("killed", "admin"), "{}", death.line);
     assert_eq!(node.shutdown_files(), 0);
+}
+
+/// From Linux 6.6 on any user can switch it off for everybody. That is not tried here: it would be off
+/// until the machine is booted. To the daemon it is the same if no socket gets into the group.
+#[test]
+fn a_connector_that_answers_no_socket_any_more_is_said_to_be_switched_off() {
+    needs!(Root, Strace, Linux(6, 6));
+    let node = node();
+    let strace = ["strace", "-o", "/dev/null", "--trace=bind"];
+    let every_other = ["--inject=bind:retval=0:when=2+"];
+    let daemon = node.start_wrapped(&[&strace[..], &every_other].concat(), &[]);
+    daemon.await_line("proc connector reports");
+    let marked = connected(&node, &daemon, "marked");
+    let killed = connected(&node, &daemon, "killed");
+    let pid = fs::read_to_string(node.pid_file()).unwrap().trim().parse().unwrap();
+    leave_the_group(pid, connector_of(pid).1);
+    look_at_everything_again(&node);
+    let line = daemon.await_line("has been switched off for everybody");
+    assert!(line.contains("only a reboot switches it on again"), "{line}");
+    // Whether it was read from the pidfd or seen in the trace.
+    killed.signal(Signal::KILL);
+    assert_eq!(daemon.await_death("killed").cause, "killed");
+    user_ends(&daemon, marked);
+    assert!(node.has_shutdown_file("marked"));
+    // It was confined when it had the connector: what it says it reads is what it can.
+    assert_eq!(daemon.count("taken from /proc"), 0, "{:#?}", daemon.lines());
+    look_at_everything_again(&node);
+    user_ends(&daemon, connected(&node, &daemon, "later"));
+    assert_eq!(daemon.count("switched off for everybody"), 1, "said once");
+}
+
+fn user_ends(daemon: &Daemon, mut stand_in: StandIn) {
+    let name = stand_in.name().to_string();
+    stand_in.tell("shutdown guest-shutdown");
+    assert_eq!(daemon.await_death(&name).initiator, "user");
 }
 
 /// `struct nlmsghdr`, `struct cn_msg` and `struct proc_event` of a process's end, as the kernel

@@ -10,7 +10,9 @@ use std::time::Duration;
 
 use kvmd::sys::tracefs::{Tracefs, instance_name};
 use serde_json::Value;
-use testbed::{Daemon, Guest, Node, Signal, WITHOUT_TRACE, await_that, copy_program, needs};
+use testbed::{
+    Daemon, Guest, MemoryGroup, Node, Signal, WITHOUT_TRACE, await_that, copy_program, needs,
+};
 
 fn node() -> Node {
     Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"))
@@ -166,40 +168,11 @@ fn without_the_trace_qemus_own_log_names_the_sender() {
     assert_eq!(daemon.count("trace of signals is not available"), 1, "said once");
 }
 
-/// A memory control group of cgroup v1 or v2, removed when dropped.
-struct MemoryGroup(PathBuf);
-
-impl MemoryGroup {
-    fn new(name: &str, limit: &str) -> Self {
-        let v1 = Path::new("/sys/fs/cgroup/memory");
-        let (path, file) = if v1.is_dir() {
-            (v1.join(name), "memory.limit_in_bytes")
-        } else {
-            let root = Path::new("/sys/fs/cgroup");
-            let _ = fs::write(root.join("cgroup.subtree_control"), "+memory");
-            (root.join(name), "memory.max")
-        };
-        fs::create_dir_all(&path).unwrap();
-        fs::write(path.join(file), limit).unwrap();
-        Self(path)
-    }
-
-    fn add(&self, pid: u32) {
-        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
-    }
-}
-
-impl Drop for MemoryGroup {
-    fn drop(&mut self) {
-        await_that("the group is empty", || fs::remove_dir(&self.0).is_ok());
-    }
-}
-
 /// Boots a guest, lets it outgrow its control group, and returns its record.
 fn outgrow(node: &Node, daemon: &Daemon, name: &str) -> Value {
-    let group = MemoryGroup::new(&format!("kvmd-{name}-{}", std::process::id()), "64M");
+    let group = MemoryGroup::new("64M");
     // It takes its memory when it is told to, and not before it is in the group.
-    let join = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", group.0.display());
+    let join = format!("echo $$ > {}/cgroup.procs; exec \"$@\"", group.path().display());
     let guest = node
         .guest(name)
         .through(&["sh", "-c", &join, "sh"])
@@ -475,25 +448,6 @@ fn the_trace_is_taken_over_after_a_kill_and_removed_at_the_end() {
     assert!(daemon.await_death("web1").line.contains("SIGKILL from post_mortem"));
     daemon.stop();
     assert!(!node.has_trace());
-}
-
-#[test]
-fn a_process_that_floods_itself_with_signals_is_let_go() {
-    needs!(Root);
-    let node = node();
-    let daemon = node.start();
-    // As a guest that has taken over its QEMU might do it.
-    let flooding = node.stand_in("web1").with("--deaf-to-hup").connected();
-    let quiet = node.stand_in("web2").connected();
-    daemon.await_lines("is connected and running", 2);
-    let trap =
-        format!("i=0; while [ $i -lt 20000 ]; do kill -HUP {}; i=$((i+1)); done", flooding.pid());
-    run(Command::new("sh").args(["-c", &trap]));
-    daemon.await_line("receives too many signals");
-    quiet.signal(Signal::KILL);
-    assert!(daemon.await_death("web2").line.contains("SIGKILL from post_mortem"));
-    flooding.signal(Signal::KILL);
-    assert_eq!(daemon.await_death("web1").cause, "killed");
 }
 
 #[test]

@@ -6,6 +6,7 @@ use kvmd::sys::clock;
 use kvmd::sys::connector::Connector;
 use kvmd::sys::trace::{Trace, Unavailable};
 use kvmd::sys::tracefs::Tracefs;
+use kvmd::wire::trace::Scope;
 
 use crate::stamps::now;
 use crate::table::median;
@@ -24,7 +25,11 @@ pub(crate) fn update(machines: u32) -> (Option<f64>, Option<f64>) {
         .map_err(Unavailable::NoTracefs)
         .and_then(|tracefs| Trace::open(&tracefs, OsStr::new("ganeti-kvmd-bench"), &pids))
         .ok()
-        .map(|trace| time(&pids, |pids| trace.watch(pids).expect("set the trace's filter")));
+        .map(|trace| {
+            time(&pids, |pids| {
+                trace.watch(&Scope::all_of(pids)).expect("set the trace's filter");
+            })
+        });
     (connector, trace)
 }
 

@@ -15,6 +15,7 @@ use super::wake::{self, Wake};
 use super::watchlist::Watchlist;
 use crate::id::Moment;
 use crate::sys::connector::{Connector, Precision, Received, Unavailable};
+use crate::sys::process;
 use crate::verdict::Event;
 use crate::wire::proc_event::ProcMessage;
 
@@ -23,6 +24,8 @@ pub(super) struct ConnectorSource {
     connector: Option<Connector>,
     /// What the log said last of it, so that it says it once.
     state: String,
+    /// The kernel has answered once.
+    has_listened: bool,
     /// How precise the filter is that was set last.
     precision: Precision,
     /// How often the kernel had more to report than the socket could hold.
@@ -39,6 +42,7 @@ impl ConnectorSource {
         Self {
             connector: None,
             state: String::new(),
+            has_listened: false,
             precision: Precision::Exact,
             losses: LossCount::default(),
             has_peeked: false,
@@ -213,13 +217,19 @@ impl ConnectorSource {
         events: &mut VecDeque<Event>,
     ) {
         let was_listening = self.is_listening();
-        self.lose(&Unavailable::Silent, registry, events);
+        let reason = match self.has_listened {
+            false => Unavailable::Silent,
+            true if was_listening => Unavailable::FellSilent,
+            true => Unavailable::SwitchedOff,
+        };
+        self.lose(&reason, registry, events);
         if was_listening {
             self.open(now, registry, keep, watchlist, events);
         }
     }
 
     fn announce(&mut self, events: &mut VecDeque<Event>) {
+        self.has_listened = true;
         self.log_state("The kernel's proc connector reports how processes end");
         events.push_back(Event::Exits { are_told: true });
     }
@@ -230,7 +240,8 @@ impl ConnectorSource {
         }
         (self.has_peeked, self.has_more) = (false, false);
         self.log_state(&format!(
-            "The kernel's proc connector is not available: {reason}. Exit statuses are taken from /proc instead, as root, or from the pidfd, from Linux 6.15 on; users' shutdowns are still detected"
+            "The kernel's proc connector is not available: {reason}. {}; users' shutdowns are still detected",
+            where_statuses_come_from(self.has_listened, process::has_statuses_of_the_dead())
         ));
         events.push_back(Event::Exits { are_told: false });
     }
@@ -279,6 +290,22 @@ impl ConnectorSource {
     }
 }
 
+/// Where exit statuses come from without the connector.
+///
+/// A daemon that had it when it started needs nothing of `/proc`, and is confined: Landlock hides
+/// them there.
+fn where_statuses_come_from(has_listened: bool, pidfd_has_them: bool) -> &'static str {
+    match (has_listened, pidfd_has_them) {
+        (false, _) => {
+            "Exit statuses are taken from /proc instead, as root, or from the pidfd, from Linux 6.15 on"
+        }
+        (true, true) => "Exit statuses are taken from the pidfd instead",
+        (true, false) => {
+            "Exit statuses in /proc are hidden from this daemon if Landlock confines it: the kernel's trace of signals still shows which signal ended an instance. A daemon that is stopped and started again reads them from /proc, as root"
+        }
+    }
+}
+
 /// What a message says of the end of a process, and of which; nothing if it says nothing of that. A
 /// range of the filter may let strangers pass: the node does not know them.
 fn event(message: ProcMessage) -> Option<(u32, Event)> {
@@ -304,6 +331,17 @@ mod tests {
         let dumps = event(ProcMessage::CoreDump { tgid: 7 });
         assert!(matches!(dumps, Some((7, Event::CoreDump { pid: 7 }))));
         assert!(event(ProcMessage::Other).is_none());
+    }
+
+    #[test]
+    fn what_is_left_without_it_is_told_as_it_is() {
+        let confined = where_statuses_come_from(true, false);
+        assert!(confined.contains("are hidden") && confined.contains("trace of signals"));
+        assert!(!where_statuses_come_from(true, true).contains("/proc"));
+        for pidfd_has_them in [false, true] {
+            let from_the_start = where_statuses_come_from(false, pidfd_has_them);
+            assert!(from_the_start.starts_with("Exit statuses are taken from /proc instead"));
+        }
     }
 
     #[test]

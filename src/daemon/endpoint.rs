@@ -35,7 +35,7 @@ pub(super) struct Endpoint {
     stream: Option<UnixStream>,
     process: Option<Process>,
     pidfd: Option<OwnedFd>,
-    /// Counted where the kernel does not trace whom its OOM killer chose.
+    /// Counted where the kernel does not trace whom its OOM killer chose, or has lost some of that.
     pub(super) oom_kills: Option<OomKills>,
     lines: Lines,
     /// How many bytes were read and are yet to be taken from the connection.

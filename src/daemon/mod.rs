@@ -3,8 +3,8 @@
 //! One thread and one `epoll`, which waits for nothing else: what has to be written to a disk or a
 //! pipe goes to the writer, a thread of its own, and what may hang whoever reads it is read by those
 //! of `lookup`. Every source is edge-triggered and is read until it is empty, but for a connection
-//! that has more to say than its fair share, which waits for the others, and for the proc connector,
-//! whose every word is written down before the next is read.
+//! or a trace that has more to say than its fair share, which waits for the others, and for the proc
+//! connector, whose every word is written down before the next is read.
 //! Nothing is decided here. What an action brings about goes back to the node as an event
 //! before the next source is looked at (see [`settle`]).
 //!
@@ -18,6 +18,7 @@ mod directory;
 mod endpoint;
 mod exposition;
 mod fatal;
+mod floods;
 mod journal;
 mod keep;
 mod lookup;
@@ -296,6 +297,16 @@ impl Daemon {
                 self.read_qmp(now, incarnation);
             }
         }
+        if self.sources.trace.has_more() {
+            self.read_trace(now);
+        }
+    }
+
+    /// Reads what the kernel has traced, as much as its share.
+    fn read_trace(&mut self, now: Moment) {
+        self.sources.read_trace(now, &mut self.events);
+        self.settle(now);
+        self.pace.look(clock::now());
     }
 
     /// Reads what the kernel says of how processes end. Each is written down, with all that comes
@@ -320,7 +331,7 @@ impl Daemon {
             Wake::Signals => self.take_signals(),
             Wake::Directory => self.sources.read_directory(now, &mut self.events),
             Wake::Connector => self.read_connector(now),
-            Wake::Trace => self.sources.read_trace(now, &mut self.events),
+            Wake::Trace => self.read_trace(now),
             Wake::Writer => self.sources.reports.acknowledge(&mut self.node),
             Wake::Lookup => self.sources.read_lookup(now, &mut self.events),
             Wake::Pidfd(incarnation) => {

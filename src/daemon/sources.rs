@@ -48,7 +48,10 @@ pub(super) struct Sources {
 impl Sources {
     /// Whether there is work to be done even if no source wakes the loop.
     pub(super) fn are_behind(&self) -> bool {
-        self.connections.unread() > 0 || self.connector.has_more() || self.reports.are_behind()
+        self.connections.unread() > 0
+            || self.connector.has_more()
+            || self.trace.has_more()
+            || self.reports.are_behind()
     }
 
     /// When there will be, if nothing comes before that.
@@ -122,8 +125,8 @@ impl Sources {
         self.save(now, node);
         self.connections.take_peeked();
         if let Some(pids) = self.watchlist.take_update() {
-            self.trace.watch(&pids);
             self.connector.watch(&pids);
+            self.trace.watch(pids);
         }
         self.keep.send_backlog(now, &self.connections, self.connector.descriptor());
         if !self.keep.holds_up(now) {
@@ -340,7 +343,7 @@ impl Sources {
         if let Some(remark) = remark {
             warn!("Instance {}: {}", endpoint.name, Printable(remark.as_bytes()));
         }
-        if self.trace.is_missing() {
+        if self.trace.may_miss_oom_kills() {
             endpoint.count_oom_kills();
         }
         self.connections.add(incarnation, endpoint);

@@ -1,6 +1,6 @@
 //! The kernel's trace of signals: who sent which to a watched process.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use log::{Level, error, info, warn};
 use mio::Registry;
 
 use super::complaints::LossCount;
+use super::floods::Floods;
 use super::wake::Wake;
 use super::watchlist::Watchlist;
 use crate::id::Moment;
@@ -23,14 +24,8 @@ const QUIET: Duration = Duration::from_millis(10);
 /// For how long the trace waits for that.
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
 
-/// As many signals to one process are looked into: a QEMU that its guest has taken over can send
-/// itself millions.
-const MOST_LOOKED_INTO: u32 = 16;
-/// After so many they are not traced any more.
-const MOST_TRACED: u32 = 1000;
-
-/// The trace has just turned out not to be available: from now on each connection has to count
-/// OOM kills, which nobody else reports.
+/// The trace has just turned out not to tell everything: from now on each connection has to count
+/// OOM kills, which nobody else may report.
 #[derive(Debug)]
 pub(super) struct Lost;
 
@@ -44,8 +39,11 @@ pub(super) struct TraceSource {
     is_wanted_since: Option<Moment>,
     /// What the log said last of it; empty before it is known whether there is one.
     state: String,
-    /// How many signals to each watched process have been traced.
-    counts: HashMap<u32, u32>,
+    floods: Floods,
+    /// How many watched processes had no room in the filter that was set last.
+    left_out: usize,
+    /// There may be something to be read, though nothing will wake the loop for that.
+    has_more: bool,
     /// How often the kernel has lost some.
     losses: LossCount,
 }
@@ -59,7 +57,9 @@ impl TraceSource {
             trace: None,
             is_wanted_since: None,
             state: String::new(),
-            counts: HashMap::new(),
+            floods: Floods::default(),
+            left_out: 0,
+            has_more: false,
             losses: LossCount::default(),
         }
     }
@@ -68,9 +68,15 @@ impl TraceSource {
         self.trace.is_some()
     }
 
-    /// Whether there is known to be none. Before that is known it may be about to be opened.
-    pub(super) fn is_missing(&self) -> bool {
-        self.trace.is_none() && !self.state.is_empty()
+    /// Whether an OOM kill may go untold: there is known to be no trace (before that is known it may
+    /// be about to be opened), or it has lost something.
+    pub(super) fn may_miss_oom_kills(&self) -> bool {
+        (self.trace.is_none() && !self.state.is_empty()) || self.losses() > 0
+    }
+
+    /// Whether there may be something to be read, though nothing will wake the loop for that.
+    pub(super) fn has_more(&self) -> bool {
+        self.has_more
     }
 
     /// How often the kernel has lost some.
@@ -143,6 +149,9 @@ impl TraceSource {
         match opened {
             Ok(trace) => {
                 self.trace = Some(trace);
+                if self.floods.have_come() {
+                    watchlist.request_update();
+                }
                 match tracefs.remove_abandoned() {
                     Ok(0) => {}
                     Ok(count) => info!(
@@ -165,7 +174,7 @@ impl TraceSource {
                 "The kernel's trace of signals is not available: {reason}. The sender of a signal is taken from QEMU's own log instead, and an OOM kill from the control group's counter"
             ),
         );
-        self.trace = None;
+        (self.trace, self.has_more) = (None, false);
         if is_news { Err(Lost) } else { Ok(()) }
     }
 
@@ -180,21 +189,32 @@ impl TraceSource {
     }
 
     /// Has the kernel trace the signals to these processes, but for those that are sent too many.
-    pub(super) fn watch(&self, pids: &[u32]) {
+    pub(super) fn watch(&mut self, pids: Vec<u32>) {
+        let scope = self.floods.scope(pids);
         let Some(trace) = &self.trace else { return };
-        let is_flooded = |pid: &u32| self.counts.get(pid).is_some_and(|&n| n >= MOST_TRACED);
-        let pids: Vec<u32> = pids.iter().copied().filter(|pid| !is_flooded(pid)).collect();
-        if let Err(error) = trace.watch(&pids) {
-            error!("Cannot set the filter of the kernel's trace of signals: {error}");
+        match trace.watch(&scope) {
+            Ok(left_out) => {
+                let was_complete = std::mem::replace(&mut self.left_out, left_out) == 0;
+                if left_out > 0 && was_complete {
+                    warn!(
+                        "The filter of the kernel's trace of signals has no room for {left_out} of {} processes: who sends them signals will not be known",
+                        scope.signalled.len()
+                    );
+                }
+            }
+            Err(error) => {
+                error!("Cannot set the filter of the kernel's trace of signals: {error}");
+            }
         }
     }
 
     /// The process is watched no more. Another one may get its pid.
     pub(super) fn unwatch(&mut self, pid: u32) {
-        self.counts.remove(&pid);
+        self.floods.forget(pid);
     }
 
-    /// Takes in everything that has been traced so far.
+    /// Takes in everything that has been traced so far, and no more than a share of what comes
+    /// meanwhile: see [`TraceSource::has_more`].
     pub(super) fn read(
         &mut self,
         now: Moment,
@@ -202,20 +222,25 @@ impl TraceSource {
         events: &mut VecDeque<Event>,
     ) -> Result<(), Lost> {
         let Some(trace) = &mut self.trace else { return Ok(()) };
-        let mut traced = Vec::new();
-        let lost = match trace.drain(|event| traced.push(event)) {
-            Ok(lost_some) => {
-                if lost_some && let Some(others) = self.losses.add(now) {
-                    info!("The kernel's trace lost some signals{others}");
-                }
-                Ok(())
-            }
-            Err(error) => self.lose(&Unavailable::Failed("read it", error)),
+        let reading = match trace.read() {
+            Ok(reading) => reading,
+            Err(error) => return self.lose(&Unavailable::Failed("read it", error)),
         };
-        for event in traced {
+        self.has_more = reading.has_more;
+        let lost = if reading.has_lost { self.count_loss(now) } else { Ok(()) };
+        for event in reading.events {
             self.take_in(event, watchlist, events);
         }
         lost
+    }
+
+    /// The kernel has overwritten what nobody had read yet.
+    fn count_loss(&mut self, now: Moment) -> Result<(), Lost> {
+        let was_complete = self.losses() == 0;
+        if let Some(others) = self.losses.add(now) {
+            info!("The kernel's trace lost some signals{others}");
+        }
+        if was_complete { Err(Lost) } else { Ok(()) }
     }
 
     fn take_in(
@@ -224,28 +249,19 @@ impl TraceSource {
         watchlist: &mut Watchlist,
         events: &mut VecDeque<Event>,
     ) {
-        // A range of the filter may let strangers pass.
-        if !watchlist.contains(event.pid) {
-            return;
-        }
-        let count = self.counts.entry(event.pid).or_default();
-        *count += 1;
-        if *count > MOST_LOOKED_INTO {
-            if *count == MOST_TRACED {
-                warn!("Process {} receives too many signals; no longer tracing them", event.pid);
-                watchlist.request_update();
-            }
-            return;
-        }
-        let at = Moment(event.at);
-        let pid = event.pid;
-        events.push_back(match event.what {
-            Traced::OomVictim => Event::OutOfMemory { pid, at },
+        let TraceEvent { at, by, pid, what } = event;
+        let at = Moment(at);
+        match what {
+            _ if !watchlist.contains(pid) => self.floods.count_strangers(at, watchlist),
+            Traced::OomVictim => events.push_back(Event::OutOfMemory { pid, at }),
             Traced::Signal { signal, is_kernels } => {
-                let sender = if is_kernels { Sender::kernel() } else { Sender::unseen(event.by) };
-                Event::Signalled { pid, sent: Sent { at, signal, sender: Arc::new(sender) } }
+                if self.floods.is_looked_into(pid, watchlist) {
+                    let sender = if is_kernels { Sender::kernel() } else { Sender::unseen(by) };
+                    let sent = Sent { at, signal, sender: Arc::new(sender) };
+                    events.push_back(Event::Signalled { pid, sent });
+                }
             }
-        });
+        }
     }
 
     /// The name under which the kernel remembers a task that is gone.
@@ -264,6 +280,7 @@ impl TraceSource {
 
 #[cfg(test)]
 mod tests {
+    use super::super::floods::{MOST_LOOKED_INTO, MOST_TRACED};
     use super::*;
     use crate::wire::Signal;
 
@@ -295,11 +312,42 @@ mod tests {
     }
 
     #[test]
+    fn whom_the_oom_killer_chose_is_told_however_many_signals_came_before() {
+        let mut source = TraceSource::new("test".into());
+        let mut watchlist = Watchlist::default();
+        watchlist.add(WATCHED);
+        let mut events = VecDeque::new();
+        for _ in 0..=MOST_LOOKED_INTO {
+            source.take_in(sent_to(WATCHED), &mut watchlist, &mut events);
+        }
+        let chosen = TraceEvent { what: Traced::OomVictim, ..sent_to(WATCHED) };
+        source.take_in(chosen, &mut watchlist, &mut events);
+        let last = events.pop_back();
+        assert!(matches!(last, Some(Event::OutOfMemory { pid: WATCHED, .. })), "{last:?}");
+        // Nor does it leave the filter.
+        for _ in 0..MOST_TRACED {
+            source.take_in(sent_to(WATCHED), &mut watchlist, &mut events);
+        }
+        let scope = source.floods.scope(watchlist.pids());
+        assert_eq!((scope.signalled, scope.victims), (vec![], vec![WATCHED]));
+    }
+
+    #[test]
+    fn from_its_first_loss_on_others_count_oom_kills() {
+        let mut source = TraceSource::new("test".into());
+        assert!(!source.may_miss_oom_kills());
+        assert!(source.count_loss(Moment::START).is_err());
+        assert!(source.may_miss_oom_kills());
+        assert!(source.count_loss(Moment::START).is_ok());
+        assert_eq!(source.losses(), 2);
+    }
+
+    #[test]
     fn that_it_is_not_available_is_news_once() {
         let mut source = TraceSource::new("test".into());
-        assert!(!source.is_missing());
+        assert!(!source.may_miss_oom_kills());
         assert!(source.lose(&Unavailable::InUse).is_err());
-        assert!(source.is_missing());
+        assert!(source.may_miss_oom_kills());
         assert!(source.lose(&Unavailable::InUse).is_ok());
         assert!(source.lose(&Unavailable::UnknownLayout).is_err());
     }

@@ -17,7 +17,7 @@ impl Watchlist {
     }
 
     /// It stays in the filters until those are set for another reason: a dead process sends no
-    /// events.
+    /// events. Another that gets its pid may (see [`super::floods`]).
     pub(super) fn remove(&mut self, pid: u32) {
         self.pids.remove(&pid);
     }

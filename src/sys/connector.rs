@@ -50,8 +50,16 @@ pub enum Unavailable {
     Send(io::Error),
     /// The kernel's answer to LISTEN, an errno.
     Refused(i32),
-    /// No answer to LISTEN: another user or pid namespace than the initial one.
+    /// No answer to LISTEN: another user or pid namespace than the initial one, or already as with
+    /// [`Unavailable::SwitchedOff`].
     Silent,
+    /// The same of a socket that was answered before.
+    FellSilent,
+    /// The same of every socket, after one was answered. The kernel counts its listeners, and makes no
+    /// event and no answer while there are less than one; from Linux 6.6 on any user can have it count
+    /// one less, as often as he likes (`cn_proc_mcast_ctl` of `drivers/connector/cn_proc.c`: IGNORE
+    /// after a request that is none).
+    SwitchedOff,
 }
 
 /// What the socket had to say.
@@ -349,7 +357,13 @@ impl fmt::Display for Unavailable {
                 io::Error::from_raw_os_error(*errno)
             ),
             Self::Silent => f.write_str(
-                "the kernel did not answer (it does so only in the initial user and pid namespaces)",
+                "the kernel did not answer (it does so only in the initial user and pid namespaces; from Linux 6.6 on any user can switch it off until the machine is rebooted)",
+            ),
+            Self::FellSilent => {
+                f.write_str("the kernel did not answer, though it did before; trying another socket")
+            }
+            Self::SwitchedOff => f.write_str(
+                "the kernel answers no socket any more. It has been switched off for everybody, as any user of this machine can from Linux 6.6 on, and only a reboot switches it on again",
             ),
         }
     }

@@ -9,18 +9,16 @@ use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
-use pid_filter::cover;
 use rustix::fs::{
     AtFlags, Dir, FlockOperation, Mode, OFlags, fchmod, flock, mkdirat, openat, unlinkat,
 };
 
 use super::tracefs::{Tracefs, open, open_directory};
 use crate::wire::Signal;
-use crate::wire::trace::{self, LONGEST_PAGE, Layout, MOST_RANGES, TraceEvent};
+use crate::wire::trace::{LONGEST_PAGE, Layout, Scope, TraceEvent};
 
 /// The signals that end a process, but for those that QEMU uses for itself.
 const SIGNALS: [Signal; 12] = [
@@ -48,6 +46,10 @@ const BUFFER: &str = "64";
 /// it is told to. By itself it keeps 128, or in later versions some thousands.
 const LONGEST_LIST: u64 = 32_768 * 24;
 
+/// So many reads give all that one CPU's buffer held when the first began: each gives a page of it, or
+/// what is written of the page that is being written. It has 17 pages, and one that is being read.
+const FAIR_SHARE: usize = 18;
+
 /// How much of it is read at a time, in bytes.
 const LIST_AT_ONCE: usize = 64 << 10;
 
@@ -62,6 +64,17 @@ pub enum Unavailable {
     Failed(&'static str, io::Error),
     /// The events have not the fields that are known.
     UnknownLayout,
+}
+
+/// What was read at once.
+#[derive(Debug, Default)]
+pub struct Reading {
+    /// In the order in which they happened.
+    pub events: Vec<TraceEvent>,
+    /// Events were overwritten before they could be read, or are not of the form that is known.
+    pub has_lost: bool,
+    /// There may be more, and nothing will say so.
+    pub has_more: bool,
 }
 
 /// The instance, removed when dropped unless it is left to another daemon.
@@ -84,7 +97,7 @@ pub struct Trace {
 
 impl Trace {
     /// Makes the instance `name`, or takes over the one that a killed daemon has left, with what
-    /// it has traced since.
+    /// it has traced since. All there is to be known of these processes is traced.
     pub fn open(tracefs: &Tracefs, name: &OsStr, pids: &[u32]) -> Result<Self, Unavailable> {
         let failed = |what| move |error: io::Error| Unavailable::Failed(what, error);
         let tracefs = tracefs
@@ -118,20 +131,20 @@ impl Trace {
             page: vec![0; LONGEST_PAGE].into(),
             is_left: false,
         };
-        trace.set_up(pids)?;
+        trace.set_up(&Scope::all_of(pids))?;
         Ok(trace)
     }
 
-    fn set_up(&mut self, pids: &[u32]) -> Result<(), Unavailable> {
+    fn set_up(&mut self, scope: &Scope) -> Result<(), Unavailable> {
         let failed = |what| move |error: io::Error| Unavailable::Failed(what, error);
-        let signal = self.read(&format!("{SIGNAL_GENERATE}/format"));
+        let signal = self.read_file(&format!("{SIGNAL_GENERATE}/format"));
         let signal = signal.map_err(failed("read the format of signal:signal_generate"))?;
-        let victim = self.read(&format!("{MARK_VICTIM}/format")).ok();
+        let victim = self.read_file(&format!("{MARK_VICTIM}/format")).ok();
         self.layout =
             Layout::parse(&signal, victim.as_deref()).ok_or(Unavailable::UnknownLayout)?;
 
         // To set the clock or the size empties the buffer: not what a killed daemon left.
-        if !self.read("trace_clock").is_ok_and(|clocks| clocks.contains("[mono]")) {
+        if !self.read_file("trace_clock").is_ok_and(|clocks| clocks.contains("[mono]")) {
             self.write("buffer_size_kb", BUFFER).map_err(failed("set buffer_size_kb"))?;
             self.write("trace_clock", "mono").map_err(failed("set trace_clock"))?;
         }
@@ -141,7 +154,7 @@ impl Trace {
         let filter = |event| open(&self.directory, &format!("{event}/filter"), OFlags::WRONLY);
         self.signal_filter = Some(filter(SIGNAL_GENERATE).map_err(failed("open a filter"))?);
         self.victim_filter = victim.and_then(|_| filter(MARK_VICTIM).ok());
-        self.watch(pids).map_err(failed("set a filter"))?;
+        self.watch(scope).map_err(failed("set a filter"))?;
         self.enable("1").map_err(failed("enable its events"))?;
         self.pipes = self.open_pipes().map_err(failed("open trace_pipe_raw"))?;
         Ok(())
@@ -161,16 +174,16 @@ impl Trace {
         Ok(pipes)
     }
 
-    /// Has the kernel trace the signals to exactly these processes from now on, and to a few
-    /// others where there are too many for one filter.
-    pub fn watch(&self, pids: &[u32]) -> io::Result<()> {
-        let ranges: Vec<(u32, u32)> =
-            cover(pids, MOST_RANGES).into_iter().map(RangeInclusive::into_inner).collect();
-        let write = |file: &Option<File>, filter: String| {
+    /// Has the kernel trace this from now on, and nothing else. Returns how many processes are left
+    /// out whose signals were to be traced.
+    pub fn watch(&self, scope: &Scope) -> io::Result<usize> {
+        let write = |file: &Option<File>, filter: &str| {
             file.as_ref().map_or(Ok(()), |file| file.write_all_at(filter.as_bytes(), 0))
         };
-        write(&self.signal_filter, trace::filter(&SIGNALS, &ranges))?;
-        write(&self.victim_filter, trace::filter(&[], &ranges))
+        let (signal_filter, left_out) = scope.signal_filter(&SIGNALS);
+        write(&self.signal_filter, &signal_filter)?;
+        write(&self.victim_filter, &scope.victim_filter())?;
+        Ok(left_out)
     }
 
     fn enable(&self, value: &str) -> io::Result<()> {
@@ -191,29 +204,15 @@ impl Trace {
         self.pipes.iter().map(AsFd::as_fd)
     }
 
-    /// Hands everything that has been traced to `each`, in the order in which it happened.
-    /// Returns whether something was lost.
-    pub fn drain(&mut self, mut each: impl FnMut(TraceEvent)) -> io::Result<bool> {
-        let mut events = Vec::new();
-        let mut lost = false;
+    /// Takes what has been traced until now. Of what is traced meanwhile it takes a share, even if that
+    /// comes faster than it can be read.
+    pub fn read(&mut self) -> io::Result<Reading> {
+        let mut reading = Reading::default();
         for pipe in &mut self.pipes {
-            loop {
-                match pipe.read(&mut self.page) {
-                    Ok(0) => break,
-                    Ok(length) => {
-                        let read =
-                            self.layout.read_page(&self.page[..length], |event| events.push(event));
-                        lost |= read.lost_some || read.is_malformed;
-                    }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            read_share(pipe, &mut self.page, &self.layout, &mut reading)?;
         }
-        events.sort_by_key(|event| event.at);
-        events.into_iter().for_each(&mut each);
-        Ok(lost)
+        reading.events.sort_by_key(|event| event.at);
+        Ok(reading)
     }
 
     /// The name under which the kernel remembers a task that is gone; it remembers some.
@@ -223,7 +222,7 @@ impl Trace {
         name_of(pid, BufReader::with_capacity(LIST_AT_ONCE, list))
     }
 
-    fn read(&self, path: &str) -> io::Result<String> {
+    fn read_file(&self, path: &str) -> io::Result<String> {
         let mut text = String::new();
         open(&self.directory, path, OFlags::RDONLY)?.read_to_string(&mut text)?;
         Ok(text)
@@ -245,6 +244,29 @@ impl Drop for Trace {
         (self.signal_filter, self.victim_filter) = (None, None);
         let _ = unlinkat(&self.instances, &self.name, AtFlags::REMOVEDIR);
     }
+}
+
+/// Takes a share of what one CPU has traced.
+fn read_share(
+    pipe: &mut impl Read,
+    page: &mut [u8],
+    layout: &Layout,
+    reading: &mut Reading,
+) -> io::Result<()> {
+    for _ in 0..FAIR_SHARE {
+        match pipe.read(page) {
+            Ok(0) => return Ok(()),
+            Ok(length) => {
+                let read = layout.read_page(&page[..length], |event| reading.events.push(event));
+                reading.has_lost |= read.lost_some || read.is_malformed;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    reading.has_more = true;
+    Ok(())
 }
 
 /// The name of this task in a list of what the kernel remembers: a line for each, with its pid and its
@@ -295,6 +317,36 @@ mod tests {
         }
         assert_eq!((name(100_000), name(0)), (None, None));
         assert_eq!(name_of(7, &b"17 bash\n7 <...>\n"[..]), None);
+    }
+
+    /// Each read gives a page, for ever; or `left` of them.
+    struct Flood {
+        left: usize,
+    }
+
+    impl Read for Flood {
+        fn read(&mut self, page: &mut [u8]) -> io::Result<usize> {
+            self.left = self.left.checked_sub(1).ok_or(io::ErrorKind::WouldBlock)?;
+            page[..16].fill(0);
+            Ok(16)
+        }
+    }
+
+    #[test]
+    fn what_comes_faster_than_it_is_read_is_read_in_shares() {
+        let mut page = [0; 4096];
+        let mut read = |flood: &mut Flood| {
+            let mut reading = Reading::default();
+            read_share(flood, &mut page, &Layout::default(), &mut reading).unwrap();
+            reading.has_more
+        };
+        let mut flood = Flood { left: usize::MAX };
+        assert!(read(&mut flood));
+        assert_eq!(flood.left, usize::MAX - FAIR_SHARE);
+        // All that a buffer holds is one share.
+        let mut full = Flood { left: FAIR_SHARE + 1 };
+        assert!(read(&mut full));
+        assert!(!read(&mut full));
     }
 
     #[test]

@@ -12,13 +12,24 @@ pub fn filter(signals: &[Signal], ranges: &[(u32, u32)]) -> String {
     if !signals.is_empty() {
         parts.push(any(signals.iter().map(|signal| format!("sig=={}", signal.0)).collect()));
     }
-    let pids = ranges.iter().map(|&(first, last)| {
-        if first == last { format!("pid=={first}") } else { format!("(pid>={first}&&pid<={last})") }
-    });
     // Nobody is watched: no task has the pid 0.
-    let pids: Vec<String> = pids.collect();
+    let pids: Vec<String> = ranges.iter().copied().map(condition).collect();
     parts.push(if pids.is_empty() { "pid==0".into() } else { any(pids) });
     parts.join("&&")
+}
+
+fn condition((first, last): (u32, u32)) -> String {
+    if first == last { format!("pid=={first}") } else { format!("(pid>={first}&&pid<={last})") }
+}
+
+/// How many of these ranges, from the first one on, have room in one filter with these signals.
+pub(super) fn room(signals: &[Signal], ranges: &[(u32, u32)]) -> usize {
+    let mut length = filter(signals, &[]).len();
+    let fits = |&range: &(u32, u32)| {
+        length += "||".len() + condition(range).len();
+        length <= LONGEST_FILTER
+    };
+    ranges.iter().copied().take_while(fits).count()
 }
 
 /// The ranges of pids that such a filter lets pass; nothing, if it is none of [`filter`]'s.
@@ -61,6 +72,22 @@ mod tests {
         for other in ["none\n", "", "sig==9\n", "pid==x"] {
             assert_eq!(watched_by(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn as_many_have_room_as_the_kernel_takes() {
+        let signals = [Signal::TERM; 12];
+        for pid in [1, 99_999, 4_194_304] {
+            for range in [(pid, pid), (pid, pid + 1)] {
+                let ranges = vec![range; 5000];
+                let count = room(&signals, &ranges);
+                let length = filter(&signals, &ranges[..count]).len();
+                assert!((LONGEST_FILTER - 64..=LONGEST_FILTER).contains(&length), "{length}");
+                assert_eq!(room(&signals, &ranges[..count]), count);
+                assert!(count >= MOST_RANGES, "{count}");
+            }
+        }
+        assert_eq!(room(&signals, &[]), 0);
     }
 
     #[test]

@@ -7,11 +7,13 @@
 //! its `format` file.
 
 mod filter;
+mod scope;
 
 use std::time::Duration;
 
 use super::Signal;
 pub use filter::{LONGEST_FILTER, MOST_RANGES, filter, watched_by};
+pub use scope::{Scope, Strangers};
 
 /// As much as one read of the kernel's trace gives at most, in bytes: a page of the buffer. One
 /// of another size is cut at an event.
