@@ -170,11 +170,11 @@ fn play_ways(qemu: &Qemu) -> Vec<Cell> {
 /// Boots a guest, ends it, and compares the verdict with what is right.
 fn play_way(qemu: &Qemu, way: &Way, arguments: &str) -> String {
     let node = Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"));
-    let daemon = node.start_with(&[OPTIONS]);
+    let daemon = node.start_with(&OPTIONS);
     let through: Vec<&str> = qemu.through.iter().map(String::as_str).collect();
     let mut guest = node.guest(way.name).through(&through).with(arguments).boot();
     daemon.await_line(&format!("Instance \"{}\" (pid {}) is connected", way.name, guest.pid()));
-    (way.end)(&mut guest);
+    (way.end)(&mut guest, &daemon);
     guest.wait();
     let death = daemon.await_death(way.name);
     let has_file = node.has_shutdown_file(way.name);
