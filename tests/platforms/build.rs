@@ -55,7 +55,7 @@ impl Build {
             "export CARGO_TARGET_DIR={CROSS_TARGET}
              export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
              export CARGO_PROFILE_DEV_STRIP=symbols CARGO_PROFILE_TEST_STRIP=symbols
-             cargo test --locked --target {ARM64} --no-run &&
+             cargo test --workspace --locked --target {ARM64} --no-run &&
              cargo test --locked --target {ARM64} --no-run --test platforms &&
              cargo build --locked --target {ARM64} --bins --examples"
         );
@@ -70,7 +70,7 @@ impl Build {
         Ok(Self { root, checkout: CHECKOUT.into(), programs })
     }
 
-    /// Cargo's latest build of a test program.
+    /// Cargo's latest build of a test program, be it one of `tests/` or a library's unit tests.
     pub(crate) fn test(&self, test: &str) -> Result<String, String> {
         let programs = self.root.join(self.programs.trim_start_matches('/')).join("deps");
         let is_it = |name: &str| {
@@ -81,6 +81,6 @@ impl Build {
             .filter(|entry| is_it(&entry.file_name().to_string_lossy()))
             .max_by_key(|entry| entry.metadata().and_then(|it| it.modified()).ok())
             .map(|entry| format!("{}/deps/{}", self.programs, entry.file_name().to_string_lossy()))
-            .ok_or_else(|| format!("tests/{test}.rs is not built: type cargo test --no-run"))
+            .ok_or_else(|| format!("{test} is not built: type cargo test --workspace --no-run"))
     }
 }

@@ -6,12 +6,6 @@ use std::process::Command;
 
 use crate::directory;
 
-/// A column of a table: what is played, and the suite that it is of.
-pub(crate) struct Platform {
-    pub(crate) title: &'static str,
-    pub(crate) suite: &'static str,
-}
-
 /// Where a clone of this project is in a Debian.
 pub(crate) const CHECKOUT: &str = "/root/ganeti-kvmd";
 

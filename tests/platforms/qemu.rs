@@ -5,25 +5,41 @@
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::{Command, ExitCode};
-use std::time::Instant;
 
 use testbed::Node;
 use testbed::ways::{OPTIONS, WAYS, Way};
 
-use crate::column::{Cell, Column, Kind, WRONG, today};
-use crate::debian::{Platform, make_debian};
+use crate::column::{Beginning, Cell, Column, Kind, NOT_RUN, WRONG};
+use crate::debian::make_debian;
 use crate::supervised;
 
+/// A column of the table, and the suite that it is of.
+pub(crate) struct Platform {
+    pub(crate) title: &'static str,
+    suite: &'static str,
+    /// The options that it is known not to have.
+    lacks: &'static [&'static str],
+}
+
 pub(crate) const PLATFORMS: [Platform; 4] = [
-    Platform { title: "QEMU of Debian 11", suite: "bullseye" },
-    Platform { title: "QEMU of Debian 12", suite: "bookworm" },
-    Platform { title: "QEMU of Debian 13", suite: "trixie" },
-    Platform { title: "QEMU of Debian 13, backports", suite: "trixie-backports" },
+    Platform { title: "QEMU of Debian 11", suite: "bullseye", lacks: &["-action"] },
+    Platform { title: "QEMU of Debian 12", suite: "bookworm", lacks: &[] },
+    Platform { title: "QEMU of Debian 13", suite: "trixie", lacks: &[] },
+    Platform { title: "QEMU of Debian 13, backports", suite: "trixie-backports", lacks: &[] },
 ];
+
+const AS_ANOTHER_USER: &str = "as another user, then it powers off";
+const IN_A_CHROOT: &str = "in a chroot of its own, then it powers off";
+
+/// What is done to each guest, as a cell's name.
+pub(crate) fn deeds() -> impl Iterator<Item = &'static str> {
+    WAYS.iter().map(|way| way.deed).chain([AS_ANOTHER_USER, IN_A_CHROOT])
+}
 
 /// What there is of a QEMU: the command it is started through, and the options that it has.
 struct Qemu {
     through: Vec<String>,
+    lacks: &'static [&'static str],
     version: String,
     help: String,
 }
@@ -46,24 +62,17 @@ pub(crate) fn play(platform: &Platform) -> Result<Column, String> {
         }
     }
     let through = ["chroot", root.to_str().expect("a path in UTF-8")].map(String::from);
-    let qemu = Qemu::new(through.to_vec())?;
+    let qemu = Qemu::new(through.to_vec(), platform.lacks)?;
     println!("{} on {}", qemu.version, kernel_release());
-    let begin = Instant::now();
+    let beginning = Beginning::now()?;
     let mut cells = play_ways(&qemu);
     cells.extend(supervised::play(&words(&qemu.through).join(" ")));
-    Ok(Column {
-        kind: Kind::Qemu,
-        title: platform.title.into(),
-        version: qemu.version,
-        date: today(),
-        seconds: begin.elapsed().as_secs(),
-        cells,
-    })
+    Ok(beginning.column(Kind::Qemu, platform.title, qemu.version, cells))
 }
 
 /// In a machine booted by `kernel.rs`: prints a line for each cell, as `inside` does.
 pub(crate) fn play_inside() -> ExitCode {
-    let qemu = match Qemu::new(Vec::new()) {
+    let qemu = match Qemu::new(Vec::new(), &[]) {
         Ok(qemu) => qemu,
         Err(error) => {
             println!("CELL|failed|ways: {error}");
@@ -90,7 +99,7 @@ fn words(through: &[String]) -> Vec<String> {
 }
 
 impl Qemu {
-    fn new(through: Vec<String>) -> Result<Self, String> {
+    fn new(through: Vec<String>, lacks: &'static [&'static str]) -> Result<Self, String> {
         let words = words(&through);
         let ask = |option: &str| {
             let output = Command::new(&words[0]).args(&words[1..]).arg(option).output();
@@ -104,16 +113,18 @@ impl Qemu {
             version: format!("QEMU {}", version.split(' ').next().unwrap_or(version)),
             help: ask("--help")?,
             through,
+            lacks,
         })
     }
 
-    /// The arguments that a way needs; or why it cannot be played.
+    /// The arguments that a way needs; or why it cannot be played, which is wrong unless it is known.
     fn has(&self, arguments: &str) -> Result<(), String> {
         for option in arguments.split_whitespace().filter(|it| it.starts_with('-')) {
             // One line for each option, which begins with it.
             let is_option = |line: &str| line.split_whitespace().next() == Some(option);
             if !self.help.lines().any(is_option) {
-                return Err(format!("not run: this QEMU has no {option}"));
+                let said = if self.lacks.contains(&option) { NOT_RUN } else { WRONG };
+                return Err(format!("{said}: this QEMU has no {option}"));
             }
         }
         Ok(())
@@ -123,15 +134,9 @@ impl Qemu {
     /// by `-run-with`.
     fn dropping_root(&self) -> [(&'static str, &'static str); 2] {
         if self.help.contains("user=username") {
-            [
-                ("as another user, then it powers off", "-run-with user=nobody"),
-                ("in a chroot of its own, then it powers off", "-run-with chroot=/srv"),
-            ]
+            [(AS_ANOTHER_USER, "-run-with user=nobody"), (IN_A_CHROOT, "-run-with chroot=/srv")]
         } else {
-            [
-                ("as another user, then it powers off", "-runas nobody"),
-                ("in a chroot of its own, then it powers off", "-chroot /srv"),
-            ]
+            [(AS_ANOTHER_USER, "-runas nobody"), (IN_A_CHROOT, "-chroot /srv")]
         }
     }
 }
