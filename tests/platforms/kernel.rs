@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 use crate::build::Build;
 use crate::column::{Beginning, Cell, Column, Kind};
 use crate::debian::{make_debian, make_foreign_debian, script};
-use crate::{directory, expected};
+use crate::{DIES_WITH_ITS_PARENT, directory, expected};
 
 /// A kernel, and the machine that boots it.
 pub(crate) struct Platform {
@@ -68,8 +68,6 @@ pub(crate) const PROPTEST_CASES: u32 = 32;
 const CELL: &str = "CELL|";
 /// The name of the cell that says which boot it was, if not the first.
 pub(crate) const BOOT: &str = "boot";
-
-const DIES_WITH_ITS_PARENT: [&str; 3] = ["setpriv", "--pdeathsig", "KILL"];
 
 /// What is booted.
 struct Machine {

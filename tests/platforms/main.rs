@@ -35,6 +35,10 @@ fn columns() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/platforms/columns")
 }
 
+/// What is put before a command that is not to outlive this program, whether that is interrupted or
+/// killed.
+const DIES_WITH_ITS_PARENT: [&str; 3] = ["setpriv", "--pdeathsig", "KILL"];
+
 /// The titles of all columns.
 fn titles() -> impl Iterator<Item = &'static str> {
     let qemus = qemu::PLATFORMS.iter().map(|it| it.title);

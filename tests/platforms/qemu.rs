@@ -11,7 +11,7 @@ use testbed::ways::{OPTIONS, WAYS, Way};
 
 use crate::column::{Beginning, Cell, Column, Kind, NOT_RUN, WRONG};
 use crate::debian::make_debian;
-use crate::supervised;
+use crate::{DIES_WITH_ITS_PARENT, supervised};
 
 /// A column of the table, and the suite that it is of.
 pub(crate) struct Platform {
@@ -175,8 +175,9 @@ fn play_ways(qemu: &Qemu) -> Vec<Cell> {
 /// Boots a guest, ends it, and compares the verdict with what is right.
 fn play_way(qemu: &Qemu, way: &Way, arguments: &str) -> String {
     let node = Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"));
-    let daemon = node.start_with(&OPTIONS);
-    let through: Vec<&str> = qemu.through.iter().map(String::as_str).collect();
+    let daemon = node.start_wrapped(&DIES_WITH_ITS_PARENT, &OPTIONS);
+    let through = qemu.through.iter().map(String::as_str);
+    let through: Vec<&str> = DIES_WITH_ITS_PARENT.into_iter().chain(through).collect();
     let mut guest = node.guest(way.name).through(&through).with(arguments).boot();
     daemon.await_line(&format!("Instance \"{}\" (pid {}) is connected", way.name, guest.pid()));
     (way.end)(&mut guest, &daemon);
