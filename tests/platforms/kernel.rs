@@ -125,11 +125,11 @@ impl Machine {
 }
 
 pub(crate) fn play(platform: &Platform) -> Result<Column, String> {
+    let beginning = Beginning::now()?;
     let machine = Machine::new(platform)?;
     let initramfs = directory().join("initramfs");
     make_initramfs(&machine, &initramfs)?;
     let log = directory().join(format!("{}.console", platform.title.replace(' ', "-")));
-    let beginning = Beginning::now()?;
     let mut cells = boot(machine.qemu(platform.architecture, &initramfs), &log)?;
     if is_emulators_fault(&log) {
         let first = log.with_extension("first.console");

@@ -48,6 +48,7 @@ struct Qemu {
 const MOUNTS: [&str; 2] = ["/proc", "/dev"];
 
 pub(crate) fn play(platform: &Platform) -> Result<Column, String> {
+    let beginning = Beginning::now()?;
     let debian = make_debian(platform.suite, platform.suite, &["qemu-system-x86"])?;
     let root = debian.join("root");
     // The sockets, the boot sector and whatever else QEMU is told of.
@@ -64,7 +65,6 @@ pub(crate) fn play(platform: &Platform) -> Result<Column, String> {
     let through = ["chroot", root.to_str().expect("a path in UTF-8")].map(String::from);
     let qemu = Qemu::new(through.to_vec(), platform.lacks)?;
     println!("{} on {}", qemu.version, kernel_release());
-    let beginning = Beginning::now()?;
     let mut cells = play_ways(&qemu);
     cells.extend(supervised::play(&words(&qemu.through).join(" ")));
     Ok(beginning.column(Kind::Qemu, platform.title, qemu.version, cells))

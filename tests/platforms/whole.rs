@@ -34,11 +34,11 @@ pub(crate) fn rows() -> impl Iterator<Item = String> {
 
 /// Types them, and has the column kept after each: all of them take most of an hour.
 pub(crate) fn play(platform: &Platform, keep: &mut dyn FnMut(&Column)) -> Result<(), String> {
+    let beginning = Beginning::now()?;
     let name = format!("{}-whole", platform.suite);
     let debian = make_debian(&name, platform.suite, &PACKAGES)?;
     let root = debian.join("root");
     clone_into(&root)?;
-    let beginning = Beginning::now()?;
     let mut cells = Vec::new();
     for (target, what) in COMMANDS.into_iter().zip(rows()) {
         let begin_one = Instant::now();
