@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::column::Commit;
 use crate::debian::{CHECKOUT, clone_into, make_debian, on_debian};
 use crate::directory;
 
@@ -40,12 +41,12 @@ impl Build {
         }
     }
 
-    /// What is committed here, built on a Debian of this suite with the Rust of its backports.
-    pub(crate) fn for_arm64(suite: &str) -> Result<Self, String> {
+    /// This commit, built on a Debian of this suite with the Rust of its backports.
+    pub(crate) fn for_arm64(suite: &str, commit: &Commit) -> Result<Self, String> {
         let name = format!("{suite}-cross");
         let debian = make_debian(&name, &format!("{suite}-backports"), &CROSS_PACKAGES)?;
         let root = debian.join("root");
-        clone_into(&root)?;
+        clone_into(&root, commit)?;
         println!("Building for arm64 ...");
         let log = directory().join(format!("{name}.log"));
         let to_log = |error: std::io::Error| format!("{}: {error}", log.display());

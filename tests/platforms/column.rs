@@ -87,21 +87,31 @@ impl Column {
     }
 }
 
-/// When a column began to be played, and of which sources.
-pub(crate) struct Beginning {
-    at: Instant,
-    commit: String,
+/// What is played. It is looked up once: somebody may commit something in the meantime, which is not in
+/// the programs that run.
+pub(crate) struct Commit {
+    pub(crate) id: String,
+    has_changes: bool,
 }
 
-impl Beginning {
-    pub(crate) fn now() -> Result<Self, String> {
-        let mut commit = git(&["rev-parse", "--short", "HEAD"])?;
+impl Commit {
+    pub(crate) fn of_this_tree() -> Result<Self, String> {
         // What playing changes itself is not played.
         let kept = [":!docs/platforms.md", ":!tests/platforms/columns"];
-        if !git(&["status", "--porcelain", "--", ".", kept[0], kept[1]])?.is_empty() {
-            commit.push_str(CHANGES);
-        }
-        Ok(Self { at: Instant::now(), commit })
+        let changes = git(&["status", "--porcelain", "--", ".", kept[0], kept[1]])?;
+        Ok(Self { id: git(&["rev-parse", "--short", "HEAD"])?, has_changes: !changes.is_empty() })
+    }
+}
+
+/// When a column began to be played, and of which sources.
+pub(crate) struct Beginning<'a> {
+    at: Instant,
+    commit: &'a Commit,
+}
+
+impl<'a> Beginning<'a> {
+    pub(crate) fn now(commit: &'a Commit) -> Self {
+        Self { at: Instant::now(), commit }
     }
 
     /// The column, as far as it has been played.
@@ -117,7 +127,11 @@ impl Beginning {
             title: title.into(),
             version,
             date: output_of(Command::new("date").args(["-u", "+%F"])).expect("today's date"),
-            commit: self.commit.clone(),
+            commit: format!(
+                "{}{}",
+                self.commit.id,
+                if self.commit.has_changes { CHANGES } else { "" }
+            ),
             seconds: self.at.elapsed().as_secs(),
             cells,
         }

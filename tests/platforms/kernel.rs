@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use crate::build::Build;
-use crate::column::{Beginning, Cell, Column, Kind};
+use crate::column::{Beginning, Cell, Column, Commit, Kind};
 use crate::debian::{make_debian, make_foreign_debian, script};
 use crate::{DIES_WITH_ITS_PARENT, directory, expected};
 
@@ -78,7 +78,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(platform: &Platform) -> Result<Self, String> {
+    fn new(platform: &Platform, commit: &Commit) -> Result<Self, String> {
         let suite = platform.suite;
         let of = |debian: PathBuf| [debian.join("vmlinuz"), debian.join("unix_diag.ko")];
         Ok(match platform.architecture {
@@ -93,7 +93,12 @@ impl Machine {
                 let name = format!("{suite}-arm64");
                 let debian = make_foreign_debian(&name, (suite, "arm64"), &FOREIGN_PACKAGES)?;
                 let [kernel, module] = of(debian.clone());
-                Self { kernel, module, root: debian.join("root"), build: Build::for_arm64(suite)? }
+                Self {
+                    kernel,
+                    module,
+                    root: debian.join("root"),
+                    build: Build::for_arm64(suite, commit)?,
+                }
             }
         })
     }
@@ -124,9 +129,9 @@ impl Machine {
     }
 }
 
-pub(crate) fn play(platform: &Platform) -> Result<Column, String> {
-    let beginning = Beginning::now()?;
-    let machine = Machine::new(platform)?;
+pub(crate) fn play(platform: &Platform, commit: &Commit) -> Result<Column, String> {
+    let beginning = Beginning::now(commit);
+    let machine = Machine::new(platform, commit)?;
     let initramfs = directory().join("initramfs");
     make_initramfs(&machine, &initramfs)?;
     let log = directory().join(format!("{}.console", platform.title.replace(' ', "-")));

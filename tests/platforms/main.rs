@@ -22,7 +22,7 @@ mod whole;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use column::Column;
+use column::{Column, Commit};
 use testbed::{Need, can_run, in_private_mounts};
 
 /// Where the Debians are.
@@ -67,14 +67,16 @@ fn main() -> ExitCode {
     if let Some(code) = in_private_mounts() {
         return code;
     }
-    let is_right =
-        play(|title| arguments.is_empty() || arguments.iter().any(|it| title.contains(it)));
+    let commit = Commit::of_this_tree().expect("a clone, which git can read");
+    let is_right = play(&commit, |title| {
+        arguments.is_empty() || arguments.iter().any(|it| title.contains(it))
+    });
     write_page();
     if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Plays the chosen columns and keeps them. Returns whether everything was played, and was right.
-fn play(is_chosen: impl Fn(&str) -> bool) -> bool {
+fn play(commit: &Commit, is_chosen: impl Fn(&str) -> bool) -> bool {
     let mut is_right = true;
     let mut keep = |column: &Column| {
         is_right &= column.is_right();
@@ -89,15 +91,15 @@ fn play(is_chosen: impl Fn(&str) -> bool) -> bool {
     };
     for platform in qemu::PLATFORMS.iter().filter(|it| is_chosen(it.title)) {
         println!("\n{}", platform.title);
-        played(platform.title, qemu::play(platform).map(|column| keep(&column)));
+        played(platform.title, qemu::play(platform, commit).map(|column| keep(&column)));
     }
     for platform in kernel::PLATFORMS.iter().filter(|it| is_chosen(it.title)) {
         println!("\n{}", platform.title);
-        played(platform.title, kernel::play(platform).map(|column| keep(&column)));
+        played(platform.title, kernel::play(platform, commit).map(|column| keep(&column)));
     }
     for platform in whole::PLATFORMS.iter().filter(|it| is_chosen(it.title)) {
         println!("\n{}", platform.title);
-        played(platform.title, whole::play(platform, &mut keep));
+        played(platform.title, whole::play(platform, commit, &mut keep));
     }
     is_right && is_played
 }

@@ -9,8 +9,9 @@ use std::process::{Command, ExitCode};
 use testbed::Node;
 use testbed::ways::{OPTIONS, WAYS, Way};
 
-use crate::column::{Beginning, Cell, Column, Kind, NOT_RUN, WRONG};
+use crate::column::{Beginning, Cell, Column, Commit, Kind, NOT_RUN, WRONG};
 use crate::debian::make_debian;
+use crate::page::WAY;
 use crate::{DIES_WITH_ITS_PARENT, supervised};
 
 /// A column of the table, and the suite that it is of.
@@ -47,8 +48,8 @@ struct Qemu {
 /// What a QEMU of which this machine's root is not to be changed needs in its own.
 const MOUNTS: [&str; 2] = ["/proc", "/dev"];
 
-pub(crate) fn play(platform: &Platform) -> Result<Column, String> {
-    let beginning = Beginning::now()?;
+pub(crate) fn play(platform: &Platform, commit: &Commit) -> Result<Column, String> {
+    let beginning = Beginning::now(commit);
     let debian = make_debian(platform.suite, platform.suite, &["qemu-system-x86"])?;
     let root = debian.join("root");
     // The sockets, the boot sector and whatever else QEMU is told of.
@@ -65,7 +66,7 @@ pub(crate) fn play(platform: &Platform) -> Result<Column, String> {
     let through = ["chroot", root.to_str().expect("a path in UTF-8")].map(String::from);
     let qemu = Qemu::new(through.to_vec(), platform.lacks)?;
     println!("{} on {}", qemu.version, kernel_release());
-    let mut cells = play_ways(&qemu);
+    let mut cells = play_ways(&qemu, |cell| println!("{}: {}", cell.what, cell.result));
     cells.extend(supervised::play(&words(&qemu.through).join(" ")));
     Ok(beginning.column(Kind::Qemu, platform.title, qemu.version, cells))
 }
@@ -80,12 +81,12 @@ pub(crate) fn play_inside() -> ExitCode {
         }
     };
     println!("CELL|qemu|{}", qemu.version);
-    let mut is_right = true;
-    for Cell { what, result } in play_ways(&qemu) {
-        is_right &= !result.starts_with(WRONG);
-        println!("CELL|way {what}|{result}");
+    let cells = play_ways(&qemu, |cell| println!("CELL|{WAY}{}|{}", cell.what, cell.result));
+    if cells.iter().all(|cell| !cell.result.starts_with(WRONG)) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
-    if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 pub(crate) fn kernel_release() -> String {
@@ -141,8 +142,8 @@ impl Qemu {
     }
 }
 
-/// A cell for each way.
-fn play_ways(qemu: &Qemu) -> Vec<Cell> {
+/// A cell for each way, told of as soon as it is there: what comes after it may not come.
+fn play_ways(qemu: &Qemu, tell: impl Fn(&Cell)) -> Vec<Cell> {
     // What fails is printed with its cell.
     panic::set_hook(Box::new(|_| {}));
     let play = |deed: &str, arguments: &str, way: &Way| {
@@ -160,8 +161,9 @@ fn play_ways(qemu: &Qemu) -> Vec<Cell> {
                 })
             },
         );
-        println!("{deed}: {result}");
-        Cell { what: deed.into(), result }
+        let cell = Cell { what: deed.into(), result };
+        tell(&cell);
+        cell
     };
     let mut cells: Vec<Cell> = WAYS.iter().map(|way| play(way.deed, way.arguments, way)).collect();
     let powers_off = &WAYS[0];

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::column::{Beginning, Cell, Column, Kind, WRONG};
+use crate::column::{Beginning, Cell, Column, Commit, Kind, WRONG};
 use crate::debian::{CHECKOUT, clone_into, make_debian, on_debian};
 use crate::directory;
 
@@ -33,12 +33,16 @@ pub(crate) fn rows() -> impl Iterator<Item = String> {
 }
 
 /// Types them, and has the column kept after each: all of them take most of an hour.
-pub(crate) fn play(platform: &Platform, keep: &mut dyn FnMut(&Column)) -> Result<(), String> {
-    let beginning = Beginning::now()?;
+pub(crate) fn play(
+    platform: &Platform,
+    commit: &Commit,
+    keep: &mut dyn FnMut(&Column),
+) -> Result<(), String> {
+    let beginning = Beginning::now(commit);
     let name = format!("{}-whole", platform.suite);
     let debian = make_debian(&name, platform.suite, &PACKAGES)?;
     let root = debian.join("root");
-    clone_into(&root)?;
+    clone_into(&root, commit)?;
     let mut cells = Vec::new();
     for (target, what) in COMMANDS.into_iter().zip(rows()) {
         let begin_one = Instant::now();
