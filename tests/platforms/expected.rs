@@ -11,8 +11,9 @@ const FOR_EVERYONE: (u32, u32) = (6, 6);
 
 const EXIT_CODE: &str = "(exit code 0)";
 
-/// A cell for whatever is not as it should be, and is not called so already.
-pub(crate) fn failures(cells: &[Cell]) -> Vec<Cell> {
+/// A cell for whatever is not as it should be, and is not called so already. A test may need what this
+/// platform is known to lack, and nothing else.
+pub(crate) fn failures(cells: &[Cell], lacks: &[&str]) -> Vec<Cell> {
     let mut failures = Vec::new();
     let is_there = |what: &str| cells.iter().any(|cell| cell.what == what);
     if !is_there("end") {
@@ -25,7 +26,10 @@ pub(crate) fn failures(cells: &[Cell]) -> Vec<Cell> {
     let kernel = cells.iter().find(|cell| cell.what == "kernel");
     let version = kernel.and_then(|it| version(&it.result)).unwrap_or_default();
     let lacking = cells.iter().filter(|it| it.what == NOT_RUN);
-    let lacking = lacking.filter(|it| !is_too_old(version, &it.result));
+    let is_known = |it: &&Cell| {
+        it.result.rsplit_once(": needs ").is_some_and(|(_, needs)| lacks.contains(&needs))
+    };
+    let lacking = lacking.filter(|it| !is_known(it));
     failures.extend(lacking.map(|it| format!("{}, which was to be there", it.result)));
     for (what, line) in said(version) {
         if !cells.iter().any(|cell| cell.what == what && cell.result.contains(line)) {
@@ -53,12 +57,6 @@ fn said(version: (u32, u32)) -> [(&'static str, &'static str); 8] {
         ("check as an ordinary user", "It works, with the limits listed above."),
         ("check as an ordinary user", EXIT_CODE),
     ]
-}
-
-/// Whether a test could not run for nothing but this kernel's age.
-fn is_too_old(this: (u32, u32), lacking: &str) -> bool {
-    let needed = lacking.rsplit_once(": needs Linux ").and_then(|(_, it)| version(it));
-    needed.is_some_and(|needed| this < needed) && !lacking.contains(',')
 }
 
 /// The first two numbers of `6.12.117+deb13-cloud-arm64`.
