@@ -126,11 +126,11 @@ cluster: deb
 # The QEMU and the kernel of each Debian: guests of the one end in every way, and the other boots in an
 # emulated machine that runs the tests, on arm64 as well; then a whole Debian that does what README.md
 # says. The table goes to docs/platforms.md. PLATFORMS='"QEMU of"' plays those columns alone whose titles
-# contain it.
+# contain it; PLATFORMS=--page plays none, and writes the page of the columns that are kept.
 platforms:
 	@tests/install-packages $(BUILD) $(QEMU) $(DEBIANS) $(ARM64)
 	@tests/linux_guest/build target/linux_guest
-	$(CARGO) test --locked --no-run
+	$(CARGO) test --workspace --locked --no-run
 	$(CARGO) build --locked --bins --examples
 	$(CARGO) test --locked --test platforms -- $(PLATFORMS)
 

@@ -11,7 +11,7 @@ use testbed::{Daemon, Node, RunnerBuilder, Seen, Signal, Witness, daemon_program
 fn main() -> ExitCode {
     let node = Node::new(daemon_program());
     println!("A node of its own below {}.", node.root().display());
-    let daemon = node.start_with(&[OPTIONS]);
+    let daemon = node.start_with(&OPTIONS);
     println!("The daemon runs (pid {}).", daemon.pid());
     let is_reduced = daemon.count("proc connector is not available") > 0;
     if is_reduced {
@@ -67,7 +67,7 @@ fn play(node: &Node, daemon: &Daemon, way: &Way, is_reduced: bool) -> (String, b
     let mut guest = node.guest(way.name).with(way.arguments).boot();
     daemon.await_line(&format!("Instance \"{}\" (pid {}) is connected", way.name, guest.pid()));
     let witness = Witness::new(node, way.name, guest.pid());
-    (way.end)(&mut guest);
+    (way.end)(&mut guest, daemon);
     let seen = witness.observe();
     guest.wait();
     let death = daemon.await_death(way.name);

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::column::Commit;
 use crate::debian::{CHECKOUT, clone_into, make_debian, on_debian};
 use crate::directory;
 
@@ -40,12 +41,12 @@ impl Build {
         }
     }
 
-    /// What is committed here, built on a Debian of this suite with the Rust of its backports.
-    pub(crate) fn for_arm64(suite: &str) -> Result<Self, String> {
+    /// This commit, built on a Debian of this suite with the Rust of its backports.
+    pub(crate) fn for_arm64(suite: &str, commit: &Commit) -> Result<Self, String> {
         let name = format!("{suite}-cross");
         let debian = make_debian(&name, &format!("{suite}-backports"), &CROSS_PACKAGES)?;
         let root = debian.join("root");
-        clone_into(&root)?;
+        clone_into(&root, commit)?;
         println!("Building for arm64 ...");
         let log = directory().join(format!("{name}.log"));
         let to_log = |error: std::io::Error| format!("{}: {error}", log.display());
@@ -55,7 +56,7 @@ impl Build {
             "export CARGO_TARGET_DIR={CROSS_TARGET}
              export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
              export CARGO_PROFILE_DEV_STRIP=symbols CARGO_PROFILE_TEST_STRIP=symbols
-             cargo test --locked --target {ARM64} --no-run &&
+             cargo test --workspace --locked --target {ARM64} --no-run &&
              cargo test --locked --target {ARM64} --no-run --test platforms &&
              cargo build --locked --target {ARM64} --bins --examples"
         );
@@ -70,7 +71,7 @@ impl Build {
         Ok(Self { root, checkout: CHECKOUT.into(), programs })
     }
 
-    /// Cargo's latest build of a test program.
+    /// Cargo's latest build of a test program, be it one of `tests/` or a library's unit tests.
     pub(crate) fn test(&self, test: &str) -> Result<String, String> {
         let programs = self.root.join(self.programs.trim_start_matches('/')).join("deps");
         let is_it = |name: &str| {
@@ -81,6 +82,6 @@ impl Build {
             .filter(|entry| is_it(&entry.file_name().to_string_lossy()))
             .max_by_key(|entry| entry.metadata().and_then(|it| it.modified()).ok())
             .map(|entry| format!("{}/deps/{}", self.programs, entry.file_name().to_string_lossy()))
-            .ok_or_else(|| format!("tests/{test}.rs is not built: type cargo test --no-run"))
+            .ok_or_else(|| format!("{test} is not built: type cargo test --workspace --no-run"))
     }
 }

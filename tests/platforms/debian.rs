@@ -4,13 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::column::Commit;
 use crate::directory;
-
-/// A column of a table: what is played, and the suite that it is of.
-pub(crate) struct Platform {
-    pub(crate) title: &'static str,
-    pub(crate) suite: &'static str,
-}
 
 /// Where a clone of this project is in a Debian.
 pub(crate) const CHECKOUT: &str = "/root/ganeti-kvmd";
@@ -53,8 +48,8 @@ pub(crate) fn on_debian(root: &Path, directory: &str, command: &[&str]) -> Comma
     on_debian
 }
 
-/// Makes a clone of what is committed here at [`CHECKOUT`] in such a Debian, as a newcomer has it.
-pub(crate) fn clone_into(root: &Path) -> Result<(), String> {
+/// Makes a clone of this commit at [`CHECKOUT`] in such a Debian, as a newcomer has it.
+pub(crate) fn clone_into(root: &Path, commit: &Commit) -> Result<(), String> {
     let checkout = root.join(CHECKOUT.trim_start_matches('/'));
     let here = env!("CARGO_MANIFEST_DIR");
     if checkout.exists() {
@@ -65,6 +60,7 @@ pub(crate) fn clone_into(root: &Path) -> Result<(), String> {
         if status.success() { Ok(()) } else { Err(format!("{command:?} failed")) }
     };
     run(Command::new("git").args(["clone", "--quiet", "--no-hardlinks", here]).arg(&checkout))?;
+    run(Command::new("git").arg("-C").arg(&checkout).args(["checkout", "--quiet", &commit.id]))?;
     // No crate can be fetched in there.
     for manifest in ["Cargo.toml", "fuzz/Cargo.toml"] {
         let manifest = Path::new(here).join(manifest);

@@ -8,18 +8,19 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Instant;
 
 use crate::build::Build;
-use crate::column::{Cell, Column, Kind, today};
+use crate::column::{Beginning, Cell, Column, Commit, Kind};
 use crate::debian::{make_debian, make_foreign_debian, script};
-use crate::directory;
+use crate::{DIES_WITH_ITS_PARENT, directory, expected};
 
 /// A kernel, and the machine that boots it.
 pub(crate) struct Platform {
     pub(crate) title: &'static str,
     suite: &'static str,
     architecture: Architecture,
+    /// What tests need that it is known not to have, in the words of `tests/testbed/src/needs.rs`.
+    lacks: &'static [&'static str],
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -28,16 +29,29 @@ enum Architecture {
     Arm64,
 }
 
-const fn amd64(title: &'static str, suite: &'static str) -> Platform {
-    Platform { title, suite, architecture: Architecture::Amd64 }
+const fn amd64(
+    title: &'static str,
+    suite: &'static str,
+    lacks: &'static [&'static str],
+) -> Platform {
+    Platform { title, suite, architecture: Architecture::Amd64, lacks }
 }
 
 pub(crate) const PLATFORMS: [Platform; 5] = [
-    amd64("Kernel of Debian 11", "bullseye"),
-    amd64("Kernel of Debian 12", "bookworm"),
-    amd64("Kernel of Debian 13", "trixie"),
-    amd64("Kernel of Debian 13, backports", "trixie-backports"),
-    Platform { title: "Debian 13 on arm64", suite: "trixie", architecture: Architecture::Arm64 },
+    amd64(
+        "Kernel of Debian 11",
+        "bullseye",
+        &["Linux 6.6", "a /tmp whose files have a time of birth"],
+    ),
+    amd64("Kernel of Debian 12", "bookworm", &["Linux 6.6"]),
+    amd64("Kernel of Debian 13", "trixie", &[]),
+    amd64("Kernel of Debian 13, backports", "trixie-backports", &[]),
+    Platform {
+        title: "Debian 13 on arm64",
+        suite: "trixie",
+        architecture: Architecture::Arm64,
+        lacks: &[],
+    },
 ];
 
 /// What the tests need in the machine: QEMU and an assembler for its guest, strace, `ss`, and
@@ -47,13 +61,28 @@ const PACKAGES: [&str; 5] = ["qemu-system-x86", "strace", "binutils", "iproute2"
 const FOREIGN_PACKAGES: [&str; 5] =
     ["qemu-system-x86", "strace", "binutils-x86-64-linux-gnu", "iproute2", "kmod"];
 
-/// The test programs that are played, with `platforms` for this very one: those that depend on the
-/// kernel most. All others take minutes each when emulated.
-const TESTS: [&str; 7] =
-    ["check", "kernel_filter", "listeners", "sandbox", "confinement", "losses", "platforms"];
+/// The test programs that are played, and what they are called in the table: the unit tests, and of those
+/// in `tests/` the ones that depend on the kernel most. All others take minutes each when emulated.
+pub(crate) const TESTS: [(&str, &str); 8] = [
+    ("kvmd", "unit tests"),
+    ("pid_filter", "unit tests of bpf/"),
+    ("check", "tests/check.rs"),
+    ("kernel_filter", "tests/kernel_filter.rs"),
+    ("listeners", "tests/listeners.rs"),
+    ("sandbox", "tests/sandbox.rs"),
+    ("confinement", "tests/confinement.rs"),
+    ("losses", "tests/losses.rs"),
+];
+/// This very program, which plays the ways to end.
+const WAYS: &str = "platforms";
+
+/// How many cases a property test tries there: emulated they would take most of the time.
+pub(crate) const PROPTEST_CASES: u32 = 32;
 
 /// What the machine's lines begin with that are cells.
 const CELL: &str = "CELL|";
+/// The name of the cell that says which boot it was, if not the first.
+pub(crate) const BOOT: &str = "boot";
 
 /// What is booted.
 struct Machine {
@@ -64,7 +93,7 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(platform: &Platform) -> Result<Self, String> {
+    fn new(platform: &Platform, commit: &Commit) -> Result<Self, String> {
         let suite = platform.suite;
         let of = |debian: PathBuf| [debian.join("vmlinuz"), debian.join("unix_diag.ko")];
         Ok(match platform.architecture {
@@ -79,7 +108,12 @@ impl Machine {
                 let name = format!("{suite}-arm64");
                 let debian = make_foreign_debian(&name, (suite, "arm64"), &FOREIGN_PACKAGES)?;
                 let [kernel, module] = of(debian.clone());
-                Self { kernel, module, root: debian.join("root"), build: Build::for_arm64(suite)? }
+                Self {
+                    kernel,
+                    module,
+                    root: debian.join("root"),
+                    build: Build::for_arm64(suite, commit)?,
+                }
             }
         })
     }
@@ -91,8 +125,12 @@ impl Machine {
                 ("qemu-system-aarch64", &["-machine", "virt", "-cpu", "cortex-a72"], "ttyAMA0")
             }
         };
-        let mut qemu = Command::new("timeout");
-        qemu.args(["3600", program])
+        // Neither of the two outlives this program, whether it is interrupted or killed.
+        let mut qemu = Command::new(DIES_WITH_ITS_PARENT[0]);
+        qemu.args(&DIES_WITH_ITS_PARENT[1..])
+            .args(["timeout", "--foreground", "3600"])
+            .args(DIES_WITH_ITS_PARENT)
+            .arg(program)
             .args(machine)
             .args(["-accel", "tcg,thread=multi", "-m", "4096", "-smp", "2"])
             .args(["-display", "none", "-nodefaults", "-no-reboot", "-serial", "stdio"])
@@ -106,34 +144,32 @@ impl Machine {
     }
 }
 
-pub(crate) fn play(platform: &Platform) -> Result<Column, String> {
-    let machine = Machine::new(platform)?;
+pub(crate) fn play(platform: &Platform, commit: &Commit) -> Result<Column, String> {
+    let beginning = Beginning::now(commit);
+    let machine = Machine::new(platform, commit)?;
     let initramfs = directory().join("initramfs");
     make_initramfs(&machine, &initramfs)?;
     let log = directory().join(format!("{}.console", platform.title.replace(' ', "-")));
-    let begin = Instant::now();
     let mut cells = boot(machine.qemu(platform.architecture, &initramfs), &log)?;
     if is_emulators_fault(&log) {
-        println!("The kernel stumbled over the emulator ({}): once more ...", log.display());
+        let first = log.with_extension("first.console");
+        println!("The kernel stumbled over the emulator ({}): once more ...", first.display());
+        fs::rename(&log, &first).map_err(|error| format!("{}: {error}", log.display()))?;
         cells = boot(machine.qemu(platform.architecture, &initramfs), &log)?;
-    }
-    if cells.last().is_none_or(|cell| cell.what != "end") {
         cells.push(Cell {
-            what: crate::column::FAILED.into(),
-            result: "the machine ended before everything was played".into(),
+            what: BOOT.into(),
+            result: "the second: in the first one the kernel stumbled over the emulator".into(),
         });
     }
     let kernel = cells.iter().find(|cell| cell.what == "kernel");
     let kernel =
         kernel.ok_or_else(|| format!("not run: it does not boot; see {}", log.display()))?;
-    Ok(Column {
-        kind: Kind::Kernel,
-        title: platform.title.into(),
-        version: format!("Linux {}", kernel.result),
-        date: today(),
-        seconds: begin.elapsed().as_secs(),
-        cells,
-    })
+    let version = format!("Linux {}", kernel.result);
+    for failure in expected::failures(&cells, platform.lacks) {
+        println!("{}: {}", failure.what, failure.result);
+        cells.push(failure);
+    }
+    Ok(beginning.column(Kind::Kernel, platform.title, version, cells))
 }
 
 /// Boots the machine and waits for its end. Returns the cells that it has played; what it says goes to
@@ -177,7 +213,7 @@ fn this_suite() -> Result<String, String> {
 fn make_initramfs(machine: &Machine, initramfs: &Path) -> Result<(), String> {
     let build = &machine.build;
     let mut programs = format!("ganeti-kvmd {}/ganeti-kvmd\n", build.programs);
-    for test in TESTS {
+    for test in TESTS.iter().map(|(test, _)| *test).chain([WAYS]) {
         let _ = writeln!(programs, "{test} {}", build.test(test)?);
     }
     let list = directory().join("programs");
@@ -186,6 +222,7 @@ fn make_initramfs(machine: &Machine, initramfs: &Path) -> Result<(), String> {
         .args([&machine.root, &machine.module, &build.root])
         .arg(&build.checkout)
         .args([&list, initramfs])
+        .env("PROPTEST_CASES", PROPTEST_CASES.to_string())
         .status();
     if status.is_ok_and(|status| status.success()) {
         Ok(())

@@ -2,16 +2,18 @@
 
 use std::fmt::Write as _;
 
-use crate::column::{Column, FAILED, Kind, WRONG};
-use crate::kernel;
+use crate::column::{Column, FAILED, Kind, NOT_RUN, WRONG};
+use crate::kernel::{self, BOOT, PROPTEST_CASES, TESTS};
 use crate::qemu;
+use crate::supervised;
 use crate::whole;
 
 const INTRODUCTION: &str = "\
 # Platforms
 
 What was played on which QEMU and which kernel: `make platforms` writes this page, and every cell is a
-run. Nothing else is claimed. What was done by hand is at the end.
+run. Nothing else is claimed. What was done by hand is at the end. (`PLATFORMS=--page make platforms`
+plays nothing, and writes the page of the columns that are kept.)
 ";
 
 const QEMU: &str = "
@@ -44,24 +46,26 @@ ended. Every test has to run.
 /// What this program does not play.
 const BY_HAND: &str = include_str!("by_hand.md");
 
-const NOT_RUN: &str = "not run";
 /// What a cell's name begins with that is a way to end, played on a kernel.
-const WAY: &str = "way ";
+pub(crate) const WAY: &str = "way ";
 
 pub(crate) fn of(columns: &[Column]) -> String {
     let mut page = String::from(INTRODUCTION);
     page.push_str(QEMU);
     let titles: Vec<&str> = qemu::PLATFORMS.iter().map(|it| it.title).collect();
     let qemus = Columns::new(columns, Kind::Qemu, &titles);
-    let ways: Vec<String> = qemus.names(|what| Some(what.into()));
+    let ways: Vec<String> = qemu::deeds().map(String::from).chain(supervised::rows()).collect();
     qemus.print(&mut page, &ways, |column, way| column.result(way).map(String::from));
 
     page.push_str(KERNELS);
+    let _ = writeln!(
+        page,
+        "A property test tries {PROPTEST_CASES} cases there, and not 256 as elsewhere."
+    );
     let titles: Vec<&str> = kernel::PLATFORMS.iter().map(|it| it.title).collect();
     let kernels = Columns::new(columns, Kind::Kernel, &titles);
-    let tests: Vec<String> = kernels.names(|what| what.strip_prefix("tests ").map(String::from));
-    let mut rows: Vec<String> = vec![WITH_QEMU.into()];
-    rows.extend(tests.iter().map(|test| format!("tests/{test}.rs")));
+    let rows = [WITH_QEMU].into_iter().chain(TESTS.iter().map(|(_, row)| *row));
+    let rows: Vec<String> = rows.map(String::from).collect();
     kernels.print(&mut page, &rows, |column, row| match row {
         WITH_QEMU => ways_right(column),
         _ => counts(column, row),
@@ -73,7 +77,7 @@ pub(crate) fn of(columns: &[Column]) -> String {
     page.push_str(WHOLE);
     let titles: Vec<&str> = whole::PLATFORMS.iter().map(|it| it.title).collect();
     let whole = Columns::new(columns, Kind::Whole, &titles);
-    let commands: Vec<String> = whole.names(|what| Some(what.into()));
+    let commands: Vec<String> = whole::rows().collect();
     whole.print(&mut page, &commands, |column, command| column.result(command).map(String::from));
     page.push_str(BY_HAND);
     page
@@ -94,17 +98,6 @@ impl<'a> Columns<'a> {
         self.0.iter().filter_map(|(_, column)| *column)
     }
 
-    /// What the cells of all columns are, in the order in which they were played.
-    fn names(&self, name: impl Fn(&str) -> Option<String>) -> Vec<String> {
-        let mut names: Vec<String> = Vec::new();
-        for what in self.played().flat_map(|column| &column.cells).filter_map(|it| name(&it.what)) {
-            if !names.contains(&what) {
-                names.push(what);
-            }
-        }
-        names
-    }
-
     fn print(
         &self,
         page: &mut String,
@@ -123,28 +116,34 @@ impl<'a> Columns<'a> {
         line("", &|title, _| title.to_string());
         line("---", &|_, _| "---".into());
         line("version", &|_, it| of_played(&|it| Some(it.version.clone()), it));
-        line("played on", &|_, it| of_played(&|it| Some(it.date.clone()), it));
+        line("played on", &|_, it| of_played(&|it| Some(played_on(it)), it));
         for row in rows {
             line(row, &|_, it| of_played(&|it| cell(it, row), it));
         }
     }
 }
 
-/// How many of the ways to end were right.
+fn played_on(column: &Column) -> String {
+    match &*column.commit {
+        "" => column.date.clone(),
+        commit => format!("{}, commit {commit}", column.date),
+    }
+}
+
+/// How many of the ways to end were right, of all that there are.
 fn ways_right(column: &Column) -> Option<String> {
-    let ways: Vec<&str> =
-        column.cells.iter().filter(|it| it.what.starts_with(WAY)).map(|it| &*it.result).collect();
-    let played = ways.iter().filter(|it| !it.starts_with(NOT_RUN)).count();
-    let right = played - ways.iter().filter(|it| it.starts_with(WRONG)).count();
-    let qemu = column.result("qemu")?;
-    let not_run = ways.len() - played;
-    let rest = if not_run > 0 { format!(", {not_run} not run") } else { String::new() };
-    Some(format!("{right} of {played} right{rest} ({qemu})"))
+    let (mut all, mut right) = (0, 0);
+    for deed in qemu::deeds() {
+        all += 1;
+        let result = column.result(&format!("{WAY}{deed}")).unwrap_or(NOT_RUN);
+        right += usize::from(!result.starts_with(WRONG) && !result.starts_with(NOT_RUN));
+    }
+    Some(format!("{right} of {all} right ({})", column.result("qemu")?))
 }
 
 /// What is kept of a test program: how many tests passed, failed, and could not run.
 fn counts(column: &Column, row: &str) -> Option<String> {
-    let test = row.strip_prefix("tests/")?.strip_suffix(".rs")?;
+    let (test, _) = TESTS.iter().find(|(_, it)| *it == row)?;
     let counts = column.result(&format!("tests {test}"))?;
     let counts: Vec<usize> = counts.split(' ').filter_map(|it| it.parse().ok()).collect();
     let [passed, failed, lacking] = counts[..] else { return None };
@@ -158,6 +157,9 @@ fn counts(column: &Column, row: &str) -> Option<String> {
 /// What the daemon says of itself on this kernel, and which tests did not pass.
 fn describe(page: &mut String, column: &Column) {
     let _ = write!(page, "\n### {}: {}\n", column.title, column.version);
+    if let Some(boot) = column.result(BOOT) {
+        let _ = write!(page, "\nBoot: {boot}.\n");
+    }
     for who in ["as root", "as an ordinary user"] {
         let _ = write!(page, "\n`ganeti-kvmd` and `ganeti-kvmd --check` {who}:\n\n");
         let (log, check) = (format!("log {who}"), format!("check {who}"));

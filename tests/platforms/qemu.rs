@@ -5,25 +5,42 @@
 use std::fs;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::{Command, ExitCode};
-use std::time::Instant;
 
 use testbed::Node;
 use testbed::ways::{OPTIONS, WAYS, Way};
 
-use crate::column::{Cell, Column, Kind, WRONG, today};
-use crate::debian::{Platform, make_debian};
-use crate::supervised;
+use crate::column::{Beginning, Cell, Column, Commit, Kind, NOT_RUN, WRONG};
+use crate::debian::make_debian;
+use crate::page::WAY;
+use crate::{DIES_WITH_ITS_PARENT, supervised};
+
+/// A column of the table, and the suite that it is of.
+pub(crate) struct Platform {
+    pub(crate) title: &'static str,
+    suite: &'static str,
+    /// The options that it is known not to have.
+    lacks: &'static [&'static str],
+}
 
 pub(crate) const PLATFORMS: [Platform; 4] = [
-    Platform { title: "QEMU of Debian 11", suite: "bullseye" },
-    Platform { title: "QEMU of Debian 12", suite: "bookworm" },
-    Platform { title: "QEMU of Debian 13", suite: "trixie" },
-    Platform { title: "QEMU of Debian 13, backports", suite: "trixie-backports" },
+    Platform { title: "QEMU of Debian 11", suite: "bullseye", lacks: &["-action"] },
+    Platform { title: "QEMU of Debian 12", suite: "bookworm", lacks: &[] },
+    Platform { title: "QEMU of Debian 13", suite: "trixie", lacks: &[] },
+    Platform { title: "QEMU of Debian 13, backports", suite: "trixie-backports", lacks: &[] },
 ];
+
+const AS_ANOTHER_USER: &str = "as another user, then it powers off";
+const IN_A_CHROOT: &str = "in a chroot of its own, then it powers off";
+
+/// What is done to each guest, as a cell's name.
+pub(crate) fn deeds() -> impl Iterator<Item = &'static str> {
+    WAYS.iter().map(|way| way.deed).chain([AS_ANOTHER_USER, IN_A_CHROOT])
+}
 
 /// What there is of a QEMU: the command it is started through, and the options that it has.
 struct Qemu {
     through: Vec<String>,
+    lacks: &'static [&'static str],
     version: String,
     help: String,
 }
@@ -31,7 +48,8 @@ struct Qemu {
 /// What a QEMU of which this machine's root is not to be changed needs in its own.
 const MOUNTS: [&str; 2] = ["/proc", "/dev"];
 
-pub(crate) fn play(platform: &Platform) -> Result<Column, String> {
+pub(crate) fn play(platform: &Platform, commit: &Commit) -> Result<Column, String> {
+    let beginning = Beginning::now(commit);
     let debian = make_debian(platform.suite, platform.suite, &["qemu-system-x86"])?;
     let root = debian.join("root");
     // The sockets, the boot sector and whatever else QEMU is told of.
@@ -46,24 +64,16 @@ pub(crate) fn play(platform: &Platform) -> Result<Column, String> {
         }
     }
     let through = ["chroot", root.to_str().expect("a path in UTF-8")].map(String::from);
-    let qemu = Qemu::new(through.to_vec())?;
+    let qemu = Qemu::new(through.to_vec(), platform.lacks)?;
     println!("{} on {}", qemu.version, kernel_release());
-    let begin = Instant::now();
-    let mut cells = play_ways(&qemu);
+    let mut cells = play_ways(&qemu, |cell| println!("{}: {}", cell.what, cell.result));
     cells.extend(supervised::play(&words(&qemu.through).join(" ")));
-    Ok(Column {
-        kind: Kind::Qemu,
-        title: platform.title.into(),
-        version: qemu.version,
-        date: today(),
-        seconds: begin.elapsed().as_secs(),
-        cells,
-    })
+    Ok(beginning.column(Kind::Qemu, platform.title, qemu.version, cells))
 }
 
 /// In a machine booted by `kernel.rs`: prints a line for each cell, as `inside` does.
 pub(crate) fn play_inside() -> ExitCode {
-    let qemu = match Qemu::new(Vec::new()) {
+    let qemu = match Qemu::new(Vec::new(), &[]) {
         Ok(qemu) => qemu,
         Err(error) => {
             println!("CELL|failed|ways: {error}");
@@ -71,12 +81,12 @@ pub(crate) fn play_inside() -> ExitCode {
         }
     };
     println!("CELL|qemu|{}", qemu.version);
-    let mut is_right = true;
-    for Cell { what, result } in play_ways(&qemu) {
-        is_right &= !result.starts_with(WRONG);
-        println!("CELL|way {what}|{result}");
+    let cells = play_ways(&qemu, |cell| println!("CELL|{WAY}{}|{}", cell.what, cell.result));
+    if cells.iter().all(|cell| !cell.result.starts_with(WRONG)) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
-    if is_right { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 pub(crate) fn kernel_release() -> String {
@@ -90,7 +100,7 @@ fn words(through: &[String]) -> Vec<String> {
 }
 
 impl Qemu {
-    fn new(through: Vec<String>) -> Result<Self, String> {
+    fn new(through: Vec<String>, lacks: &'static [&'static str]) -> Result<Self, String> {
         let words = words(&through);
         let ask = |option: &str| {
             let output = Command::new(&words[0]).args(&words[1..]).arg(option).output();
@@ -104,16 +114,18 @@ impl Qemu {
             version: format!("QEMU {}", version.split(' ').next().unwrap_or(version)),
             help: ask("--help")?,
             through,
+            lacks,
         })
     }
 
-    /// The arguments that a way needs; or why it cannot be played.
+    /// The arguments that a way needs; or why it cannot be played, which is wrong unless it is known.
     fn has(&self, arguments: &str) -> Result<(), String> {
         for option in arguments.split_whitespace().filter(|it| it.starts_with('-')) {
             // One line for each option, which begins with it.
             let is_option = |line: &str| line.split_whitespace().next() == Some(option);
             if !self.help.lines().any(is_option) {
-                return Err(format!("not run: this QEMU has no {option}"));
+                let said = if self.lacks.contains(&option) { NOT_RUN } else { WRONG };
+                return Err(format!("{said}: this QEMU has no {option}"));
             }
         }
         Ok(())
@@ -123,21 +135,15 @@ impl Qemu {
     /// by `-run-with`.
     fn dropping_root(&self) -> [(&'static str, &'static str); 2] {
         if self.help.contains("user=username") {
-            [
-                ("as another user, then it powers off", "-run-with user=nobody"),
-                ("in a chroot of its own, then it powers off", "-run-with chroot=/srv"),
-            ]
+            [(AS_ANOTHER_USER, "-run-with user=nobody"), (IN_A_CHROOT, "-run-with chroot=/srv")]
         } else {
-            [
-                ("as another user, then it powers off", "-runas nobody"),
-                ("in a chroot of its own, then it powers off", "-chroot /srv"),
-            ]
+            [(AS_ANOTHER_USER, "-runas nobody"), (IN_A_CHROOT, "-chroot /srv")]
         }
     }
 }
 
-/// A cell for each way.
-fn play_ways(qemu: &Qemu) -> Vec<Cell> {
+/// A cell for each way, told of as soon as it is there: what comes after it may not come.
+fn play_ways(qemu: &Qemu, tell: impl Fn(&Cell)) -> Vec<Cell> {
     // What fails is printed with its cell.
     panic::set_hook(Box::new(|_| {}));
     let play = |deed: &str, arguments: &str, way: &Way| {
@@ -155,8 +161,9 @@ fn play_ways(qemu: &Qemu) -> Vec<Cell> {
                 })
             },
         );
-        println!("{deed}: {result}");
-        Cell { what: deed.into(), result }
+        let cell = Cell { what: deed.into(), result };
+        tell(&cell);
+        cell
     };
     let mut cells: Vec<Cell> = WAYS.iter().map(|way| play(way.deed, way.arguments, way)).collect();
     let powers_off = &WAYS[0];
@@ -170,11 +177,12 @@ fn play_ways(qemu: &Qemu) -> Vec<Cell> {
 /// Boots a guest, ends it, and compares the verdict with what is right.
 fn play_way(qemu: &Qemu, way: &Way, arguments: &str) -> String {
     let node = Node::new(env!("CARGO_BIN_EXE_ganeti-kvmd"));
-    let daemon = node.start_with(&[OPTIONS]);
-    let through: Vec<&str> = qemu.through.iter().map(String::as_str).collect();
+    let daemon = node.start_wrapped(&DIES_WITH_ITS_PARENT, &OPTIONS);
+    let through = qemu.through.iter().map(String::as_str);
+    let through: Vec<&str> = DIES_WITH_ITS_PARENT.into_iter().chain(through).collect();
     let mut guest = node.guest(way.name).through(&through).with(arguments).boot();
     daemon.await_line(&format!("Instance \"{}\" (pid {}) is connected", way.name, guest.pid()));
-    (way.end)(&mut guest);
+    (way.end)(&mut guest, &daemon);
     guest.wait();
     let death = daemon.await_death(way.name);
     let has_file = node.has_shutdown_file(way.name);

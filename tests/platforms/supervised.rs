@@ -38,34 +38,38 @@ const STORIES: [(&str, &str); 10] = [
 pub(crate) fn play(qemu: &str) -> Vec<Cell> {
     STORIES
         .iter()
-        .map(|&(test, shows)| {
+        .zip(rows())
+        .map(|(&(test, _), what)| {
             let result = play_story(test, qemu);
-            println!("kvmd-run: {shows}: {result}");
-            Cell { what: format!("kvmd-run: {shows}"), result }
+            println!("{what}: {result}");
+            Cell { what, result }
         })
         .collect()
+}
+
+/// What each of the cells is.
+pub(crate) fn rows() -> impl Iterator<Item = String> {
+    STORIES.iter().map(|(_, shows)| format!("kvmd-run: {shows}"))
 }
 
 fn play_story(test: &str, qemu: &str) -> String {
     let program = match Build::of_this_machine().test("run") {
         Ok(program) => program,
-        Err(error) => return format!("not run: {error}"),
+        Err(error) => return format!("{WRONG}: {error}"),
     };
     let output = Command::new(program)
         .args(["--exact", test, "--nocapture"])
         .env("TESTBED_QEMU", qemu)
         .env("RUST_BACKTRACE", "0")
+        // What a story needs is there: one that cannot run is a failure.
+        .env("CI", "true")
         .output();
     let output = match output {
         Ok(output) => output,
-        Err(error) => return format!("not run: {error}"),
+        Err(error) => return format!("{WRONG}: {error}"),
     };
     let said = String::from_utf8_lossy(&output.stderr);
-    if let Some(lacking) = said.lines().find(|line| line.starts_with("not run: ")) {
-        lacking.into()
-    } else if output.status.success()
-        && String::from_utf8_lossy(&output.stdout).contains("1 passed")
-    {
+    if output.status.success() && String::from_utf8_lossy(&output.stdout).contains("1 passed") {
         "passes".into()
     } else {
         println!("{said}");

@@ -7,9 +7,15 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use crate::column::{Cell, Column, Kind, WRONG, today};
-use crate::debian::{CHECKOUT, Platform, clone_into, make_debian, on_debian};
+use crate::column::{Beginning, Cell, Column, Commit, Kind, WRONG};
+use crate::debian::{CHECKOUT, clone_into, make_debian, on_debian};
 use crate::directory;
+
+/// A column of the table, and the suite that it is of.
+pub(crate) struct Platform {
+    pub(crate) title: &'static str,
+    suite: &'static str,
+}
 
 pub(crate) const PLATFORMS: [Platform; 1] =
     [Platform { title: "Debian 13 itself", suite: "trixie-backports" }];
@@ -21,30 +27,32 @@ const PACKAGES: [&str; 7] =
 /// Typed one after the other.
 const COMMANDS: [&str; 5] = ["check", "test-deb", "cluster", "demo", "compare"];
 
+/// What each of the cells is.
+pub(crate) fn rows() -> impl Iterator<Item = String> {
+    COMMANDS.iter().map(|target| format!("`make {target}`"))
+}
+
 /// Types them, and has the column kept after each: all of them take most of an hour.
-pub(crate) fn play(platform: &Platform, keep: &mut dyn FnMut(&Column)) -> Result<(), String> {
+pub(crate) fn play(
+    platform: &Platform,
+    commit: &Commit,
+    keep: &mut dyn FnMut(&Column),
+) -> Result<(), String> {
+    let beginning = Beginning::now(commit);
     let name = format!("{}-whole", platform.suite);
     let debian = make_debian(&name, platform.suite, &PACKAGES)?;
     let root = debian.join("root");
-    clone_into(&root)?;
-    let begin = Instant::now();
+    clone_into(&root, commit)?;
     let mut cells = Vec::new();
-    for target in COMMANDS {
+    for (target, what) in COMMANDS.into_iter().zip(rows()) {
         let begin_one = Instant::now();
         println!("make {target} ...");
         let log = directory().join(format!("{name}.make-{target}"));
         let said = Said::by(&mut on_debian(&root, CHECKOUT, &["make", target]), &log)?;
         let result = said.result(begin_one.elapsed().as_secs(), &log);
         println!("make {target}: {result}");
-        cells.push(Cell { what: format!("`make {target}`"), result });
-        keep(&Column {
-            kind: Kind::Whole,
-            title: platform.title.into(),
-            version: version(&root)?,
-            date: today(),
-            seconds: begin.elapsed().as_secs(),
-            cells: cells.clone(),
-        });
+        cells.push(Cell { what, result });
+        keep(&beginning.column(Kind::Whole, platform.title, version(&root)?, cells.clone()));
     }
     Ok(())
 }

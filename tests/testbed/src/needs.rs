@@ -36,6 +36,9 @@ pub enum Need {
     WallClock,
     /// This version of the kernel, or a later one.
     Linux(u32, u32),
+    /// Files in the directory for temporary ones that know when they were made; those of a tmpfs do on
+    /// later kernels only.
+    TimesOfBirth,
     /// systemd, to be booted in namespaces, and version 2 of control groups for it.
     Systemd,
     /// The `OpenRC` of `tests/openrc`.
@@ -88,6 +91,9 @@ impl Need {
                     .any(|place| Path::new(place).join("cgroup.procs").exists());
                 has_groups && Path::new("/lib/systemd/systemd").exists()
             }
+            Self::TimesOfBirth => {
+                tempfile::tempfile().and_then(|file| file.metadata()?.created()).is_ok()
+            }
             Self::OpenRc => openrc().join("usr/sbin/supervise-daemon").is_file(),
             Self::Runit => is_in_path("runsv"),
             Self::S6 => is_in_path("s6-supervise"),
@@ -113,6 +119,7 @@ impl Need {
             Self::Promtool => "promtool (tests/prometheus target/prometheus promtool)",
             Self::WallClock => "CAP_SYS_TIME",
             Self::Systemd => "systemd (package systemd) and control groups of version 2",
+            Self::TimesOfBirth => "a /tmp whose files have a time of birth",
             Self::OpenRc => "OpenRC (tests/openrc/build target/openrc)",
             Self::Runit => "runit (package runit)",
             Self::S6 => "s6 (package s6)",

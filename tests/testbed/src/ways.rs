@@ -14,7 +14,8 @@ pub struct Way {
     pub deed: &'static str,
     /// More arguments for QEMU.
     pub arguments: &'static str,
-    pub end: fn(&mut Guest),
+    /// Ends it. The daemon watches it, with [`OPTIONS`] or as the original.
+    pub end: fn(&mut Guest, &Daemon),
     /// What is right, in this program's words.
     pub cause: &'static str,
     pub initiator: &'static str,
@@ -43,9 +44,12 @@ impl Way {
 /// How long a powerdown request counts with [`OPTIONS`].
 const POWERDOWN_WINDOW: Duration = Duration::from_secs(2);
 
+/// What the debug log has of a powerdown request that the daemon has heard of.
+const POWERDOWN: &str = "\"POWERDOWN\"";
+
 /// What this program is to be started with, so that the way that outlasts a powerdown request
-/// takes seconds instead of an hour.
-pub const OPTIONS: &str = "--powerdown-window=2";
+/// takes seconds instead of an hour, and can tell from the debug log when these begin.
+pub const OPTIONS: [&str; 2] = ["-d", "--powerdown-window=2"];
 
 /// Which of the two programs is played on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +71,7 @@ impl WatchedGuest {
     #[must_use]
     pub fn boot(node: &Node, subject: Subject, name: &str, arguments: &str) -> Self {
         let options: &[&str] = match subject {
-            Subject::Ours => &["-d", OPTIONS],
+            Subject::Ours => &OPTIONS,
             Subject::Theirs => &["-d"],
         };
         for _ in 0..10 {
@@ -88,7 +92,7 @@ impl WatchedGuest {
 
     /// Ends it in this way, and waits until the daemon is done with it. Returns the daemon.
     pub fn end(mut self, way: &Way) -> Daemon {
-        (way.end)(&mut self.guest);
+        (way.end)(&mut self.guest, &self.daemon);
         self.guest.wait();
         self.daemon.await_line("Stop monitor");
         self.daemon
@@ -100,7 +104,7 @@ const fn way(
     deed: &'static str,
     arguments: &'static str,
     (cause, initiator, original_says_user): (&'static str, &'static str, bool),
-    end: fn(&mut Guest),
+    end: fn(&mut Guest, &Daemon),
 ) -> Way {
     Way { name, deed, arguments, end, cause, initiator, original_says_user }
 }
@@ -110,25 +114,31 @@ const NOT_USER: bool = false;
 
 /// All of them.
 pub const WAYS: [Way; 21] = [
-    way("poweroff", "the guest powers off", "", ("guest-shutdown", "user", USER), |guest| {
+    way("poweroff", "the guest powers off", "", ("guest-shutdown", "user", USER), |guest, _| {
         guest.tell(b'p');
     }),
-    way("hibernate", "the guest hibernates", "", ("guest-shutdown", "user", USER), |guest| {
+    way("hibernate", "the guest hibernates", "", ("guest-shutdown", "user", USER), |guest, _| {
         guest.tell(b'h');
     }),
-    way("powerdown", "powerdown request, obeyed", "", ("powerdown", "admin", NOT_USER), |guest| {
-        guest.execute(&["system_powerdown"]);
-    }),
-    way("sigterm", "SIGTERM", "", ("host-signal", "admin", USER), |guest| {
+    way(
+        "powerdown",
+        "powerdown request, obeyed",
+        "",
+        ("powerdown", "admin", NOT_USER),
+        |guest, _| {
+            guest.execute(&["system_powerdown"]);
+        },
+    ),
+    way("sigterm", "SIGTERM", "", ("host-signal", "admin", USER), |guest, _| {
         guest.signal(Signal::TERM);
     }),
-    way("sigint", "SIGINT", "", ("host-signal", "admin", USER), |guest| {
+    way("sigint", "SIGINT", "", ("host-signal", "admin", USER), |guest, _| {
         guest.signal(Signal::INT);
     }),
-    way("sighup", "SIGHUP", "", ("host-signal", "admin", USER), |guest| {
+    way("sighup", "SIGHUP", "", ("host-signal", "admin", USER), |guest, _| {
         guest.signal(Signal::HUP);
     }),
-    way("quit", "monitor command: quit", "", ("host-qmp-quit", "admin", USER), |guest| {
+    way("quit", "monitor command: quit", "", ("host-qmp-quit", "admin", USER), |guest, _| {
         guest.execute(&["quit"]);
     }),
     way(
@@ -136,7 +146,7 @@ pub const WAYS: [Way; 21] = [
         "guest panic (pvpanic)",
         "-device pvpanic",
         ("guest-panic", "crash", USER),
-        |guest| {
+        |guest, _| {
             guest.tell(b'c');
         },
     ),
@@ -145,7 +155,7 @@ pub const WAYS: [Way; 21] = [
         "panics, goes on after stop, cont; resets",
         "-device pvpanic -action panic=none -no-reboot",
         ("guest-panic", "crash", NOT_USER),
-        |guest| {
+        |guest, _| {
             guest.tell(b'c');
             guest.await_answer();
             guest.execute(&["stop", "cont"]);
@@ -157,7 +167,7 @@ pub const WAYS: [Way; 21] = [
         "panics, its crash kernel resets",
         "-device pvpanic -no-reboot",
         ("guest-panic", "crash", USER),
-        |guest| {
+        |guest, _| {
             guest.tell(b'k');
             guest.tell(b'r');
         },
@@ -167,7 +177,7 @@ pub const WAYS: [Way; 21] = [
         "guest resets, -no-reboot",
         "-no-reboot",
         ("guest-reset", "user", USER),
-        |guest| {
+        |guest, _| {
             guest.tell(b'r');
         },
     ),
@@ -176,7 +186,7 @@ pub const WAYS: [Way; 21] = [
         "host resets it, -no-reboot",
         "-no-reboot",
         ("host-qmp-system-reset", "admin", USER),
-        |guest| {
+        |guest, _| {
             guest.execute(&["system_reset"]);
         },
     ),
@@ -185,7 +195,7 @@ pub const WAYS: [Way; 21] = [
         "reboots at a request, later powers off",
         "",
         ("guest-shutdown", "user", NOT_USER),
-        |guest| {
+        |guest, _| {
             guest.deafen();
             guest.execute(&["system_powerdown"]);
             guest.tell(b'r');
@@ -198,10 +208,12 @@ pub const WAYS: [Way; 21] = [
         "ignores a request, later powers off",
         "",
         ("guest-shutdown", "user", NOT_USER),
-        |guest| {
+        |guest, daemon| {
             guest.deafen();
+            let heard = daemon.count(POWERDOWN);
             guest.execute(&["system_powerdown"]);
             // It counts from when the daemon hears of it.
+            daemon.await_lines(POWERDOWN, heard + 1);
             thread::sleep(POWERDOWN_WINDOW + Duration::from_secs(1));
             guest.tell(b'p');
         },
@@ -211,7 +223,7 @@ pub const WAYS: [Way; 21] = [
         "stop, cont, then it powers off",
         "",
         ("guest-shutdown", "user", NOT_USER),
-        |guest| {
+        |guest, _| {
             guest.execute(&["stop", "cont"]);
             guest.tell(b'p');
         },
@@ -221,19 +233,19 @@ pub const WAYS: [Way; 21] = [
         "is suspended, wakes, powers off",
         "",
         ("guest-shutdown", "user", USER),
-        |guest| {
+        |guest, _| {
             guest.suspend();
             guest.wake();
             guest.tell(b'p');
         },
     ),
-    way("sigkill", "SIGKILL", "", ("killed", "admin", NOT_USER), |guest| {
+    way("sigkill", "SIGKILL", "", ("killed", "admin", NOT_USER), |guest, _| {
         guest.signal(Signal::KILL);
     }),
-    way("sigsegv", "SIGSEGV", "", ("crashed", "crash", NOT_USER), |guest| {
+    way("sigsegv", "SIGSEGV", "", ("crashed", "crash", NOT_USER), |guest, _| {
         guest.signal(Signal::SEGV);
     }),
-    way("sigabrt", "SIGABRT", "", ("crashed", "crash", NOT_USER), |guest| {
+    way("sigabrt", "SIGABRT", "", ("crashed", "crash", NOT_USER), |guest, _| {
         guest.signal(Signal::ABORT);
     }),
     way(
@@ -241,7 +253,7 @@ pub const WAYS: [Way; 21] = [
         "watchdog, action poweroff",
         "-device ib700 -watchdog-action poweroff",
         ("watchdog", "crash", NOT_USER),
-        |guest| {
+        |guest, _| {
             guest.tell(b'w');
         },
     ),
@@ -250,7 +262,7 @@ pub const WAYS: [Way; 21] = [
         "watchdog, action reset, -no-reboot",
         "-device ib700 -watchdog-action reset -no-reboot",
         ("watchdog", "crash", USER),
-        |guest| {
+        |guest, _| {
             guest.tell(b'w');
         },
     ),
