@@ -25,6 +25,9 @@ use crate::stories::memory_cgroup::{self, Controller};
 /// The environment variable with the directory that the nodes are built in; set for the child.
 const TOP: &str = "CLUSTER_TOP";
 
+/// The environment variable that is set for the process that ends the child when its parent is no more.
+const ORPHANED: &str = "CLUSTER_ORPHANED";
+
 /// What the names of such directories begin with.
 const PREFIX: &str = "kvmd-cluster";
 
@@ -32,15 +35,20 @@ const PREFIX: &str = "kvmd-cluster";
 const INTERRUPTED: u8 = 130;
 
 /// The directory that the nodes are built in, for the child; nothing in the parent. The child is told
-/// by SIGTERM that its parent is no more, and ends with everything that belongs to it then.
+/// by SIGTERM that its parent is no more, and starts another process then, which ends all that is in
+/// there: the child, too, as it would play on.
 pub(crate) fn top() -> Option<PathBuf> {
     let top = std::env::var_os(TOP).map(PathBuf::from)?;
-    let mut signals = Signals::new([SIGTERM]).expect("catch signals");
-    let mine = top.clone();
-    thread::spawn(move || {
-        signals.forever().next();
-        processes::end_all(|| processes::that_mount(&mine));
+    if std::env::var_os(ORPHANED).is_some() {
+        processes::end_all(|| processes::that_mount(&top));
         std::process::exit(INTERRUPTED.into());
+    }
+    let mut signals = Signals::new([SIGTERM]).expect("catch signals");
+    thread::spawn(move || {
+        // It comes once for each thread that the parent had.
+        signals.forever().next();
+        let this = std::env::current_exe().expect("this program's path");
+        Command::new(this).env(ORPHANED, "1").status().expect("run this program")
     });
     Some(top)
 }
