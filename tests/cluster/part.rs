@@ -97,19 +97,15 @@ impl Part {
             let mut cluster = Cluster::new(top, subject, self.purpose, packages)?;
             (self.play)(&mut cluster, &chosen, &mut played)
         });
-        let reason = result.err().map(|error| error.to_string());
-        if let Some(reason) = &reason {
+        let reason = result.err().map_or_else(String::new, |error| error.to_string());
+        if !reason.is_empty() {
             cluster::say(subject, &format!("the cluster for {} is lost: {reason}", self.purpose));
         }
-        let is_played = |row: &Row| played.iter().position(|it| it.says == row.says);
-        let mut rows = Vec::new();
-        for row in owed {
-            match is_played(&row) {
-                Some(at) => rows.push(played[at].clone()),
-                None => rows.push(row.not_played(reason.as_deref().unwrap_or_default())),
-            }
-        }
-        rows
+        let row = |owed: Row| {
+            let of_it = played.iter().find(|row| row.says == owed.says).cloned();
+            of_it.unwrap_or_else(|| owed.not_played(&reason))
+        };
+        owed.into_iter().map(row).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use testbed::{Signal, await_that, send_signal};
 
 use crate::cluster::{Cluster, KVMD, Subject};
-use crate::node::{Failed, Node, Result};
+use crate::node::{Failed, Result};
 use crate::story::{AGAIN, BY_USER, Chapter, USER, story};
 
 pub(crate) const RESTARTS: Chapter = Chapter {
@@ -14,7 +14,7 @@ pub(crate) const RESTARTS: Chapter = Chapter {
         story("upgraded", "the daemon's package is upgraded", USER, BY_USER, |scene| {
             let instance = scene.instance();
             let node = scene.cluster.master();
-            let before = running(node)?;
+            let before = running(scene.cluster)?;
             match scene.cluster.subject {
                 Subject::Ours => node.install(&[&scene.cluster.later_package()?])?,
                 // What an upgrade of Debian's package does.
@@ -23,7 +23,7 @@ pub(crate) const RESTARTS: Chapter = Chapter {
                     node.daemon_util("start", KVMD)?;
                 }
             }
-            assert_ne!(before, running(node)?, "it is another process");
+            assert_ne!(before, running(scene.cluster)?, "it is another process");
             instance.power_off();
             Ok(())
         }),
@@ -37,7 +37,7 @@ pub(crate) const RESTARTS: Chapter = Chapter {
                     node.daemon_util(verb, daemon)?;
                 }
             }
-            running(node)?;
+            running(scene.cluster)?;
             instance.power_off();
             Ok(())
         }),
@@ -57,7 +57,7 @@ pub(crate) const KILLED: Chapter = Chapter {
         |scene| {
             let instance = scene.instance();
             let node = scene.cluster.master();
-            send_signal(running(node)?, Signal::KILL);
+            send_signal(running(scene.cluster)?, Signal::KILL);
             await_that("the daemon has ended", || node.daemon(KVMD).is_none());
             // Debian's start-stop-daemon refuses the pid file that the original leaves.
             scene.cluster.watcher()?;
@@ -104,8 +104,10 @@ pub(crate) const SWITCHED_ON: Chapter = Chapter {
     )],
 };
 
-/// The pid of the daemon on this node, which has to run.
-pub(crate) fn running(node: &Node) -> Result<u32> {
+/// The pid of the daemon on the first node, which has to run, and to be the one that is meant.
+pub(crate) fn running(cluster: &Cluster) -> Result<u32> {
+    cluster.has_the_right_daemon()?;
+    let node = cluster.master();
     node.daemon(KVMD).ok_or_else(|| Failed(format!("{KVMD} does not run on {}", node.name)))
 }
 

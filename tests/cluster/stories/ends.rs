@@ -6,8 +6,8 @@ use crate::cluster::Shape;
 use crate::node::{Failed, Result};
 use crate::stories::memory_cgroup::MemoryCgroup;
 use crate::story::{
-    ADMIN, AGAIN, BY_USER, Chapter, FORCED, OBEYED, PLAIN, RUNNING, RUNS, Scene, State, Story,
-    USER, story,
+    ADMIN, AGAIN, BY_USER, Chapter, FORCED, OBEYED, OBEYED_OR_FORCED, PLAIN, RUNNING, RUNS, Scene,
+    State, Story, USER, story,
 };
 
 pub(crate) const CHAPTER: Chapter = Chapter {
@@ -94,7 +94,7 @@ const STORIES: &[Story] = &[
         scene.instance().deafen();
         scene.gnt_instance(&["shutdown", "--timeout=3"])
     }),
-    story("atonce", "gnt-instance shutdown --timeout=0", ADMIN, FORCED, |scene| {
+    story("atonce", "gnt-instance shutdown --timeout=0", ADMIN, OBEYED_OR_FORCED, |scene| {
         scene.instance();
         scene.gnt_instance(&["shutdown", "--timeout=0"])
     }),
@@ -108,7 +108,7 @@ const STORIES: &[Story] = &[
         scene.instance().deafen();
         scene.gnt_instance(&["shutdown", "--no-remember", "--timeout=3"])
     }),
-    story("forgotnow", "shutdown --no-remember --timeout=0", AGAIN, FORCED, |scene| {
+    story("forgotnow", "shutdown --no-remember --timeout=0", AGAIN, OBEYED_OR_FORCED, |scene| {
         scene.instance();
         scene.gnt_instance(&["shutdown", "--no-remember", "--timeout=0"])
     }),

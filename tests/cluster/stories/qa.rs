@@ -86,11 +86,10 @@ pub(crate) fn play<'a>(
             cluster.add(&[(NAME, PLAIN)])?;
             has_instance = true;
         }
-        let before = guard(|| prepare(cluster, test, has_instance))
-            .map_err(|Failed(text)| Failed(format!("before {}: {text}", test.title)))?;
         let result = guard(|| {
+            let before = prepare(cluster, test)?;
             cluster.qa(NAME, test.function)?;
-            if test.leaves_daemon_alone && running(cluster.master())? != before {
+            if test.leaves_daemon_alone && running(cluster)? != before {
                 return Err(Failed(format!("{KVMD} is another process after {}", test.title)));
             }
             Ok(())
@@ -107,7 +106,7 @@ pub(crate) fn play<'a>(
 
 /// Has user shutdown switched on everywhere, whatever the test before has left, and a daemon that has
 /// just been started; its pid.
-fn prepare(cluster: &Cluster, test: &Test, has_instance: bool) -> Result<u32> {
+fn prepare(cluster: &Cluster, test: &Test) -> Result<u32> {
     let node = cluster.master();
     if cluster.subject == Subject::Ours {
         let options = if test.plays_user_by_signal { "-d --signal-shutdown=user" } else { "-d" };
@@ -120,7 +119,7 @@ fn prepare(cluster: &Cluster, test: &Test, has_instance: bool) -> Result<u32> {
     await_that("the daemon comes", || node.daemon(KVMD).is_some());
     node.daemon_util("stop", KVMD)?;
     node.daemon_util("start", KVMD)?;
-    if has_instance {
+    if !test.is_for_nobody {
         cluster.run(&["gnt-instance", "modify", "-H", "user_shutdown=true", NAME])?;
         // An instance has this parameter from when it is started.
         cluster.run(&["gnt-instance", "shutdown", "--timeout=0", NAME])?;
@@ -128,8 +127,7 @@ fn prepare(cluster: &Cluster, test: &Test, has_instance: bool) -> Result<u32> {
         // QA does not wait for the guest, and one that still boots obeys nobody.
         Instance::on(node, NAME);
     }
-    cluster.has_the_right_daemon()?;
-    running(node)
+    running(cluster)
 }
 
 pub(crate) fn rounds_owed() -> Row {
