@@ -116,7 +116,10 @@ fn stories_owed(subject: Subject, chosen: &Chosen) -> Vec<Row> {
 
 fn play_stories(cluster: &mut Cluster, chosen: &Chosen, rows: &mut Vec<Row>) -> Result<()> {
     for chapter in chosen.chapters(cluster.subject) {
-        chapter.play(cluster, rows);
+        let played = chapter.play(cluster);
+        // Whose daemon is not the one that is meant proves nothing.
+        cluster.has_the_right_daemon()?;
+        rows.extend(played);
     }
     if chosen.has(verify::TITLE) {
         rows.push(verify::play(cluster)?);

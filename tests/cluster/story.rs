@@ -111,20 +111,18 @@ impl Chapter {
     }
 
     /// Plays its stories one after the other, and then has the watcher come to them all.
-    pub(crate) fn play(&self, cluster: &mut Cluster, rows: &mut Vec<Row>) {
+    pub(crate) fn play(&self, cluster: &mut Cluster) -> Vec<Row> {
         cluster.say(&format!("{}: {} stories", self.title, self.stories.len()));
-        match self.try_to_play(cluster) {
-            Ok(played) => rows.extend(played),
-            Err(error) => {
-                cluster.say(&format!("{}: {error}", self.title));
-                let failed = |row| Row { result: Outcome::Failed, ..row };
-                rows.extend(self.owed().into_iter().map(failed));
-            }
-        }
+        let rows = self.try_to_play(cluster).unwrap_or_else(|error| {
+            cluster.say(&format!("{}: {error}", self.title));
+            let failed = |row| Row { result: Outcome::Failed, ..row };
+            self.owed().into_iter().map(failed).collect()
+        });
         // Those that run would only be in the way of the next chapter.
         let names = self.stories.iter().map(|story| story.name);
         let words = ["gnt-instance", "shutdown", "--timeout=0", "--force", "--force-multiple"];
         let _ = cluster.run(&words.into_iter().chain(names).collect::<Vec<_>>());
+        rows
     }
 
     fn try_to_play(&self, cluster: &mut Cluster) -> Result<Vec<Row>> {
@@ -138,7 +136,6 @@ impl Chapter {
             Subject::Ours => Some(self.told(cluster)?),
             Subject::Theirs => None,
         };
-        cluster.has_the_right_daemon()?;
         cluster.watcher()?;
         let after = self.seen(cluster)?;
         let row = |(index, deed): (usize, Result<()>)| {

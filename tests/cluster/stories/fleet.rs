@@ -9,7 +9,7 @@ use testbed::{Signal, await_that};
 
 use crate::cluster::{Cluster, KVMD};
 use crate::node::{Failed, Node, Result};
-use crate::stories::two_nodes::{LEFT_THEN_OFF, with_a_second_node};
+use crate::stories::two_nodes::{LEFT_THEN_OFF, moved_and_powered_off, with_a_second_node};
 use crate::story::{ADMIN, AGAIN, Chapter, OBEYED, Scene, USER, story};
 
 const REPORTS: &str = "/var/lib/prometheus/node-exporter";
@@ -35,9 +35,7 @@ pub(crate) const CHAPTER: Chapter = Chapter {
             USER,
             LEFT_THEN_OFF,
             |scene| {
-                scene.instance();
-                scene.gnt_instance(&["migrate", "--force"])?;
-                scene.instance_at_target().power_off();
+                moved_and_powered_off(scene, "migrate")?;
                 let there = &scene.cluster.nodes[1];
                 is_in_the_journal(there, scene.name, "guest-shutdown", "user");
                 is_found_from_the_master(scene)?;

@@ -98,6 +98,7 @@ pub(crate) fn play<'a>(
             Ok(()) => test.title.into(),
             Err(error) => format!("{}: {}", test.title, last_lines(&error.to_string())),
         });
+        cluster.has_the_right_daemon()?;
         rows.push(owed(test).seen(if result.is_ok() { "passes" } else { "fails" }.into()));
         let _ = cluster.run(&["gnt-cluster", "watcher", "continue"]);
     }

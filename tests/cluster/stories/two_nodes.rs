@@ -37,12 +37,7 @@ pub(crate) const MOVES: Chapter = Chapter {
             "live migration, its user powers it off there",
             USER,
             LEFT_THEN_OFF,
-            |scene| {
-                scene.instance();
-                scene.gnt_instance(&["migrate", "--force"])?;
-                scene.instance_at_target().power_off();
-                Ok(())
-            },
+            |scene| moved_and_powered_off(scene, "migrate"),
         ),
         story(
             "nonlive",
@@ -69,12 +64,7 @@ pub(crate) const MOVES: Chapter = Chapter {
             "failover, its user powers it off there",
             USER,
             OBEYED_THEN_OFF,
-            |scene| {
-                scene.instance();
-                scene.gnt_instance(&["failover", "--force"])?;
-                scene.instance_at_target().power_off();
-                Ok(())
-            },
+            |scene| moved_and_powered_off(scene, "failover"),
         ),
     ],
 };
@@ -126,6 +116,14 @@ pub(crate) const FAILURES: Chapter = Chapter {
 pub(crate) fn with_a_second_node(cluster: &mut Cluster) -> Result<()> {
     let_it_be_started(cluster)?;
     if cluster.nodes.len() == 1 { cluster.add_node() } else { Ok(()) }
+}
+
+/// Its user powers it off on the node that Ganeti has brought it to.
+pub(crate) fn moved_and_powered_off(scene: &Scene, how: &str) -> Result<()> {
+    scene.instance();
+    scene.gnt_instance(&[how, "--force"])?;
+    scene.instance_at_target().power_off();
+    Ok(())
 }
 
 const fn large(story: Story) -> Story {

@@ -32,6 +32,7 @@ pub(crate) fn play(cluster: &Cluster) -> Result<Row> {
     cluster.add(&[(RUNS, PLAIN), (OFF, PLAIN)])?;
     Instance::on(cluster.master(), RUNS);
     power_off(cluster)?;
+    cluster.has_the_right_daemon()?;
     Ok(owed().seen(complaints(cluster)?.join("; ")))
 }
 
