@@ -7,7 +7,10 @@ use std::process::Command;
 use std::sync::LazyLock;
 use std::time::Instant;
 
-use crate::node::{Failed, Node, Result, floppy};
+use crate::node::{self, Failed, Node, Result, floppy};
+
+/// The daemon that is tested.
+pub(crate) const KVMD: &str = "ganeti-kvmd";
 
 /// Which daemon the nodes have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +113,7 @@ impl Cluster {
     }
 
     fn start_node(&mut self) -> Result<()> {
-        let node = Node::new(&self.top, &self.name, &self.names, self.nodes.len());
+        let node = Node::new(&self.top, &self.name, &self.names, self.nodes.len())?;
         if self.subject == Subject::Ours {
             node.install(&[&self.packages.daemon, &self.packages.why])?;
         }
@@ -176,7 +179,7 @@ impl Cluster {
         let words = ["unshare", "--mount", "/usr/bin/python3", "/root/qa.py"];
         let master = self.master();
         let arguments = [self.name.as_str(), &master.name, instance, test];
-        master.run_for(300, &[words, arguments].concat()).map(drop)
+        master.run(&[words, arguments].concat()).map(drop)
     }
 
     /// The daemon's package with a later version.
@@ -221,19 +224,16 @@ impl Cluster {
         Ok(text.lines().filter_map(split).collect())
     }
 
-    /// What `gnt-cluster verify` complains of, without times and with the same names of nodes whichever
-    /// daemon they have.
-    pub(crate) fn complaints(&self) -> Vec<String> {
-        // It fails where it complains.
-        let text = self.run(&["gnt-cluster", "verify"]).unwrap_or_else(|Failed(text)| text);
-        let complaint = |line: &str| {
-            let (_, text) =
-                line.split_once("- ERROR: ").or_else(|| line.split_once("- WARNING: "))?;
-            Some(text.replace(&format!("{}-", self.subject.word()), ""))
+    /// Whether the daemon on each node is the one that is meant to be tested. One that does not run is
+    /// another matter.
+    pub(crate) fn has_the_right_daemon(&self) -> Result<()> {
+        let program = match self.subject {
+            Subject::Ours => Some(node::our_daemon(&self.top)),
+            Subject::Theirs => testbed::original(),
         };
-        let mut complaints: Vec<String> = text.lines().filter_map(complaint).collect();
-        complaints.sort();
-        complaints
+        let program = program.ok_or_else(|| Failed("there is no original".into()))?;
+        let mut running = self.nodes.iter().filter_map(|node| node.daemon(KVMD));
+        running.try_for_each(|pid| Node::runs(pid, &program))
     }
 
     /// Has the watcher come by.

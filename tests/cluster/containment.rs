@@ -3,15 +3,15 @@
 //! The test runs as a child of this very program, in a mount namespace of its own. The parent is the
 //! one to whom the kernel hands every orphan of the nodes: Ganeti's daemons, QEMU, sshd. It reaps
 //! them, as init would, and when the test has ended, or someone types Ctrl-C, it kills what is left.
-//! Mounts and networks go with the last process that is in them.
+//! Mounts and networks go with the last process that is in them. If the parent itself is killed, the
+//! child kills all the same; if both are, the next run does.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 use std::thread;
-use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::process::{
     Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, wait,
@@ -19,33 +19,59 @@ use rustix::process::{
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::stories;
+use crate::processes;
+use crate::stories::memory_cgroup::{self, Controller};
 
 /// The environment variable with the directory that the nodes are built in; set for the child.
 const TOP: &str = "CLUSTER_TOP";
 
+/// The environment variable that is set for the process that ends the child when its parent is no more.
+const ORPHANED: &str = "CLUSTER_ORPHANED";
+
+/// What the names of such directories begin with.
+const PREFIX: &str = "kvmd-cluster";
+
 /// What the child exits with when someone has interrupted the test, as a shell has it.
 const INTERRUPTED: u8 = 130;
 
-/// The directory that the nodes are built in, for the child; nothing in the parent.
+/// The directory that the nodes are built in, for the child; nothing in the parent. The child is told
+/// by SIGTERM that its parent is no more, and starts another process then, which ends all that is in
+/// there: the child, too, as it would play on.
 pub(crate) fn top() -> Option<PathBuf> {
-    std::env::var_os(TOP).map(PathBuf::from)
+    let top = std::env::var_os(TOP).map(PathBuf::from)?;
+    if std::env::var_os(ORPHANED).is_some() {
+        processes::end_all(|| processes::that_mount(&top));
+        std::process::exit(INTERRUPTED.into());
+    }
+    let mut signals = Signals::new([SIGTERM]).expect("catch signals");
+    thread::spawn(move || {
+        // It comes once for each thread that the parent had.
+        signals.forever().next();
+        let this = std::env::current_exe().expect("this program's path");
+        Command::new(this).env(ORPHANED, "1").status().expect("run this program")
+    });
+    Some(top)
 }
 
 /// Runs this program once more, contained, and clears up behind it.
 #[allow(clippy::zombie_processes)] // all that end are reaped, this one with the orphans
 pub(crate) fn run_contained() -> ExitCode {
-    let top = tempfile::Builder::new().prefix("kvmd-cluster").tempdir().expect("make a directory");
+    remove_left();
+    let top = tempfile::Builder::new().prefix(PREFIX).tempdir().expect("make a directory");
+    // As long as it is locked, other runs let it be. Children do not inherit it.
+    let lock = fs::File::open(top.path()).expect("open the directory");
+    flock(&lock, FlockOperation::LockExclusive).expect("lock the directory");
     set_child_subreaper(Some(getpid())).expect("take in the orphans");
+    let controller = Controller::as_it_is();
     // Registered before there is anything to clear up.
     let mut signals = Signals::new([SIGHUP, SIGINT, SIGTERM]).expect("catch signals");
-    let child = Command::new("unshare")
-        .args(["--mount", "--propagation", "private"])
+    let child = Command::new("setpriv")
+        .args(["--pdeathsig", "TERM", "unshare", "--mount", "--propagation", "private"])
         .arg(std::env::current_exe().expect("this program's path"))
         .args(std::env::args_os().skip(1))
         .env(TOP, top.path())
         .spawn()
-        .expect("run unshare (package util-linux)");
+        .expect("run setpriv (package util-linux)");
     let child = Pid::from_child(&child);
     thread::spawn(move || {
         for _ in signals.forever() {
@@ -54,9 +80,9 @@ pub(crate) fn run_contained() -> ExitCode {
         }
     });
     let code = reap_until(child);
-    end_daemons();
-    kill_descendants();
-    stories::memory_cgroup::remove_left();
+    processes::end_all(processes::descendants);
+    memory_cgroup::remove_left();
+    controller.restore();
     drop(top);
     code
 }
@@ -77,56 +103,25 @@ fn exit_code(status: WaitStatus) -> ExitCode {
     ExitCode::from(code.unwrap_or(INTERRUPTED))
 }
 
-/// Has our daemons end by themselves: they remove their part of the kernel's trace then.
-fn end_daemons() {
-    let daemons: Vec<Pid> = descendants().into_iter().filter(|&pid| is_daemon(pid)).collect();
-    for &pid in &daemons {
-        let _ = kill_process(pid, Signal::TERM);
-    }
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while daemons.iter().any(|&pid| is_daemon(pid)) && Instant::now() < deadline {
-        let _ = wait(WaitOptions::NOHANG);
-        thread::sleep(Duration::from_millis(10));
-    }
-}
-
-fn is_daemon(pid: Pid) -> bool {
-    let name = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
-    name.is_ok_and(|name| name == "ganeti-kvmd\n")
-}
-
-/// Kills every process that this one has started, or that such a process has, until there is none.
-fn kill_descendants() {
-    loop {
-        for pid in descendants() {
-            let _ = kill_process(pid, Signal::KILL);
-        }
-        match wait(WaitOptions::empty()) {
-            Ok(_) | Err(Errno::INTR) => {}
-            Err(_) => return,
+/// Removes what is left of runs that were killed: nobody holds their locks.
+fn remove_left() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        if is_ours && entry.path().is_dir() {
+            remove_if_left(&entry.path());
         }
     }
+    memory_cgroup::remove_left();
 }
 
-fn descendants() -> Vec<Pid> {
-    let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-    for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        if let Some((pid, parent)) = pid_and_parent(&entry.path()) {
-            children.entry(parent).or_default().push(pid);
+fn remove_if_left(top: &Path) {
+    let Ok(lock) = fs::File::open(top) else { return };
+    if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+        println!("Removing what a run that was killed has left ({}) ...", top.display());
+        processes::end_all(|| processes::that_mount(top));
+        // It is empty: what was in it was a mount of those processes'.
+        if let Err(error) = fs::remove_dir(top) {
+            eprintln!("{}: {error}", top.display());
         }
     }
-    let mut found = children.remove(&getpid().as_raw_nonzero().get()).unwrap_or_default();
-    let mut next = 0;
-    while let Some(pid) = found.get(next) {
-        found.extend(children.remove(pid).unwrap_or_default());
-        next += 1;
-    }
-    found.into_iter().filter_map(Pid::from_raw).collect()
-}
-
-fn pid_and_parent(process: &Path) -> Option<(i32, i32)> {
-    let pid = process.file_name()?.to_str()?.parse().ok()?;
-    let stat = fs::read_to_string(process.join("stat")).ok()?;
-    let (_, fields) = stat.rsplit_once(") ")?;
-    Some((pid, fields.split(' ').nth(1)?.parse().ok()?))
 }

@@ -78,6 +78,11 @@ impl Instance {
     }
 }
 
+/// Whether this node has the file that says that an instance's user has shut it down.
+pub(crate) fn is_marked(node: &Node, name: &str) -> bool {
+    node.path(CONTROL).join(format!("{name}.shutdown")).exists()
+}
+
 /// Waits until QEMU's process has ended.
 pub(crate) fn await_end(pid: u32, name: &str) {
     await_that(&format!("QEMU of {name} ends"), || has_ended(pid));

@@ -2,21 +2,19 @@
 
 use testbed::{Signal, await_that, send_signal};
 
-use crate::cluster::{Cluster, Subject};
-use crate::node::{Failed, Node, Result};
-use crate::story::{AGAIN, Chapter, USER, story};
-
-pub(crate) const KVMD: &str = "ganeti-kvmd";
+use crate::cluster::{Cluster, KVMD, Subject};
+use crate::node::{Failed, Result};
+use crate::story::{AGAIN, BY_USER, Chapter, USER, story};
 
 pub(crate) const RESTARTS: Chapter = Chapter {
     title: "the daemon is upgraded or restarted",
     is_ours_alone: false,
     before: |_| Ok(()),
     stories: &[
-        story("upgraded", "the daemon's package is upgraded", USER, |scene| {
+        story("upgraded", "the daemon's package is upgraded", USER, BY_USER, |scene| {
             let instance = scene.instance();
             let node = scene.cluster.master();
-            let before = running(node)?;
+            let before = running(scene.cluster)?;
             match scene.cluster.subject {
                 Subject::Ours => node.install(&[&scene.cluster.later_package()?])?,
                 // What an upgrade of Debian's package does.
@@ -25,11 +23,11 @@ pub(crate) const RESTARTS: Chapter = Chapter {
                     node.daemon_util("start", KVMD)?;
                 }
             }
-            assert_ne!(before, running(node)?, "it is another process");
+            assert_ne!(before, running(scene.cluster)?, "it is another process");
             instance.power_off();
             Ok(())
         }),
-        story("node", "its node's daemons are stopped and started", USER, |scene| {
+        story("node", "its node's daemons are stopped and started", USER, BY_USER, |scene| {
             let instance = scene.instance();
             let node = scene.cluster.master();
             for (verb, daemons) in
@@ -39,7 +37,7 @@ pub(crate) const RESTARTS: Chapter = Chapter {
                     node.daemon_util(verb, daemon)?;
                 }
             }
-            running(node)?;
+            running(scene.cluster)?;
             instance.power_off();
             Ok(())
         }),
@@ -51,16 +49,22 @@ pub(crate) const KILLED: Chapter = Chapter {
     title: "the daemon is killed",
     is_ours_alone: false,
     before: |_| Ok(()),
-    stories: &[story("killed", "the daemon is killed, the watcher starts it", USER, |scene| {
-        let instance = scene.instance();
-        let node = scene.cluster.master();
-        send_signal(running(node)?, Signal::KILL);
-        await_that("the daemon has ended", || node.daemon(KVMD).is_none());
-        // Debian's start-stop-daemon refuses the pid file that the original leaves.
-        scene.cluster.watcher()?;
-        instance.power_off();
-        Ok(())
-    })],
+    stories: &[story(
+        "killed",
+        "the daemon is killed, the watcher starts it",
+        USER,
+        BY_USER,
+        |scene| {
+            let instance = scene.instance();
+            let node = scene.cluster.master();
+            send_signal(running(scene.cluster)?, Signal::KILL);
+            await_that("the daemon has ended", || node.daemon(KVMD).is_none());
+            // Debian's start-stop-daemon refuses the pid file that the original leaves.
+            scene.cluster.watcher()?;
+            instance.power_off();
+            Ok(())
+        },
+    )],
 };
 
 pub(crate) const SWITCHED_OFF: Chapter = Chapter {
@@ -73,7 +77,7 @@ pub(crate) const SWITCHED_OFF: Chapter = Chapter {
         await_that("the daemon leaves", || node.daemon(KVMD).is_none());
         Ok(())
     },
-    stories: &[story("off", "--user-shutdown=no, its user powers it off", AGAIN, |scene| {
+    stories: &[story("off", "--user-shutdown=no, its user powers it off", AGAIN, &[], |scene| {
         scene.instance().power_off();
         Ok(())
     })],
@@ -88,13 +92,22 @@ pub(crate) const SWITCHED_ON: Chapter = Chapter {
         await_that("the daemon comes", || node.daemon(KVMD).is_some());
         Ok(())
     },
-    stories: &[story("on", "--user-shutdown=yes, its user powers it off", USER, |scene| {
-        scene.instance().power_off();
-        Ok(())
-    })],
+    stories: &[story(
+        "on",
+        "--user-shutdown=yes, its user powers it off",
+        USER,
+        BY_USER,
+        |scene| {
+            scene.instance().power_off();
+            Ok(())
+        },
+    )],
 };
 
-fn running(node: &Node) -> Result<u32> {
+/// The pid of the daemon on the first node, which has to run, and to be the one that is meant.
+pub(crate) fn running(cluster: &Cluster) -> Result<u32> {
+    cluster.has_the_right_daemon()?;
+    let node = cluster.master();
     node.daemon(KVMD).ok_or_else(|| Failed(format!("{KVMD} does not run on {}", node.name)))
 }
 

@@ -7,11 +7,10 @@ use std::path::Path;
 
 use testbed::{Signal, await_that};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, KVMD};
 use crate::node::{Failed, Node, Result};
-use crate::stories::daemon::KVMD;
-use crate::stories::two_nodes::with_a_second_node;
-use crate::story::{ADMIN, AGAIN, Chapter, Scene, USER, story};
+use crate::stories::two_nodes::{LEFT_THEN_OFF, moved_and_powered_off, with_a_second_node};
+use crate::story::{ADMIN, AGAIN, Chapter, OBEYED, Scene, USER, story};
 
 const REPORTS: &str = "/var/lib/prometheus/node-exporter";
 /// What the command of a node's people has been told of, a record a line.
@@ -34,46 +33,64 @@ pub(crate) const CHAPTER: Chapter = Chapter {
             "fleetoff",
             "migrated, its user powers it off: told, nobody is woken",
             USER,
+            LEFT_THEN_OFF,
             |scene| {
-                scene.instance();
-                scene.gnt_instance(&["migrate", "--force"])?;
-                scene.instance_at_target().power_off();
+                moved_and_powered_off(scene, "migrate")?;
                 let there = &scene.cluster.nodes[1];
                 is_in_the_journal(there, scene.name, "guest-shutdown", "user");
                 is_found_from_the_master(scene)?;
                 wakes_nobody(scene.cluster, there, "guest-shutdown")
             },
         ),
-        story("fleetdown", "gnt-instance shutdown: told, nobody is woken", ADMIN, |scene| {
-            scene.instance();
-            scene.gnt_instance(&["shutdown"])?;
-            let here = scene.cluster.master();
-            is_in_the_journal(here, scene.name, "powerdown", "admin");
-            wakes_nobody(scene.cluster, here, "powerdown")
-        }),
-        story("fleetcrash", "QEMU crashes: told, an alert fires, a command runs", AGAIN, |scene| {
-            let instance = scene.instance();
-            instance.signal(Signal::ABORT);
-            instance.await_end();
-            let here = scene.cluster.master();
-            is_in_the_journal(here, scene.name, "crashed", "crash");
-            await_that("an alert fires", || firing(scene.cluster).is_ok_and(|it| !it.is_empty()));
-            let alerts = firing(scene.cluster)?;
-            let [alert] = &alerts[..] else { return Err(Failed(alerts.join(", "))) };
-            for label in ["GanetiKvmInstanceCrashed", "page", "crashed", &here.name] {
-                assert!(alert.contains(&format!("=\"{label}\"")), "{label}: {alert}");
-            }
-            await_that("the command has run", || read(here, TOLD).ends_with('\n'));
-            let told = read(here, TOLD);
-            assert!(told.contains(r#""instance":"fleetcrash""#), "{told}");
-            assert_eq!(told.lines().count(), 1, "{told}");
-            Ok(())
-        }),
+        story(
+            "fleetdown",
+            "gnt-instance shutdown: told, nobody is woken",
+            ADMIN,
+            OBEYED,
+            |scene| {
+                scene.instance();
+                scene.gnt_instance(&["shutdown"])?;
+                let here = scene.cluster.master();
+                is_in_the_journal(here, scene.name, "powerdown", "admin");
+                wakes_nobody(scene.cluster, here, "powerdown")
+            },
+        ),
+        story(
+            "fleetcrash",
+            "QEMU crashes: told, an alert fires, a command runs",
+            AGAIN,
+            &["crashed crash by the test"],
+            |scene| {
+                let instance = scene.instance();
+                instance.signal(Signal::ABORT);
+                instance.await_end();
+                let here = scene.cluster.master();
+                is_in_the_journal(here, scene.name, "crashed", "crash");
+                await_that("an alert fires", || {
+                    firing(scene.cluster).is_ok_and(|it| !it.is_empty())
+                });
+                let alerts = firing(scene.cluster)?;
+                let [alert] = &alerts[..] else { return Err(Failed(alerts.join(", "))) };
+                for label in ["GanetiKvmInstanceCrashed", "page", "crashed", &here.name] {
+                    assert!(alert.contains(&format!("=\"{label}\"")), "{label}: {alert}");
+                }
+                await_that("the command has run", || read(here, TOLD).ends_with('\n'));
+                let told = read(here, TOLD);
+                assert!(told.contains(r#""instance":"fleetcrash""#), "{told}");
+                assert_eq!(told.lines().count(), 1, "{told}");
+                Ok(())
+            },
+        ),
     ],
 };
 
 /// Has a node tell all that it can: its journal, its metrics, and a command.
 fn report(node: &Node) -> Result<()> {
+    // Audit is the whole machine's: with nothing set, journald leaves it as it is.
+    let settings = node.path("etc/systemd/journald.conf.d");
+    fs::create_dir_all(&settings)
+        .and_then(|()| fs::write(settings.join("audit.conf"), "[Journal]\nAudit=\n"))
+        .map_err(|error| failed(&settings, &error))?;
     node.serve_inside(&["/lib/systemd/systemd-journald"])?;
     await_that("the journal is there", || node.path("run/systemd/journal/socket").exists());
     node.run(&["mkdir", "-p", REPORTS])?;

@@ -8,19 +8,24 @@ use crate::node::{Failed, Result};
 /// What the names of all groups begin with.
 const PREFIX: &str = "kvmd-cluster-";
 
+const V1: &str = "/sys/fs/cgroup/memory";
+const V2: &str = "/sys/fs/cgroup";
+/// What groups of version 2 may control.
+const SUBTREE_CONTROL: &str = "/sys/fs/cgroup/cgroup.subtree_control";
+
 #[derive(Debug)]
 pub(crate) struct MemoryCgroup(PathBuf);
 
 impl MemoryCgroup {
     /// A group for this process alone, which may take so many bytes.
     pub(crate) fn around(pid: u32, limit: u64) -> Result<Self> {
-        let (v1, v2) = (Path::new("/sys/fs/cgroup/memory"), Path::new("/sys/fs/cgroup"));
         let name = format!("{PREFIX}{pid}");
+        let v1 = Path::new(V1);
         let (path, file) = if v1.is_dir() {
             (v1.join(name), "memory.limit_in_bytes")
         } else {
-            let _ = fs::write(v2.join("cgroup.subtree_control"), "+memory");
-            (v2.join(name), "memory.max")
+            let _ = fs::write(SUBTREE_CONTROL, "+memory");
+            (Path::new(V2).join(name), "memory.max")
         };
         let failed = |error| {
             Failed(format!(
@@ -36,9 +41,30 @@ impl MemoryCgroup {
     }
 }
 
+/// Whether groups of version 2 control memory, before any is made here.
+pub(crate) struct Controller {
+    is_off: bool,
+}
+
+impl Controller {
+    pub(crate) fn as_it_is() -> Self {
+        let controlled = fs::read_to_string(SUBTREE_CONTROL);
+        let is_off = controlled.is_ok_and(|it| !it.split_whitespace().any(|it| it == "memory"));
+        Self { is_off }
+    }
+
+    /// Leaves it as it was, once the groups are gone.
+    pub(crate) fn restore(&self) {
+        if self.is_off {
+            // It fails if someone else has come to rely on it.
+            let _ = fs::write(SUBTREE_CONTROL, "-memory");
+        }
+    }
+}
+
 /// Removes what a test that was interrupted has left: only an empty group can be removed.
 pub(crate) fn remove_left() {
-    for root in ["/sys/fs/cgroup/memory", "/sys/fs/cgroup"] {
+    for root in [V1, V2] {
         for entry in fs::read_dir(root).into_iter().flatten().flatten() {
             if entry.file_name().to_string_lossy().starts_with(PREFIX) {
                 let _ = fs::remove_dir(entry.path());

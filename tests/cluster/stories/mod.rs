@@ -6,3 +6,4 @@ pub(crate) mod fleet;
 pub(crate) mod memory_cgroup;
 pub(crate) mod qa;
 pub(crate) mod two_nodes;
+pub(crate) mod verify;

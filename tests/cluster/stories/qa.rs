@@ -2,102 +2,159 @@
 
 use std::fs;
 
-use crate::cluster::{Cluster, Subject};
+use testbed::await_that;
+
+use crate::cluster::{Cluster, KVMD, Subject};
 use crate::instance::Instance;
 use crate::node::{Failed, Result};
+use crate::stories::daemon::{let_it_be_started, running};
 use crate::story::{PLAIN, USER_DOWN, guard};
 use crate::table::Row;
 
-/// Title, and MODULE.FUNCTION. The first has to be played without an instance.
-pub(crate) const TESTS: [(&str, &str); 5] = [
-    ("QA: modify-user-shutdown", "qa_cluster.TestClusterModifyUserShutdown"),
-    ("QA: user-down (--signal-shutdown=user)", "qa_instance.TestInstanceUserDown"),
-    ("QA: automatic-restart", "qa_daemon.TestInstanceAutomaticRestart"),
-    ("QA: consecutive-failures", "qa_daemon.TestInstanceConsecutiveFailures"),
-    ("QA: reboot", "qa_instance.TestInstanceReboot"),
+/// A test of Ganeti's QA.
+pub(crate) struct Test {
+    pub(crate) title: &'static str,
+    /// MODULE.FUNCTION.
+    function: &'static str,
+    /// It has to be played without an instance.
+    is_for_nobody: bool,
+    /// Its user is a signal.
+    plays_user_by_signal: bool,
+    /// It leaves user shutdown as it is, so one and the same daemon has to run all through it.
+    leaves_daemon_alone: bool,
+}
+
+const REBOOT: Test = Test {
+    title: "QA: reboot",
+    function: "qa_instance.TestInstanceReboot",
+    is_for_nobody: false,
+    plays_user_by_signal: false,
+    leaves_daemon_alone: true,
+};
+
+/// The one for nobody comes first.
+pub(crate) const TESTS: [Test; 5] = [
+    Test {
+        title: "QA: modify-user-shutdown",
+        function: "qa_cluster.TestClusterModifyUserShutdown",
+        is_for_nobody: true,
+        leaves_daemon_alone: false,
+        ..REBOOT
+    },
+    Test {
+        title: "QA: user-down (--signal-shutdown=user)",
+        function: "qa_instance.TestInstanceUserDown",
+        plays_user_by_signal: true,
+        leaves_daemon_alone: false,
+        ..REBOOT
+    },
+    Test {
+        title: "QA: automatic-restart",
+        function: "qa_daemon.TestInstanceAutomaticRestart",
+        ..REBOOT
+    },
+    Test {
+        title: "QA: consecutive-failures",
+        function: "qa_daemon.TestInstanceConsecutiveFailures",
+        ..REBOOT
+    },
+    REBOOT,
 ];
 
+pub(crate) const ROUNDS_TITLE: &str = "rounds of start, its user powers it off";
 const ROUNDS: usize = 30;
 
 /// What the instance is called.
 const NAME: &str = "qa1";
 
+pub(crate) fn owed(test: &Test) -> Row {
+    Row::owed(test.title, "passes".into())
+}
+
 /// Plays these on a cluster of their own.
-pub(crate) fn play(cluster: &Cluster, tests: &[(&str, &str)]) -> Vec<Row> {
-    let mut rows = Vec::new();
-    let set_up = || {
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/qa.py");
-        fs::copy(script, cluster.master().path("root/qa.py"))
-            .map_err(|error| Failed(format!("copying {script}: {error}")))?;
-        if cluster.subject == Subject::Ours {
-            // QA's user is a signal.
-            let file = cluster.master().path("etc/default/ganeti");
-            fs::write(&file, "KVMD_ARGS=\"-d --signal-shutdown=user\"\n")
-                .map_err(|error| Failed(format!("writing {}: {error}", file.display())))?;
-            restart(cluster)?;
-        }
-        Ok(())
-    };
-    if let Err(error) = guard(set_up) {
-        cluster.say(&error.to_string());
-    }
+pub(crate) fn play<'a>(
+    cluster: &Cluster,
+    tests: impl Iterator<Item = &'a Test>,
+    rows: &mut Vec<Row>,
+) -> Result<()> {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/qa.py");
+    fs::copy(script, cluster.master().path("root/qa.py"))
+        .map_err(|error| Failed(format!("copying {script}: {error}")))?;
     let mut has_instance = false;
-    for &(title, test) in tests {
-        if title != TESTS[0].0 && !has_instance {
-            if let Err(error) = guard(|| cluster.add(&[(NAME, PLAIN)])) {
-                cluster.say(&error.to_string());
-            }
+    for test in tests {
+        if !test.is_for_nobody && !has_instance {
+            cluster.add(&[(NAME, PLAIN)])?;
             has_instance = true;
         }
-        let result = cluster.qa(NAME, test);
-        cluster.say(&match &result {
-            Ok(()) => title.into(),
-            Err(error) => format!("{title}: {}", last_lines(&error.to_string())),
+        let result = guard(|| {
+            let before = prepare(cluster, test)?;
+            cluster.qa(NAME, test.function)?;
+            if test.leaves_daemon_alone && running(cluster)? != before {
+                return Err(Failed(format!("{KVMD} is another process after {}", test.title)));
+            }
+            Ok(())
         });
-        let word = if result.is_ok() { "passes" } else { "fails" };
-        rows.push(Row { says: title.into(), expected: "passes".into(), result: word.into() });
+        cluster.say(&match &result {
+            Ok(()) => test.title.into(),
+            Err(error) => format!("{}: {}", test.title, last_lines(&error.to_string())),
+        });
+        cluster.has_the_right_daemon()?;
+        rows.push(owed(test).seen(if result.is_ok() { "passes" } else { "fails" }.into()));
         let _ = cluster.run(&["gnt-cluster", "watcher", "continue"]);
-        if has_instance {
-            let _ = cluster.run(&["gnt-instance", "start", "--force", NAME]);
-            // QA does not wait for the guest, and one that still boots obeys nobody.
-            let _ = guard(|| Ok(Instance::on(cluster.master(), NAME)));
-        }
     }
-    rows
+    Ok(())
+}
+
+/// Has user shutdown switched on everywhere, whatever the test before has left, and a daemon that has
+/// just been started; its pid.
+fn prepare(cluster: &Cluster, test: &Test) -> Result<u32> {
+    let node = cluster.master();
+    if cluster.subject == Subject::Ours {
+        let options = if test.plays_user_by_signal { "-d --signal-shutdown=user" } else { "-d" };
+        let file = node.path("etc/default/ganeti");
+        fs::write(&file, format!("KVMD_ARGS=\"{options}\"\n"))
+            .map_err(|error| Failed(format!("writing {}: {error}", file.display())))?;
+    }
+    let_it_be_started(cluster)?;
+    cluster.run(&["gnt-cluster", "modify", "--user-shutdown=yes"])?;
+    await_that("the daemon comes", || node.daemon(KVMD).is_some());
+    node.daemon_util("stop", KVMD)?;
+    node.daemon_util("start", KVMD)?;
+    if !test.is_for_nobody {
+        cluster.run(&["gnt-instance", "modify", "-H", "user_shutdown=true", NAME])?;
+        // An instance has this parameter from when it is started.
+        cluster.run(&["gnt-instance", "shutdown", "--timeout=0", NAME])?;
+        cluster.run(&["gnt-instance", "start", NAME])?;
+        // QA does not wait for the guest, and one that still boots obeys nobody.
+        Instance::on(node, NAME);
+    }
+    running(cluster)
+}
+
+pub(crate) fn rounds_owed() -> Row {
+    Row::owed(&format!("{ROUNDS} {ROUNDS_TITLE}"), format!("{ROUNDS} USER_down"))
 }
 
 /// In each round an instance is started, and its user powers it off as soon as the guest is up.
-pub(crate) fn play_rounds(cluster: &Cluster) -> Row {
+pub(crate) fn play_rounds(cluster: &Cluster, rows: &mut Vec<Row>) -> Result<()> {
     let name = "rounds";
+    cluster.add(&[(name, PLAIN)])?;
+    cluster.has_the_right_daemon()?;
     let mut right = 0;
-    let result = guard(|| {
-        cluster.add(&[(name, PLAIN)])?;
-        for round in 1..=ROUNDS {
-            if round > 1 {
-                cluster.run(&["gnt-instance", "start", name])?;
-            }
-            Instance::on(cluster.master(), name).power_off();
-            let list = cluster.list()?;
-            right += usize::from(list.iter().any(|it| it.0 == name && it.1 == USER_DOWN));
-            if round % 10 == 0 {
-                cluster.say(&format!("round {round} of {ROUNDS}: {right} USER_down"));
-            }
+    for round in 1..=ROUNDS {
+        if round > 1 {
+            cluster.run(&["gnt-instance", "start", name])?;
         }
-        Ok(())
-    });
-    if let Err(error) = result {
-        cluster.say(&error.to_string());
+        Instance::on(cluster.master(), name).power_off();
+        let list = cluster.list()?;
+        right += usize::from(list.iter().any(|it| it.0 == name && it.1 == USER_DOWN));
+        if round % 10 == 0 {
+            cluster.say(&format!("round {round} of {ROUNDS}: {right} USER_down"));
+        }
     }
-    Row {
-        says: format!("{ROUNDS} rounds of start, its user powers it off"),
-        expected: format!("{ROUNDS} USER_down"),
-        result: format!("{right} USER_down"),
-    }
-}
-
-fn restart(cluster: &Cluster) -> Result<()> {
-    cluster.master().daemon_util("stop", "ganeti-kvmd")?;
-    cluster.master().daemon_util("start", "ganeti-kvmd")
+    cluster.has_the_right_daemon()?;
+    rows.push(rounds_owed().seen(format!("{right} USER_down")));
+    Ok(())
 }
 
 fn last_lines(text: &str) -> String {

@@ -4,49 +4,68 @@ use std::process::{Child, Stdio};
 
 use testbed::{Signal, await_that, send_signal};
 
-use crate::cluster::{Cluster, Shape, Subject};
+use crate::cluster::{Cluster, Shape};
 use crate::instance::Instance;
 use crate::node::{Failed, Result};
 use crate::stories::daemon::let_it_be_started;
-use crate::story::{AGAIN, Chapter, PLAIN, RUNS, Scene, Story, USER, story};
+use crate::story::{
+    AGAIN, BY_USER, Chapter, FORCED, OBEYED, PLAIN, RUNS, Scene, Story, USER, story,
+};
+
+/// QEMU on the first node, whose guest has left, is ended by Ganeti.
+const LEFT: &[&str] = FORCED;
+pub(crate) const LEFT_THEN_OFF: &[&str] = &[FORCED[0], BY_USER[0]];
+const OBEYED_THEN_OFF: &[&str] = &[OBEYED[0], BY_USER[0]];
+/// QEMU on the second node ends, and the guest stays where it was.
+const TARGET_KILLED: &[&str] = &["killed admin by the test"];
+const OFF_AND_TARGET_KILLED: &[&str] = &[BY_USER[0], TARGET_KILLED[0]];
+const OFF_AND_TARGET_FAILED: &[&str] = &[BY_USER[0], "failed crash"];
 
 pub(crate) const MOVES: Chapter = Chapter {
     title: "migration and failover, on two nodes",
     is_ours_alone: false,
     before: with_a_second_node,
     stories: &[
-        story("live", "live migration", RUNS, |scene| {
+        story("live", "live migration", RUNS, LEFT, |scene| {
             scene.instance();
             scene.gnt_instance(&["migrate", "--force"])?;
             scene.instance_at_target();
             Ok(())
         }),
-        story("liveoff", "live migration, its user powers it off there", USER, |scene| {
-            scene.instance();
-            scene.gnt_instance(&["migrate", "--force"])?;
-            scene.instance_at_target().power_off();
-            Ok(())
-        }),
-        story("nonlive", "non-live migration, cont, its user powers it off there", USER, |scene| {
-            scene.instance();
-            scene.gnt_instance(&["migrate", "--force", "--non-live"])?;
-            // Ganeti 3.0 has the guest stop for it, and leaves it so.
-            Instance::resume(&scene.cluster.nodes[1], scene.name);
-            scene.instance_at_target().power_off();
-            Ok(())
-        }),
-        story("failover", "failover", RUNS, |scene| {
+        story(
+            "liveoff",
+            "live migration, its user powers it off there",
+            USER,
+            LEFT_THEN_OFF,
+            |scene| moved_and_powered_off(scene, "migrate"),
+        ),
+        story(
+            "nonlive",
+            "non-live migration, cont, its user powers it off there",
+            USER,
+            LEFT_THEN_OFF,
+            |scene| {
+                scene.instance();
+                scene.gnt_instance(&["migrate", "--force", "--non-live"])?;
+                // Ganeti 3.0 has the guest stop for it, and leaves it so.
+                Instance::resume(&scene.cluster.nodes[1], scene.name);
+                scene.instance_at_target().power_off();
+                Ok(())
+            },
+        ),
+        story("failover", "failover", RUNS, OBEYED, |scene| {
             scene.instance();
             scene.gnt_instance(&["failover", "--force"])?;
             scene.instance_at_target();
             Ok(())
         }),
-        story("failoff", "failover, its user powers it off there", USER, |scene| {
-            scene.instance();
-            scene.gnt_instance(&["failover", "--force"])?;
-            scene.instance_at_target().power_off();
-            Ok(())
-        }),
+        story(
+            "failoff",
+            "failover, its user powers it off there",
+            USER,
+            OBEYED_THEN_OFF,
+            |scene| moved_and_powered_off(scene, "failover"),
+        ),
     ],
 };
 
@@ -60,32 +79,51 @@ pub(crate) const FAILURES: Chapter = Chapter {
         cluster.run(&["gnt-cluster", "modify", bandwidth]).map(drop)
     },
     stories: &[
-        large(story("stays", "migration fails after a stop, it runs on", RUNS, |scene| {
-            fails_to_migrate(scene).map(drop)
-        })),
-        large(story("staysoff", "migration fails, then its user powers it off", USER, |scene| {
-            fails_to_migrate(scene)?.power_off();
-            Ok(())
-        })),
+        large(story(
+            "stays",
+            "migration fails after a stop, it runs on",
+            RUNS,
+            TARGET_KILLED,
+            |scene| fails_to_migrate(scene).map(drop),
+        )),
+        large(story(
+            "staysoff",
+            "migration fails, then its user powers it off",
+            USER,
+            OFF_AND_TARGET_KILLED,
+            |scene| {
+                fails_to_migrate(scene)?.power_off();
+                Ok(())
+            },
+        )),
         // Ganeti removes the mark itself when it clears up (CleanupInstance in hv_kvm), and the
         // watcher starts the instance again, whichever daemon there is. The record knows better.
-        large(story("during", "its user powers it off during a migration", AGAIN, |scene| {
-            let instance = scene.instance();
-            let migration = Migration::start(scene, &[])?;
-            instance.power_off();
-            migration.fails()?;
-            if scene.cluster.subject == Subject::Ours {
-                let record = scene.cluster.run(&["kvmd-why", "--json", scene.name])?;
-                assert!(record.contains(r#""initiator":"user""#), "{record}");
-            }
-            Ok(())
-        })),
+        large(story(
+            "during",
+            "its user powers it off during a migration",
+            AGAIN,
+            OFF_AND_TARGET_FAILED,
+            |scene| {
+                let instance = scene.instance();
+                let migration = Migration::start(scene, &[])?;
+                instance.power_off();
+                migration.fails()
+            },
+        )),
     ],
 };
 
 pub(crate) fn with_a_second_node(cluster: &mut Cluster) -> Result<()> {
     let_it_be_started(cluster)?;
     if cluster.nodes.len() == 1 { cluster.add_node() } else { Ok(()) }
+}
+
+/// Its user powers it off on the node that Ganeti has brought it to.
+pub(crate) fn moved_and_powered_off(scene: &Scene, how: &str) -> Result<()> {
+    scene.instance();
+    scene.gnt_instance(&[how, "--force"])?;
+    scene.instance_at_target().power_off();
+    Ok(())
 }
 
 const fn large(story: Story) -> Story {
