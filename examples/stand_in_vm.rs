@@ -2,11 +2,12 @@
 //! ends in good order on SIGTERM, and dies of everything else. The end-to-end tests start it
 //! through `tests/testbed`.
 //!
-//! Usage: `stand_in_vm SOCKET [--no-greeting] [--drain=MS] [--ready | --listen-late] [--never-accept] [--deaf-to-hup] [--user=ID] [QEMU-OPTION...]`
+//! Usage: `stand_in_vm SOCKET [--no-greeting] [--drain=MS] [--ready | --listen-late] [--never-accept] [--deaf-to-hup] [--user=ID] [--first-thread-ends] [QEMU-OPTION...]`
 //!
 //! With `--ready` it listens already when its socket appears, with `--listen-late` only when it
 //! is told to; else right after, as QEMU does. With `--user` it gives up root first, for this user
-//! and the group of the same number. Of QEMU's options `-S` holds its guest until RESUME; the others
+//! and the group of the same number. With `--first-thread-ends` it is dead as `/proc` has it once it
+//! listens, and its other threads live on for as long as it is not killed. Of QEMU's options `-S` holds its guest until RESUME; the others
 //! change nothing but its command line, as `/proc` shows it.
 //!
 //! It says `bound`, `listening` and `connected` on stdout when it is so, and obeys the lines
@@ -106,6 +107,10 @@ fn main() {
         unheard = Some(listener);
     } else {
         listen(listener, has("--never-accept"), sender.clone());
+    }
+    if has("--first-thread-ends") {
+        // SAFETY: this thread holds no lock, and nobody waits for it or uses what is on its stack.
+        unsafe { libc::syscall(libc::SYS_exit, 0) };
     }
 
     let mut stand_in = StandIn {

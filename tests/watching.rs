@@ -481,3 +481,25 @@ fn a_pid_file_that_lies_is_said_and_not_believed() {
     let death = daemon.await_death("web1");
     assert!(death.line.contains(&format!("(pid {})", stand_in.pid())), "{}", death.line);
 }
+
+/// A QEMU that is killed closes its socket with the last of its threads, which may be much later than the
+/// first on a busy machine. What is left of it is no instance.
+#[test]
+fn a_process_whose_first_thread_is_dead_is_not_another_life() {
+    needs!(Root);
+    let node = node();
+    let mut dying = node.stand_in("web1").with("--first-thread-ends").start();
+    dying.await_word("listening");
+    let stat = format!("/proc/{}/stat", dying.pid());
+    testbed::await_that("its first thread is dead", || {
+        std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
+    });
+    let daemon = node.start_with(&["-d"]);
+    daemon.await_line("The QEMU of \"web1\" is dead");
+    dying.signal(Signal::KILL);
+    dying.wait();
+    let other = node.stand_in("web2").connected();
+    other.signal(Signal::KILL);
+    daemon.await_death("web2");
+    assert_eq!(daemon.count("Instance \"web1\""), 0, "{:#?}", daemon.lines());
+}

@@ -51,6 +51,7 @@ pub(super) struct Endpoint {
 struct Identity {
     process: Option<Process>,
     pidfd: Option<OwnedFd>,
+    has_ended: bool,
     remark: Option<String>,
 }
 
@@ -83,10 +84,10 @@ impl Endpoint {
     ) -> Result<Option<Connected>, SocketError> {
         let socket = directory.open_socket(name, inode)?;
         let stream = qmp_socket::connect(socket.as_fd())?;
-        let Identity { process, pidfd, remark } = identify(&stream, paths, name)?;
+        let Identity { process, pidfd, has_ended, remark } = identify(&stream, paths, name)?;
         // One that has spoken, and ended since, has still to be heard.
         let has_spoken = || qmp_socket::peek(&stream, &mut [0]).is_ok_and(|length| length > 0);
-        if process.is_some_and(|process| has_ended(process, pidfd.as_ref())) && !has_spoken() {
+        if has_ended && !has_spoken() {
             return Ok(None);
         }
         let age = process.and_then(process::age);
@@ -311,13 +312,6 @@ fn heard(
 }
 
 /// Asks the kernel who listens, and compares with the pid file. The kernel is right.
-fn has_ended(process: Process, pidfd: Option<&OwnedFd>) -> bool {
-    match pidfd {
-        Some(pidfd) => process::has_ended(pidfd.as_fd()),
-        None => process::is_alive(process).is_ok_and(|is_alive| !is_alive),
-    }
-}
-
 fn identify(stream: &UnixStream, paths: &Paths, name: &Name) -> io::Result<Identity> {
     let path = paths.pid_file_of(name);
     let in_pid_file = process::read_pid_file(&path);
@@ -331,25 +325,38 @@ fn identify(stream: &UnixStream, paths: &Paths, name: &Name) -> io::Result<Ident
                 Err(error) => Some(format!("cannot read the pid file {}: {error}", path.display())),
                 Ok(_) => None,
             };
+            let seen = unless_short_of_descriptors(process::look_at(pid))?;
             // Dead and reaped in the meantime: the pidfd tells, or else the first look at it.
-            let process = unless_short_of_descriptors(process::identify(pid))?;
-            let process = process.unwrap_or(Process { pid, started: 0 });
-            Ok(Identity { process: Some(process), pidfd, remark })
+            let (process, is_dead) = seen.unwrap_or((Process { pid, started: 0 }, false));
+            let has_ended = is_dead || is_over(process, pidfd.as_ref());
+            Ok(Identity { process: Some(process), pidfd, has_ended, remark })
         }
         Listener::Unknown => match in_pid_file {
             Ok(Some(pid)) if process::is_named(pid, name.as_bytes()) => {
-                let process = unless_short_of_descriptors(process::identify(pid))?;
+                let seen = unless_short_of_descriptors(process::look_at(pid))?;
                 let pidfd = unless_short_of_descriptors(process::open_pidfd(pid))?;
-                Ok(Identity { process, pidfd, remark: None })
+                let has_ended =
+                    seen.is_some_and(|(it, is_dead)| is_dead || is_over(it, pidfd.as_ref()));
+                let process = seen.map(|(process, _)| process);
+                Ok(Identity { process, pidfd, has_ended, remark: None })
             }
             _ => {
                 let remark = format!(
                     "neither the kernel nor the pid file {} names its process",
                     path.display()
                 );
-                Ok(Identity { process: None, pidfd: None, remark: Some(remark) })
+                let remark = Some(remark);
+                Ok(Identity { process: None, pidfd: None, has_ended: false, remark })
             }
         },
+    }
+}
+
+/// Whether every thread of it has ended.
+fn is_over(process: Process, pidfd: Option<&OwnedFd>) -> bool {
+    match pidfd {
+        Some(pidfd) => process::has_ended(pidfd.as_fd()),
+        None => process::is_alive(process).is_ok_and(|is_alive| !is_alive),
     }
 }
 

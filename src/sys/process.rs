@@ -84,7 +84,14 @@ fn to_pid(pid: u32) -> Option<Pid> {
 
 /// The process that has this pid now, told apart from a later one by its start.
 pub fn identify(pid: u32) -> io::Result<Process> {
-    Ok(Process { pid, started: read_stat(pid)?.started })
+    look_at(pid).map(|(process, _)| process)
+}
+
+/// The same, and whether it is dead. Its first thread counts: while others still end, a pidfd says that
+/// it lives, and what it held open is open.
+pub fn look_at(pid: u32) -> io::Result<(Process, bool)> {
+    let stat = read_stat(pid)?;
+    Ok((Process { pid, started: stat.started }, stat.is_dead()))
 }
 
 /// When a process began, by the clock of boot; nothing if that is not known.
