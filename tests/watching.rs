@@ -491,8 +491,8 @@ fn a_process_whose_first_thread_is_dead_is_not_another_life() {
     let mut dying = node.stand_in("web1").with("--first-thread-ends").start();
     dying.await_word("listening");
     let stat = format!("/proc/{}/stat", dying.pid());
-    testbed::await_that("its first thread is dead", || {
-        std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
+    await_that("its first thread is dead", || {
+        fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") Z "))
     });
     let daemon = node.start_with(&["-d"]);
     daemon.await_line("The QEMU of \"web1\" is dead");

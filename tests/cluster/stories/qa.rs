@@ -122,7 +122,7 @@ fn prepare(cluster: &Cluster, test: &Test) -> Result<u32> {
     node.daemon_util("start", KVMD)?;
     if !test.is_for_nobody {
         cluster.run(&["gnt-instance", "modify", "-H", "user_shutdown=true", NAME])?;
-        // An instance has this parameter from when it is started.
+        // QA may have left it as it likes.
         cluster.run(&["gnt-instance", "shutdown", "--timeout=0", NAME])?;
         cluster.run(&["gnt-instance", "start", NAME])?;
         // QA does not wait for the guest, and one that still boots obeys nobody.
