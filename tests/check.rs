@@ -32,7 +32,7 @@ fn a_node_on_which_all_is_well() {
         "the cluster has KVM and user_shutdown enabled",
         "proc connector reports how processes end",
         "trace shows who sends signals",
-        "real-time priority keeps it on time",
+        "a real-time priority is allowed",
         "1 instances are watched",
         "Everything is as it should be.",
     ] {
@@ -121,7 +121,8 @@ fn instances_whose_users_may_not_shut_them_down() {
     let off = r#"{"acpi": true, "user_shutdown": false}"#;
     let first = instance(&node, "web1", Some(on));
     let (_, text) = check(&node);
-    let good = "good     the parameter user_shutdown was on when the 1 instances";
+    let good =
+        "good     the parameter user_shutdown was on when the instances here were started (1)";
     assert!(text.contains(good), "{text}");
     let names = ["web2", "web3", "web4", "web5", "web6", "web7"];
     let others = names.map(|name| instance(&node, name, Some(off)));
@@ -154,7 +155,7 @@ fn before_there_are_instances_the_clusters_default_is_told() {
     assert!(!text.contains("parameter user_shutdown"), "{text}");
     node.set_ssconf("hvparams_kvm", "acpi=True\nuser_shutdown=False\n");
     let (_, text) = check(&node);
-    let limited = "limited  the parameter user_shutdown is off for each instance for which";
+    let limited = "limited  the parameter user_shutdown is off by default";
     assert!(text.contains(limited), "{text}");
     assert!(text.contains("gnt-cluster modify -H kvm:user_shutdown=True"), "{text}");
     node.set_ssconf("hvparams_kvm", "acpi=True\nuser_shutdown=True\n");

@@ -34,7 +34,7 @@ pub(super) fn report(report: &mut Report, paths: &Paths, is_running: Option<u32>
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             report.say(Standing::Good, "no instance has been started on this node yet");
-            return;
+            return second_switch(report, paths, &BTreeMap::new());
         }
         Err(error) => {
             report.say(Standing::Wrong, &format!("{}: {error}", directory.display()));
@@ -145,12 +145,15 @@ fn second_switch(report: &mut Report, paths: &Paths, found: &BTreeMap<Name, Inst
     } else if !known.is_empty() {
         report.say(
             Standing::Good,
-            &format!("the parameter user_shutdown was on when the {} instances that run here were started", known.len()),
+            &format!(
+                "the parameter user_shutdown was on when the instances here were started ({})",
+                known.len()
+            ),
         );
     } else if config::user_shutdown_by_default(paths) == Some(false) {
         report.say(
             Standing::Reduced,
-            "the parameter user_shutdown is off for each instance for which it is not turned on; with it off, Ganeti starts again what its user shuts down",
+            "the parameter user_shutdown is off by default; with it off, Ganeti starts again what its user shuts down",
         );
         Report::advise(&format!("which have it on: {SEE}; to turn it on: {TURN_ON}"));
     }

@@ -168,7 +168,9 @@ pub(super) fn not_connected(
     let means = match error {
         SocketError::Gone => ConnectError::Gone,
         SocketError::NotASocket(_) => {
-            error!("Cannot connect to {path}: {error}");
+            if let Some(count) = shortages.make(now) {
+                error!("Cannot connect to {path}: {error}{}", withheld(count));
+            }
             ConnectError::Unfit
         }
         SocketError::Io(error) => match error.raw_os_error() {

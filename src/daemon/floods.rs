@@ -12,8 +12,8 @@ use super::watchlist::Watchlist;
 use crate::id::Moment;
 use crate::wire::trace::{Scope, Strangers};
 
-/// As many signals to one process are looked into: a QEMU that its guest has taken over can send
-/// itself millions.
+/// So many signals to one process are looked into at most: a QEMU that its guest has taken over can
+/// send itself millions.
 pub(super) const MOST_LOOKED_INTO: u32 = 16;
 /// After so many they are not traced any more.
 pub(super) const MOST_TRACED: u32 = 1000;
@@ -33,6 +33,9 @@ pub(super) struct Floods {
     of_strangers: u32,
     of_strangers_since: Option<Moment>,
     strangers: Strangers,
+    /// The latest process that was flooded and is watched no more: what the kernel still holds of it is
+    /// no stranger's.
+    former: Option<u32>,
 }
 
 impl Floods {
@@ -49,7 +52,10 @@ impl Floods {
 
     /// Counts what was traced though nobody watches the process. A range of the filter may let it pass,
     /// or it has the pid of one that has ended. The new filter has neither.
-    pub(super) fn count_strangers(&mut self, at: Moment, watchlist: &mut Watchlist) {
+    pub(super) fn count_strangers(&mut self, pid: u32, at: Moment, watchlist: &mut Watchlist) {
+        if self.former == Some(pid) {
+            return;
+        }
         if self.of_strangers_since.is_none_or(|since| at.since(since) >= OF_STRANGERS_WITHIN) {
             (self.of_strangers, self.of_strangers_since) = (0, Some(at));
         }
@@ -69,7 +75,9 @@ impl Floods {
 
     /// The process is watched no more. Another one may get its pid.
     pub(super) fn forget(&mut self, pid: u32) {
-        self.counts.remove(&pid);
+        if self.counts.remove(&pid).is_some_and(is_flood) {
+            self.former = Some(pid);
+        }
     }
 
     /// Whether there is something that is traced no more.
@@ -103,7 +111,7 @@ mod tests {
         watchlist.take_update();
         let mut sent_at = |millisecond| {
             let at = Moment(Duration::from_millis(millisecond));
-            floods.count_strangers(at, &mut watchlist);
+            floods.count_strangers(8, at, &mut watchlist);
             let strangers = floods.scope(watchlist.pids()).strangers;
             (watchlist.take_update().is_some(), strangers == Strangers::KeptOut)
         };
@@ -119,5 +127,20 @@ mod tests {
             let are_kept_out = count >= MOST_OF_STRANGERS.into();
             assert_eq!(sent_at(begun + count), (is_flood, are_kept_out), "{count}");
         }
+    }
+
+    #[test]
+    fn what_is_left_of_a_flooded_process_is_no_strangers_flood() {
+        let (mut floods, mut watchlist) = (Floods::default(), Watchlist::default());
+        watchlist.add(7);
+        for _ in 0..MOST_TRACED {
+            floods.is_looked_into(7, &mut watchlist);
+        }
+        watchlist.remove(7);
+        floods.forget(7);
+        for _ in 0..2 * MOST_OF_STRANGERS {
+            floods.count_strangers(7, Moment::START, &mut watchlist);
+        }
+        assert!(!floods.have_come());
     }
 }

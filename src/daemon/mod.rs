@@ -402,8 +402,10 @@ impl Daemon {
     /// goes on.
     fn hand_over(&mut self) {
         self.node.catch_up();
-        self.sources.write_down(clock::now(), &mut self.node);
-        self.is_stopping |= self.sources.hand_over(!self.node.has_changes());
+        let now = clock::now();
+        self.sources.write_down(now, &mut self.node);
+        let is_saved = self.sources.save_at_last(now, &mut self.node);
+        self.is_stopping |= self.sources.hand_over(is_saved);
     }
 
     /// Has the node handle every event that waits, and all that comes of them.

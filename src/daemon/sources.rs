@@ -141,11 +141,12 @@ impl Sources {
         }
     }
 
-    /// The same for the last time, even if it has just failed.
-    pub(super) fn save_at_last(&mut self, now: Moment, node: &mut Node) {
+    /// The same for the last time, even if it has just failed. Whether all is written down.
+    pub(super) fn save_at_last(&mut self, now: Moment, node: &mut Node) -> bool {
         if self.keep.is_behind(node) {
             self.keep.save(now, node, &mut self.shortages);
         }
+        !self.keep.is_behind(node)
     }
 
     /// Publishes the figures, if somebody wants them and it is time.

@@ -197,7 +197,7 @@ impl TraceSource {
                 let was_complete = std::mem::replace(&mut self.left_out, left_out) == 0;
                 if left_out > 0 && was_complete {
                     warn!(
-                        "The filter of the kernel's trace of signals has no room for {left_out} of {} processes: who sends them signals will not be known",
+                        "The filter of the kernel's trace of signals has no room for {left_out} of {} processes: who sends signals to those will not be known",
                         scope.signalled.len()
                     );
                 }
@@ -252,7 +252,7 @@ impl TraceSource {
         let TraceEvent { at, by, pid, what } = event;
         let at = Moment(at);
         match what {
-            _ if !watchlist.contains(pid) => self.floods.count_strangers(at, watchlist),
+            _ if !watchlist.contains(pid) => self.floods.count_strangers(pid, at, watchlist),
             Traced::OomVictim => events.push_back(Event::OutOfMemory { pid, at }),
             Traced::Signal { signal, is_kernels } => {
                 if self.floods.is_looked_into(pid, watchlist) {

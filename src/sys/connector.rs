@@ -357,13 +357,13 @@ impl fmt::Display for Unavailable {
                 io::Error::from_raw_os_error(*errno)
             ),
             Self::Silent => f.write_str(
-                "the kernel did not answer (it does so only in the initial user and pid namespaces; from Linux 6.6 on any user can switch it off until the machine is rebooted)",
+                "the kernel did not answer (it does so only in the initial user and pid namespaces; from Linux 6.6 on any user can switch it off)",
             ),
             Self::FellSilent => {
                 f.write_str("the kernel did not answer, though it did before; trying another socket")
             }
             Self::SwitchedOff => f.write_str(
-                "the kernel answers no socket any more. It has been switched off for everybody, as any user of this machine can from Linux 6.6 on, and only a reboot switches it on again",
+                "the kernel answers no socket any more. It has been switched off for everybody, as any user of this machine can from Linux 6.6 on; tried again every half minute, which may take long to be enough, and a reboot switches it on again",
             ),
         }
     }

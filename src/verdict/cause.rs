@@ -218,7 +218,9 @@ fn by_the_guest(shutdown: &Shutdown, own_will: Cause) -> Verdict {
     let may_be_reset = shutdown.data.reason != Some(Reason::GuestShutdown);
     if shutdown.panic != Panic::None {
         Verdict::new(Cause::GuestPanic, Initiator::Crash)
-    } else if may_be_reset && shutdown.watchdog_reset {
+    } else if may_be_reset && shutdown.watchdog_reset
+        || shutdown.after_nmi && own_will == Cause::GuestReset
+    {
         Verdict::new(Cause::Watchdog, Initiator::Crash)
     } else {
         match shutdown.powerdown {

@@ -57,6 +57,10 @@ pub(super) struct Shutdown {
     pub(super) panic: Panic,
     /// The watchdog has reset the guest, and this is what became of it.
     pub(super) watchdog_reset: bool,
+    /// The watchdog has sent the guest an NMI. One that panics of it saves its memory, perhaps, and then
+    /// resets itself.
+    #[serde(default)]
+    pub(super) after_nmi: bool,
     /// Somebody may have asked for it while nobody listened.
     pub(super) unheard: Option<Unheard>,
     /// Something may have gone unheard since.
@@ -200,7 +204,9 @@ impl Conversation {
                     powerdown: self.pending(now, settings.powerdown_window),
                     stopped: self.stopped,
                     panic: self.panic,
-                    watchdog_reset: self.was_reset_by_watchdog(now, settings.powerdown_window),
+                    // A reset is requested as the watchdog barks: whatever comes of it came of that.
+                    watchdog_reset: self.barked(WatchdogAction::Reset),
+                    after_nmi: self.has_sent_nmi(now, settings.powerdown_window),
                     unheard: self.unheard(now, settings),
                     had_gap_since: false,
                 });
@@ -292,14 +298,9 @@ impl Conversation {
         }
     }
 
-    /// A reset is requested as the watchdog barks: whatever comes of it came of that. An NMI is no
-    /// reset; but a hung guest that panics of it saves its memory, perhaps, and then resets itself.
-    fn was_reset_by_watchdog(&self, now: Moment, window: Option<Duration>) -> bool {
-        self.watchdog.is_some_and(|bark| match bark.action {
-            WatchdogAction::Reset => true,
-            WatchdogAction::InjectNmi => is_open(bark.heard, now, window),
-            WatchdogAction::Shutdown | WatchdogAction::Poweroff | WatchdogAction::Other => false,
-        })
+    fn has_sent_nmi(&self, now: Moment, window: Option<Duration>) -> bool {
+        let nmi = self.watchdog.filter(|bark| bark.action == WatchdogAction::InjectNmi);
+        nmi.is_some_and(|bark| is_open(bark.heard, now, window))
     }
 
     fn bark(&mut self, bark: Bark) {

@@ -80,7 +80,7 @@ impl fmt::Display for Missing {
             Self::OwnLog => "what QEMU's own log says",
             Self::Past => "what happened while the daemon was not listening",
             Self::Snapshot => "whether a snapshot was loaded after the panic",
-            Self::CommandLine => "whether QEMU was to end at a reset",
+            Self::CommandLine => "whether QEMU runs with -no-reboot",
         })
     }
 }

@@ -14,7 +14,7 @@ use super::evidence::{Fact, Sent, Source};
 use super::file::Decision;
 use super::life::{Context, Life};
 use super::stage::{Stage, Voice};
-use super::{Action, Answers, Death, FileOutcome, Missing, RemoveReason};
+use super::{Action, Answers, Death, FileOutcome, GuestReset, Missing, RemoveReason};
 use crate::id::Moment;
 use crate::wire::{Sender, StatusAnswer, WaitStatus};
 
@@ -201,7 +201,7 @@ impl Life {
         let death = Box::new(Death {
             name: self.name.clone(),
             process: self.watched.process(),
-            missing: self.missing(&verdict),
+            missing: self.missing(&verdict, context),
             verdict,
             case: std::mem::take(&mut self.case),
             died,
@@ -211,7 +211,7 @@ impl Life {
         context.actions.push(Action::Record { incarnation: context.incarnation, death });
     }
 
-    fn missing(&self, verdict: &Verdict) -> Vec<Missing> {
+    fn missing(&self, verdict: &Verdict, context: &Context<'_>) -> Vec<Missing> {
         let mut missing = Vec::new();
         if self.voice < Voice::Spoke {
             missing.push(Missing::Conversation);
@@ -243,7 +243,8 @@ impl Life {
         if verdict.cause == Cause::GuestPanic && self.case.conversation().panic() == Panic::WentOn {
             missing.push(Missing::Snapshot);
         }
-        if verdict.cause == Cause::GuestReset && self.case.no_reboot().is_none() {
+        let is_wish = context.settings.guest_reset == GuestReset::Restart;
+        if verdict.cause == Cause::GuestReset && !is_wish && self.case.no_reboot().is_none() {
             missing.push(Missing::CommandLine);
         }
         let is_by_signal = matches!(verdict.cause, Cause::HostSignal(_) | Cause::Killed);

@@ -85,6 +85,11 @@ impl Signals {
         self.sent.iter().find(|sent| sent.signal.asks_to_end())
     }
 
+    /// SIGKILL is known to have come from a process, and not from the kernel's OOM killer.
+    pub(super) fn is_killed_by_somebody(&self) -> bool {
+        self.first(Signal::KILL).is_some_and(|sent| !sent.sender.kernel)
+    }
+
     /// The first of this number: a process dies once.
     pub(super) fn first(&self, signal: Signal) -> Option<&Sent> {
         self.sent.iter().find(|sent| sent.signal == signal)

@@ -87,6 +87,8 @@ impl Inquiry {
         let out_of_memory = is_silent
             && self.asked.signals
             && !case.out_of_memory()
+            // A control group may be shared, and its counter says nothing of which process.
+            && !case.signals().is_killed_by_somebody()
             && status.is_none_or(|status| status.signal() == Some(Signal::KILL));
         Questions {
             status: false,

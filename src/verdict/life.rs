@@ -19,7 +19,7 @@ use super::{
 };
 use crate::id::{Incarnation, Inode, Moment, Name};
 use crate::wire::WaitStatus;
-use crate::wire::qmp::{self, Answer, Command, Message};
+use crate::wire::qmp::{self, Answer, Command, Message, Reason};
 
 /// A process that is this old when it says its first word may have been asked to power down
 /// before. A younger one has hardly booted its guest.
@@ -159,11 +159,6 @@ impl Life {
             self.advance(Stage::OutOfTime);
             self.finish_if_complete(context);
         }
-    }
-
-    /// It was seen at a look into the directory.
-    pub(super) fn listed(&mut self, _context: &mut Context<'_>) {
-        self.link.was_listed();
     }
 
     pub(super) fn rescan(&mut self, context: &mut Context<'_>) {
@@ -353,10 +348,16 @@ impl Life {
             }
             Message::Event(event, stamp) => {
                 let is_resume = event == qmp::Event::Resume;
+                let is_reset = matches!(
+                    &event,
+                    qmp::Event::Shutdown(data) if data.reason == Some(Reason::GuestReset)
+                );
                 match self.learn(Source::Qmp, Fact::Said(event, stamp), context) {
                     Turn::GoingDown => {
-                        // It may not have been told in time when it was connected to.
-                        self.ask_for_command_line(context);
+                        if is_reset {
+                            // It may not have been told in time when it was connected to.
+                            self.ask_for_command_line(context);
+                        }
                         self.decide_early(context);
                     }
                     Turn::TakenBack => self.take_back(context),

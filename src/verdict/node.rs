@@ -246,8 +246,11 @@ impl Node {
         if let Some(&incarnation) = self.current.get(&name) {
             let same = self.lives.get(&incarnation).is_some_and(|life| life.inode == inode);
             if same {
-                let seen = if is_new { Life::found_again } else { Life::listed };
-                self.with(incarnation, now, actions, seen);
+                if is_new {
+                    self.with(incarnation, now, actions, Life::found_again);
+                } else if let Some(life) = self.lives.get_mut(&incarnation) {
+                    life.link.was_listed();
+                }
                 return;
             }
         }

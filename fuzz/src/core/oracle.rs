@@ -49,13 +49,15 @@ fn ends_panic(back: Back) -> bool {
 /// WATCHDOG was heard, unless that is used up. What a guest makes of an NMI may be its own will later.
 fn is_watchdogs(
     barked: Option<(WatchdogAction, Moment)>,
+    reason: Option<&Reason>,
     now: Moment,
     settings: &Settings,
 ) -> bool {
     barked.is_some_and(|(action, at)| match action {
         WatchdogAction::Reset => true,
         WatchdogAction::InjectNmi => {
-            settings.powerdown_window.is_none_or(|window| now.since(at) < window)
+            reason == Some(&Reason::GuestReset)
+                && settings.powerdown_window.is_none_or(|window| now.since(at) < window)
         }
         _ => false,
     })
@@ -204,7 +206,7 @@ impl Account {
                     was_requested: self.requested.is_some_and(is_open),
                     had_panicked: self.has_panicked,
                     was_stopped: self.is_stopped,
-                    is_watchdogs: is_watchdogs(self.barked, now, settings),
+                    is_watchdogs: is_watchdogs(self.barked, data.reason.as_ref(), now, settings),
                     is_doubtful: self.doubtful_until.is_some_and(|until| now < until),
                     may_be_doubted: self.may_be_doubted,
                 });

@@ -36,8 +36,8 @@ use questions::{About, Answer, Found, Question, answer, start_threads};
 /// How long a look may take.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Who is this late to give a look up has not run in the meantime: the daemon was frozen, or the
-/// machine suspended. Nor have the threads, then.
+/// A daemon that is this late to give a look up has not been running: it was stopped, or frozen. Nor have
+/// its threads, then.
 const LATE: Duration = Duration::from_millis(500);
 
 /// As many questions are with the threads, which is less than the socket has room for, ...

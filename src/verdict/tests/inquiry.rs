@@ -45,6 +45,10 @@ fn by(signal: Signal) -> Fact {
 fn a_silent_end_is_asked_after_by_what_its_status_leaves_open() {
     assert_eq!(asked(&[KILLED], Some(NOW)), [SIGNALS, OUT_OF_MEMORY]);
     assert_eq!(asked(&[KILLED, Fact::OutOfMemory], Some(NOW)), [SIGNALS]);
+    // The counter would tell of another process in the same control group.
+    assert_eq!(asked(&[KILLED, by(Signal::KILL)], Some(NOW)), [SIGNALS]);
+    let by_the_kernel = Fact::Signalled(Signal::KILL, Arc::new(Sender::kernel()));
+    assert_eq!(asked(&[KILLED, by_the_kernel], Some(NOW)), [SIGNALS, OUT_OF_MEMORY]);
     assert_eq!(asked(&[EXITED], Some(NOW)), [SIGNALS, OWN_LOG]);
     assert_eq!(asked(&[EXITED, by(Signal::TERM)], Some(NOW)), [SIGNALS]);
     assert_eq!(asked(&[Fact::Exited(WaitStatus(11))], Some(NOW)), [SIGNALS]);

@@ -191,6 +191,25 @@ fn a_reset_where_no_end_was_asked_for_is_a_wish_to_be_started_again() {
 }
 
 #[test]
+fn what_a_guest_does_long_after_the_watchdogs_nmi_is_its_own_will() {
+    for (minutes, cause) in [(59, Watchdog), (60, Cause::GuestReset)] {
+        let mut world = world();
+        world.said(heard(Qmp::Watchdog(WatchdogAction::InjectNmi)));
+        world.passes(Duration::from_secs(60 * minutes));
+        restarted(&mut world, true);
+        world.said(heard(shutdown(Reason::GuestReset)));
+        dies(&mut world, EXIT_0);
+        assert_eq!(world.only_death().verdict.cause, cause, "after {minutes} minutes");
+    }
+    // One that does not say that it was reset was perhaps shut down.
+    let mut world = world();
+    world.said(heard(Qmp::Watchdog(WatchdogAction::InjectNmi)));
+    world.said(heard(Qmp::Shutdown(Shutdown { guest: Some(true), reason: None })));
+    dies(&mut world, EXIT_0);
+    assert_eq!(world.only_death().verdict.cause, GuestShutdown);
+}
+
+#[test]
 fn a_command_line_that_could_not_be_read_is_asked_for_again() {
     let mut world = world();
     let before = world.command_lines;

@@ -185,6 +185,14 @@ fn the_watchdog_did_it() {
                 Crash,
                 false,
             ),
+            // It was reset in between.
+            row(
+                [Qmp::Watchdog(InjectNmi), Qmp::Reset, shutdown(Reason::GuestReset)],
+                EXIT_0,
+                Cause::GuestReset,
+                User,
+                true,
+            ),
             // Or it was healed by it.
             row(
                 [Qmp::Watchdog(InjectNmi), shutdown(Reason::GuestShutdown)],
