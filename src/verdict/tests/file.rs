@@ -102,6 +102,23 @@ fn a_file_found_beside_one_that_only_greets_and_ends_is_kept() {
     assert_eq!(world.only_death().missing, [Missing::Conversation]);
 }
 
+/// The daemon changes once more meanwhile, with the connection or without it.
+#[test]
+fn a_file_beside_one_that_only_greets_outlives_another_restart() {
+    for is_held in [true, false] {
+        let mut world = World::new(Settings::default());
+        world.file = true;
+        world.binds(Inode(1));
+        world.says(Message::Greeting(None));
+        restarted(&mut world, is_held);
+        if !is_held {
+            world.says(Message::Greeting(None));
+        }
+        dies(&mut world, EXIT_0);
+        assert!(world.file, "held: {is_held}");
+    }
+}
+
 #[test]
 fn a_file_found_beside_an_instance_that_crashes_is_removed() {
     let mut world = World::new(Settings::default());
