@@ -7,8 +7,8 @@
 //! With `--ready` it listens already when its socket appears, with `--listen-late` only when it
 //! is told to; else right after, as QEMU does. With `--user` it gives up root first, for this user
 //! and the group of the same number. With `--first-thread-ends` it is dead as `/proc` has it once it
-//! listens, and its other threads live on for as long as it is not killed. Of QEMU's options `-S` holds its guest until RESUME; the others
-//! change nothing but its command line, as `/proc` shows it.
+//! listens, and its other threads live on for as long as it is not killed. Of QEMU's options `-S` holds
+//! its guest until RESUME; the others change nothing but its command line, as `/proc` shows it.
 //!
 //! It says `bound`, `listening` and `connected` on stdout when it is so, and obeys the lines
 //! that it reads from stdin:

@@ -348,13 +348,10 @@ impl Life {
             }
             Message::Event(event, stamp) => {
                 let is_resume = event == qmp::Event::Resume;
-                let is_reset = matches!(
-                    &event,
-                    qmp::Event::Shutdown(data) if data.reason == Some(Reason::GuestReset)
-                );
                 match self.learn(Source::Qmp, Fact::Said(event, stamp), context) {
                     Turn::GoingDown => {
-                        if is_reset {
+                        let shutdown = self.case.shutdown();
+                        if shutdown.is_some_and(|it| it.data.reason == Some(Reason::GuestReset)) {
                             // It may not have been told in time when it was connected to.
                             self.ask_for_command_line(context);
                         }

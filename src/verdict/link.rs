@@ -188,7 +188,8 @@ impl Link {
         }
     }
 
-    /// Takes the warning that QEMU is silent, if it is due: it is given once a connection.
+    /// Takes the warning that QEMU is silent, if it is due: it is given once a connection, and once a
+    /// minute at most.
     pub(super) fn take_warning(&mut self, now: Moment) -> bool {
         let State::Up { ref mut warn_at, .. } = self.state else { return false };
         let is_due = warn_at.take_if(|at| *at <= now).is_some();
